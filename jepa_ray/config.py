@@ -1,0 +1,470 @@
+"""Every setting there is: a train config (one run) and a sweep spec (many runs).
+
+Configs are checked once, here, and trusted afterwards. This module imports neither torch nor Ray, so
+`--help` and `--dry-run` are instant. What the YAML files look like is shown in `configs/` and `sweeps/`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from jepa_ray.errors import ConfigError
+
+Mode = Literal["min", "max"]
+Metric = Literal[
+    "train_loss",
+    "val_loss",
+    "val_cosine",
+    "val_rollout_mrr",
+    "embedding_std",
+    "effective_rank",
+    "ema_gap",
+    "samples_per_s",
+    "epoch_s",
+]
+METRICS: tuple[str, ...] = get_args(Metric)
+
+
+class _Section(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# ------------------------------------------------------------------------------------- one run
+
+
+class CnnConfig(_Section):
+    channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (32, 64, 128), min_length=1, description="Output channels of the stride-2 convolutions, first to last."
+    )
+
+
+class VitConfig(_Section):
+    patch_size: int = Field(8, ge=1, description="Side of a square patch, in pixels; must divide the image.")
+    width: int = Field(
+        128, ge=1, description="Token width; raised to latent_dim_state where that is larger, so it is never the bottleneck."
+    )
+    depth: int = Field(4, ge=1, description="Transformer blocks.")
+    heads: int = Field(4, ge=1, description="Attention heads; must divide the token width.")
+
+
+class MlpConfig(_Section):
+    width: int = Field(256, ge=1, description="Hidden width; raised to latent_dim_state where that is larger.")
+    depth: int = Field(2, ge=1, description="Hidden layers.")
+
+
+class ModelConfig(_Section):
+    encoder_type: Literal["vit", "cnn", "mlp"] = Field("vit", description="State encoder; vit and cnn need pixels.")
+    latent_dim_state: int = Field(128, ge=2, description="Width of the state embedding, the model's bottleneck.")
+    latent_dim_action: int = Field(64, ge=1, description="Width of the action embedding.")
+    transition_depth: int = Field(4, ge=1, description="Transformer blocks of the transition model.")
+    transition_heads: int = Field(4, ge=1, description="Attention heads; must divide latent_dim_state.")
+    transition_mlp_ratio: float = Field(4.0, gt=0, description="Width of a block's MLP over latent_dim_state.")
+    transition_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in the transition model's blocks.")
+    cnn: CnnConfig = CnnConfig()
+    vit: VitConfig = VitConfig()
+    mlp: MlpConfig = MlpConfig()
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.latent_dim_state % self.transition_heads:
+            raise ValueError(
+                f"latent_dim_state is {self.latent_dim_state}, but must be divisible by"
+                f" transition_heads ({self.transition_heads})"
+            )
+        width = max(self.vit.width, self.latent_dim_state)
+        if self.encoder_type == "vit" and width % self.vit.heads:
+            raise ValueError(f"vit.heads is {self.vit.heads}, but must divide the token width ({width})")
+        return self
+
+
+class TrainingConfig(_Section):
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="Decay of the target encoder per optimiser step.")
+    ema_decay_final: float | None = Field(
+        None, ge=0, le=1, description="If set, the decay moves on a cosine from ema_decay to this over the run."
+    )
+    learning_rate: float = Field(1e-4, gt=0, description="AdamW learning rate (peak, if a schedule is set).")
+    lr_schedule: Literal["constant", "cosine"] = Field("constant", description="After warm-up: constant, or cosine to 0.")
+    warmup_epochs: float = Field(0.0, ge=0, description="Linear warm-up of the learning rate, in epochs.")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW decoupled weight decay, on matrices only.")
+    grad_clip_norm: float | None = Field(1.0, gt=0, description="Global gradient norm limit; null: no clipping.")
+    batch_size: int = Field(32, ge=1, description="Transitions per optimiser step, over all workers together.")
+    num_epochs: int = Field(100, ge=1, description="Passes over the training transitions.")
+    patience: int | None = Field(
+        15, ge=1, description="Stop after this many epochs without a better objective; null: never."
+    )
+    rollout_horizon: int = Field(5, ge=1, description="K of val_rollout_mrr: open-loop steps, averaged over 1..K.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast forward and loss.")
+    compile: bool = Field(False, description="torch.compile the model.")
+    num_workers: int = Field(1, ge=1, description="DDP workers that share each batch.")
+    cpus_per_worker: int = Field(1, ge=1, description="CPU threads of one worker.")
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of one worker; above 0 trains on cuda.")
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        batch, workers = self.batch_size, self.num_workers
+        if batch % workers:
+            below = batch - batch % workers
+            options = " or ".join(str(b) for b in (below, below + workers) if b)
+            raise ValueError(
+                f"batch_size is {batch}, but must be divisible by the number of workers ({workers}): use {options}"
+            )
+        return self
+
+
+class TwoRoomsConfig(_Section):
+    trajectories: int = Field(400, ge=2, description="Episodes to simulate.")
+    steps: int = Field(50, ge=1, description="Transitions of one episode.")
+    image_size: int = Field(32, ge=16, le=256, description="Side of the square frame, in pixels.")
+    wall: Literal["fixed", "random"] = Field("fixed", description="One wall for all episodes, or one drawn per episode.")
+    dot_std: float = Field(2.0, gt=0, description="Standard deviation of the Gaussian dot at 32 px; scales with the frame.")
+    seed: int = Field(0, ge=0, description="Seed of walls, starts and actions.")
+
+
+class DataConfig(_Section):
+    path: Path | None = Field(None, description="A canonical HDF5 file; exactly one of path and builtin.")
+    builtin: Literal["two_rooms"] | None = Field(None, description="A built-in dataset, made on first use.")
+    two_rooms: TwoRoomsConfig = TwoRoomsConfig()
+    observation: str | None = Field(
+        None, description="Column to learn from; null: `pixels` if the file has it, else `observation`."
+    )
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="Fraction of the trajectories held out for validation.")
+    split_seed: int = Field(0, ge=0, description="Seed of the split by trajectory.")
+    cache_dir: Path | None = Field(None, description="Where caches lie; null: jepa_ray in the user's cache folder.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.builtin is None):
+            raise ValueError("exactly one of path and builtin must be set")
+        return self
+
+
+class Objective(_Section):
+    metric: Metric = Field("val_rollout_mrr", description="What is optimised; see EXPERIMENTS.md before choosing a loss.")
+    mode: Mode = Field("max", description="Whether larger or smaller is better.")
+
+    def better(self, a: float, b: float | None) -> bool:
+        """Whether value `a` beats `b`; anything beats nothing."""
+        return b is None or (a > b if self.mode == "max" else a < b)
+
+
+class TrackingConfig(_Section):
+    uri: str | None = Field(None, description="MLflow tracking URI; null: sqlite under the output root.")
+    experiment: str | None = Field(None, description="MLflow experiment; null: the name of the sweep or run.")
+
+
+# A name becomes a folder: no separators, no leading dot.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+
+
+class ExperimentConfig(_Section):
+    name: Name = Field("jepa_training", description="Folder of the run under the output root.")
+    seed: int = Field(0, ge=0, description="Seed of initialisation, data order and dropout.")
+    objective: Objective = Objective()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+class TrainConfig(_Section):
+    """One training run. `data` has no default: a run without data means nothing."""
+
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    data: DataConfig
+    experiment: ExperimentConfig = ExperimentConfig()
+
+    def with_overrides(self, overrides: Mapping[str, Any], source: str = "override") -> TrainConfig:
+        """A copy with dotted keys replaced, validated again. Raises `ConfigError`."""
+        return _validate(TrainConfig, _override(self.model_dump(), overrides, source), source)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain YAML- and checkpoint-safe values (str, int, float, bool, None, list, dict)."""
+        return self.model_dump(mode="json")
+
+
+# --------------------------------------------------------------------------------------- a sweep
+
+
+class Range(_Section):
+    """A numeric dimension: `{low, high}` plus `log` or `step`; `int: true` for whole numbers."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = Field(None, gt=0)
+    integer: bool = Field(False, alias="int")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low is {self.low}, but must be below high ({self.high})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low is {self.low}, but a log range must start above 0")
+        if self.log and self.step is not None:
+            raise ValueError("log and step cannot be combined")
+        return self
+
+    def ends(self) -> tuple[float, float] | tuple[int, int]:
+        """(low, high), as ints for an integer range."""
+        return (int(self.low), int(self.high)) if self.integer else (self.low, self.high)
+
+
+Dimension = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[list[Any], Field(min_length=1), Tag("choices")],
+    Discriminator(lambda value: "range" if isinstance(value, (dict, Range)) else "choices"),
+]
+
+
+class SearchConfig(_Section):
+    algorithm: Literal["tpe", "random", "grid"] = Field("tpe", description="Optuna sampler.")
+    num_trials: int = Field(81, ge=1, description="Configurations to try; a finite space ends the sweep earlier.")
+    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+
+
+class EarlyStopping(_Section):
+    enabled: bool = Field(True, description="false: every trial trains max_epochs.")
+    grace_epochs: int = Field(2, ge=1, description="First rung: no trial is stopped before it.")
+    max_epochs: int = Field(6, ge=1, description="Epochs of a trial that is never stopped.")
+    reduction_factor: int = Field(3, ge=2, description="A rung keeps the best 1/reduction_factor.")
+
+    @model_validator(mode="after")
+    def _grace_fits(self) -> Self:
+        if self.grace_epochs > self.max_epochs:
+            raise ValueError(f"grace_epochs is {self.grace_epochs}, but must not exceed max_epochs ({self.max_epochs})")
+        return self
+
+    def rungs(self) -> list[int]:
+        """Epochs at which ASHA decides: grace * reduction^i below max_epochs."""
+        if not self.enabled:
+            return []
+        rungs, epoch = [], self.grace_epochs
+        while epoch < self.max_epochs:
+            rungs.append(epoch)
+            epoch *= self.reduction_factor
+        return rungs
+
+
+class Resources(_Section):
+    workers_per_trial: int = Field(1, ge=1, description="DDP workers of one trial.")
+    cpus_per_worker: int = Field(1, ge=1, description="CPUs (threads) of one worker.")
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of one worker; a fraction shares a GPU.")
+    max_concurrent: int | Literal["auto"] = Field("auto", description="Trials at once; auto: as many as fit.")
+    max_failures: int = Field(2, ge=0, description="Retries of a trial, from its checkpoint, before it is FAILED.")
+
+    @field_validator("max_concurrent")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"is {value}, but must be at least 1, or auto")
+        return value
+
+
+class SweepConfig(_Section):
+    """A sweep: a base run, the space around it, and the budget to search it with."""
+
+    name: Name
+    base: TrainConfig
+    space: dict[str, Dimension] = Field(min_length=1, description="Dotted key -> list of choices, or a range.")
+    objective: Objective = Objective()
+    search: SearchConfig = SearchConfig()
+    early_stopping: EarlyStopping = EarlyStopping()
+    resources: Resources = Resources()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _space_fits_base(self) -> Self:
+        for key, dimension in self.space.items():
+            if owner := _SET_BY_SPEC.get(key):
+                raise ValueError(f"space.{key} cannot be swept: the spec's {owner} sets it")
+            ends = dimension.ends() if isinstance(dimension, Range) else dimension
+            for value in ends:
+                try:
+                    self.trial_config({key: value})
+                except ConfigError as error:
+                    raise ValueError(f"space.{key}: {error}") from None
+        return self
+
+    def trial_config(self, overrides: Mapping[str, Any]) -> TrainConfig:
+        """The train config of one trial: base, this spec's budget and resources, then `overrides`."""
+        fixed = {key: _lookup(self, owner) for key, owner in _SET_BY_SPEC.items()}
+        return self.base.with_overrides(fixed | dict(overrides), source=f"trial of sweep {self.name}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved spec (base inlined), as plain values."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+# Keys of a train config that a sweep spec sets for all its trials -> where the spec says so.
+_SET_BY_SPEC = {
+    "training.num_epochs": "early_stopping.max_epochs",
+    "training.num_workers": "resources.workers_per_trial",
+    "training.cpus_per_worker": "resources.cpus_per_worker",
+    "training.gpus_per_worker": "resources.gpus_per_worker",
+    "experiment.objective.metric": "objective.metric",
+    "experiment.objective.mode": "objective.mode",
+}
+
+
+def _lookup(node: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        node = getattr(node, part)
+    return node
+
+
+# --------------------------------------------------------------------------- loading and saving
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-4 as a number, as YAML 1.2 does (1.1 reads a string)."""
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_train_config(path: Path, sets: Iterable[str] = ()) -> TrainConfig:
+    """Read and check a train config; `sets` are `dotted.key=value` from the command line.
+
+    Relative `data.path`s are taken from the folder of the file. Raises `ConfigError`.
+    """
+    return _validate(TrainConfig, _override(_read_train(path), parse_sets(sets), "--set"), str(path))
+
+
+def load_sweep_config(path: Path, sets: Iterable[str] = ()) -> SweepConfig:
+    """Read and check a sweep spec, its `base` resolved (a path beside the spec, or inline).
+
+    `sets` may name any key of the spec, `base.` keys included. Raises `ConfigError`.
+    """
+    spec = _read_yaml(path)
+    base = spec.get("base")
+    if isinstance(base, str):
+        spec["base"] = _read_train(_beside(path, base))
+    elif isinstance(base, dict):
+        _anchor_data_path(base, path)
+    return _validate(SweepConfig, _override(spec, parse_sets(sets), "--set"), str(path))
+
+
+def parse_sets(sets: Iterable[str]) -> dict[str, Any]:
+    """`["a.b=1e-3"]` -> `{"a.b": 0.001}`; values are YAML. Raises `ConfigError`."""
+    parsed = {}
+    for item in sets:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {item}: must read dotted.key=value")
+        try:
+            parsed[key] = yaml.load(value, _Loader)  # noqa: S506 (a SafeLoader)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {item}: the value is not valid YAML") from None
+    return parsed
+
+
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """`values` as block-style YAML, keys in their own order."""
+    return yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None, width=100)
+
+
+def _read_train(path: Path) -> dict[str, Any]:
+    values = _read_yaml(path)
+    _anchor_data_path(values, path)
+    return values
+
+
+def _anchor_data_path(values: dict[str, Any], config: Path) -> None:
+    data = values.get("data")
+    if isinstance(data, dict) and isinstance(data.get("path"), str):
+        data["path"] = str(_beside(config, data["path"]))
+
+
+def _beside(config: Path, name: str) -> Path:
+    return (config.parent / Path(name).expanduser()).resolve()
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold a mapping of sections, not {type(values).__name__}")
+    return values
+
+
+def _override(values: dict[str, Any], overrides: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """`values` with dotted keys replaced; a key that passes through a scalar is an error."""
+    result = _copy_dicts(values)
+    for dotted, value in overrides.items():
+        # A sweep's space is itself keyed by dotted paths: what follows `space.` is one key.
+        head, _, rest = dotted.partition(".")
+        *parents, leaf = [head, rest] if head == "space" and rest else dotted.split(".")
+        node = result
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{source}: {dotted}: {parent} is a value, not a section")
+        node[leaf] = value
+    return result
+
+
+def _copy_dicts(value: Any) -> Any:
+    return {k: _copy_dicts(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _validate(model: type[M], values: dict[str, Any], source: str) -> M:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(model, error)}") from None
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    """The first problem in one line: key, value, rule; and how many more there are."""
+    problems = error.errors(include_url=False)
+    first, rest = problems[0], len({p["loc"] for p in problems}) - 1
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        text = f"unknown key {key}{_nearest(model, first['loc'])}"
+    elif first["type"] == "missing":
+        text = f"{key} is missing"
+    elif first["type"] == "value_error":
+        text = (f"{key}: " if key else "") + str(first["ctx"]["error"])
+    else:
+        rule = first["msg"][0].lower() + first["msg"][1:]
+        text = f"{key} is {first['input']!r}, but {rule.replace('input should', 'must')}"
+    return text + (f" (and {rest} more)" if rest > 0 else "")
+
+
+def _nearest(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
+    """Suggest the known key most like the last part of `loc`."""
+    node: Any = model
+    for part in loc[:-1]:
+        field = getattr(node, "model_fields", {}).get(part)
+        node = field.annotation if field else None
+    fields = getattr(node, "model_fields", {})
+    names = [field.alias or name for name, field in fields.items()]
+    close = difflib.get_close_matches(str(loc[-1]), names, n=1, cutoff=0.0)
+    return f": did you mean {'.'.join(map(str, (*loc[:-1], close[0])))}?" if close else ""

@@ -1,0 +1,107 @@
+"""Two Rooms: a dot in a square with a wall and a door, moved by 2-d actions.
+
+The environment every JEPA planning paper of the field starts with (PLDM, Sobal et al. 2025): small enough to
+simulate in a second, hard enough that a model must know where the dot is and that walls stop it. All
+episodes move at once. Positions and speeds are in pixels of a 32-px frame, whatever the frame's size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_ray.config import TwoRoomsConfig
+
+SIDE = 32.0  # the arena, in its own unit
+MARGIN = 2.0  # the dot's centre keeps this distance from the border
+MAX_STEP = 3.0  # displacement of an action component of 1
+DOOR_HALF = 3.0  # half the height of the door
+WALL_HALF = 1.0  # half the thickness of the wall
+MOMENTUM = 0.8  # correlation of successive actions of the behaviour policy
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """Layouts of E episodes: wall column x and door centre y, both (E,)."""
+
+    wall_x: Floats
+    door_y: Floats
+
+    @classmethod
+    def sample(cls, episodes: int, wall: str, rng: np.random.Generator) -> Rooms:
+        """A wall in the middle for all (`fixed`), or one drawn per episode (`random`)."""
+        if wall == "fixed":
+            return cls(np.full(episodes, SIDE / 2, np.float32), np.full(episodes, SIDE * 0.3, np.float32))
+        return cls(
+            rng.uniform(SIDE * 0.3, SIDE * 0.7, episodes).astype(np.float32),
+            rng.uniform(MARGIN + DOOR_HALF, SIDE - MARGIN - DOOR_HALF, episodes).astype(np.float32),
+        )
+
+    def starts(self, rng: np.random.Generator) -> Floats:
+        """Uniform positions (E, 2) outside the walls."""
+        position = rng.uniform(MARGIN, SIDE - MARGIN, (len(self.wall_x), 2)).astype(np.float32)
+        offset = position[:, 0] - self.wall_x
+        inside = np.abs(offset) < WALL_HALF
+        position[inside, 0] += np.where(offset[inside] < 0, -2 * WALL_HALF, 2 * WALL_HALF)
+        return position
+
+    def step(self, position: Floats, action: Floats) -> Floats:
+        """Positions (E, 2) after actions (E, 2) in [-1, 1]; border and wall stop the dot, component by component."""
+        target = np.clip(position + MAX_STEP * action, MARGIN, SIDE - MARGIN)
+        side = np.sign(position[:, 0] - self.wall_x)
+        stop = self.wall_x + side * WALL_HALF
+        crosses = (target[:, 0] - stop) * side < 0
+        # Where the straight path meets the wall decides whether it goes through the door.
+        travelled = np.divide(
+            stop - position[:, 0], target[:, 0] - position[:, 0], out=np.zeros_like(stop), where=crosses
+        )
+        y = position[:, 1] + np.clip(travelled, 0, 1) * (target[:, 1] - position[:, 1])
+        blocked = crosses & (np.abs(y - self.door_y) > DOOR_HALF)
+        target[blocked, 0] = stop[blocked]
+        return target.astype(np.float32)
+
+    def render(self, position: Floats, size: int, dot_std: float) -> NDArray[np.uint8]:
+        """Frames (E, size, size, 3): red dot, green wall, empty blue channel for tools that want RGB."""
+        grid = (np.arange(size, dtype=np.float32) + 0.5) * (SIDE / size)
+        dx, dy = grid - position[:, :1], grid - position[:, 1:]
+        bump = -0.5 / dot_std**2
+        dot = np.exp(bump * dy**2)[:, :, None] * np.exp(bump * dx**2)[:, None, :]
+        wall = np.abs(grid - self.wall_x[:, None]) <= WALL_HALF
+        closed = np.abs(grid - self.door_y[:, None]) > DOOR_HALF
+        frames = np.zeros((len(position), size, size, 3), np.uint8)
+        frames[..., 0] = np.round(255 * dot)
+        frames[..., 1] = 255 * (closed[:, :, None] & wall[:, None, :])
+        return frames
+
+
+@dataclass(frozen=True)
+class TwoRoomsEpisodes:
+    """E simulated episodes of L = steps + 1 rows."""
+
+    pixels: NDArray[np.uint8]  # (E, L, H, W, 3)
+    action: Floats  # (E, L, 2), the last of an episode NaN: it leads nowhere
+    state: Floats  # (E, L, 2), position (x, y)
+
+
+def simulate(config: TwoRoomsConfig) -> TwoRoomsEpisodes:
+    """Random-walk episodes whose actions carry momentum; the same config gives the same bytes."""
+    rng = np.random.default_rng(config.seed)
+    episodes, rows, size = config.trajectories, config.steps + 1, config.image_size
+    rooms = Rooms.sample(episodes, config.wall, rng)
+    position = rooms.starts(rng)
+    push = rng.uniform(-1, 1, (episodes, 2))
+    pixels = np.empty((episodes, rows, size, size, 3), np.uint8)
+    action = np.full((episodes, rows, 2), np.nan, np.float32)
+    state = np.empty((episodes, rows, 2), np.float32)
+    for t in range(rows):
+        pixels[:, t], state[:, t] = rooms.render(position, size, config.dot_std), position
+        if t + 1 == rows:
+            break
+        push = MOMENTUM * push + np.sqrt(1 - MOMENTUM**2) * rng.normal(0, 0.6, (episodes, 2))
+        action[:, t] = np.clip(push, -1, 1)
+        position = rooms.step(position, action[:, t])
+    return TwoRoomsEpisodes(pixels, action, state)

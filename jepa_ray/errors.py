@@ -1,0 +1,27 @@
+"""The errors a user can meet. Everything else that escapes is a bug.
+
+`ConfigError` and `DataError` are bad input: one line, exit code 2. `TrialError` is a trial (or the
+group that trained it) that failed: the sweep records it and goes on.
+"""
+
+
+class JepaRayError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(JepaRayError):
+    """A config, a sweep spec or a command line that breaks a rule. Says file, key, value and rule."""
+
+    exit_code = 2
+
+
+class DataError(JepaRayError):
+    """A dataset that cannot be trained on. Says file, column, evidence and rule."""
+
+    exit_code = 2
+
+
+class TrialError(JepaRayError):
+    """A trial that could not go on: a loss that is not finite, or a worker group that died."""

@@ -1,0 +1,93 @@
+"""State and action encoders. Every encoder maps a batch of observations or actions to (B, width) embeddings.
+
+No layer of a state encoder is narrower than its output, so `latent_dim_state` is the width of the bottleneck.
+State encoders end in a LayerNorm: on Two Rooms it decides between learning in one epoch and staying at
+chance (EXPERIMENTS.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from jepa_ray.model.blocks import Block
+
+
+class Normalise(nn.Module):
+    """Raw observations to zero mean and unit variance, per channel or dimension.
+
+    Not a nicety: on Two Rooms the dot is a small part of the frame, and without this an encoder stays collapsed
+    for its first epochs (EXPERIMENTS.md).
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], axes: int) -> None:
+        super().__init__()
+        broadcast = (-1,) + (1,) * (axes - 1)
+        self.register_buffer("mean", torch.tensor(mean).view(broadcast))
+        self.register_buffer("scale", 1 / torch.tensor(std).view(broadcast))
+
+    def forward(self, observation: Tensor) -> Tensor:  # (B, C, H, W) uint8 or (B, D) -> same shape, float
+        return (observation - self.mean) * self.scale
+
+
+class CnnEncoder(nn.Module):
+    """Stride-2 convolutions, flattened (positions matter, so no pooling), then a linear layer."""
+
+    def __init__(self, shape: tuple[int, int, int], width: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        depth, height, breadth = shape
+        for out in channels:
+            layers += [nn.Conv2d(depth, out, 3, stride=2, padding=1), nn.GELU()]
+            depth, height, breadth = out, (height + 1) // 2, (breadth + 1) // 2
+        self.convolutions = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Linear(depth * height * breadth, width), nn.LayerNorm(width))
+
+    def forward(self, observation: Tensor) -> Tensor:  # (B, C, H, W) -> (B, D)
+        return self.head(self.convolutions(observation).flatten(1))
+
+
+class VitEncoder(nn.Module):
+    """A plain vision transformer (Dosovitskiy et al. 2021), its tokens averaged."""
+
+    def __init__(
+        self, shape: tuple[int, int, int], width: int, *, patch_size: int, token_width: int, depth: int, heads: int
+    ) -> None:
+        super().__init__()
+        channels, height, breadth = shape
+        tokens = (height // patch_size) * (breadth // patch_size)
+        self.patches = nn.Conv2d(channels, token_width, patch_size, stride=patch_size)
+        self.position = nn.Parameter(0.02 * torch.randn(1, tokens, token_width))
+        self.blocks = nn.Sequential(*(Block(token_width, heads, 4 * token_width) for _ in range(depth)))
+        self.norm = nn.LayerNorm(token_width)
+        self.head = nn.Sequential(nn.Linear(token_width, width), nn.LayerNorm(width))
+
+    def forward(self, observation: Tensor) -> Tensor:  # (B, C, H, W) -> (B, D)
+        tokens = self.patches(observation).flatten(2).transpose(1, 2) + self.position  # (B, T, token_width)
+        return self.head(self.norm(self.blocks(tokens)).mean(1))
+
+
+class MlpEncoder(nn.Module):
+    """Hidden layers of GELU over the flattened observation; for vectors, and small frames."""
+
+    def __init__(self, shape: Sequence[int], width: int, *, hidden: int, depth: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = int(torch.Size(shape).numel())
+        for _ in range(depth):
+            layers += [nn.Linear(inputs, hidden), nn.GELU()]
+            inputs = hidden
+        self.layers = nn.Sequential(nn.Flatten(), *layers)
+        self.head = nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width))
+
+    def forward(self, observation: Tensor) -> Tensor:  # (B, ...) -> (B, D)
+        return self.head(self.layers(observation))
+
+
+def action_encoder(action_dim: int, num_actions: int, width: int) -> nn.Module:
+    """(B, action_dim) float -> (B, A) through an MLP; (B,) int -> (B, A) through an embedding."""
+    if num_actions:
+        return nn.Embedding(num_actions, width)
+    return nn.Sequential(nn.Linear(action_dim, width), nn.GELU(), nn.Linear(width, width))

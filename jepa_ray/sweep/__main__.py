@@ -1,0 +1,55 @@
+"""python -m jepa_ray.sweep SPEC.yaml"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jepa_ray import cli
+from jepa_ray.config import SweepConfig, dump_yaml, load_sweep_config
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def sweep(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="What to sweep; see sweeps/.")],
+    output: cli.Output = Path("outputs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and start nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the old sweep is kept aside.")] = False,
+    address: Annotated[str | None, typer.Option("--address", metavar="ADDR", help="An existing Ray cluster.")] = None,
+    sets: cli.Sets = None,
+) -> None:
+    """Run a hyperparameter sweep; the same command resumes an unfinished one and shows a finished one."""
+    config = load_sweep_config(spec, sets or ())
+    if dry_run:
+        _print_plan(config)
+        return
+    from jepa_ray.sweep.run import run_sweep
+
+    run_sweep(config, output, cli.console(), fresh=fresh, address=address)
+
+
+def _print_plan(config: SweepConfig) -> None:
+    from jepa_ray.sweep.plan import Machine, plan
+
+    machine = Machine.local()
+    planned = plan(config, machine)
+    resources = config.resources
+    points = "infinitely many" if planned.points is None else planned.points
+    print(f"sweep {config.name}: {config.search.algorithm} search, {config.objective.mode} {config.objective.metric}")
+    print(f"space: {points} points")
+    print("".join(f"  {line}\n" for line in dump_yaml(config.to_dict()["space"]).splitlines()), end="")
+    print(f"trials: {planned.trials}, at most {planned.max_epochs} epochs each, rungs at {planned.rungs or 'none'}")
+    print(f"epochs in the worst case: {planned.worst_case_epochs}")
+    print(
+        f"groups: {planned.groups} at once, each {resources.workers_per_trial} worker(s) of"
+        f" {resources.cpus_per_worker} cpu(s) and {resources.gpus_per_worker:g} gpu(s);"
+        f" this machine has {machine.cpus:g} cpus and {machine.gpus:g} gpus"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(app, "python -m jepa_ray.sweep")

@@ -1,0 +1,81 @@
+"""What a sweep will take, worked out before anything starts. No torch, no Ray."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from jepa_ray.config import SweepConfig
+from jepa_ray.errors import ConfigError
+from jepa_ray.sweep import space
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a cluster, or this machine, offers."""
+
+    cpus: float
+    gpus: float
+
+    @classmethod
+    def local(cls) -> Machine:
+        """The CPUs this process may use, and the NVIDIA GPUs the driver lists."""
+        gpus = Path("/proc/driver/nvidia/gpus")
+        return cls(len(os.sched_getaffinity(0)), len(list(gpus.iterdir())) if gpus.is_dir() else 0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The budget of a sweep."""
+
+    points: int | None  # of a finite space
+    trials: int  # at most
+    rungs: list[int]
+    max_epochs: int  # of one trial
+    groups: int  # trials at once
+
+    @property
+    def worst_case_epochs(self) -> int:
+        """Epochs if no trial is stopped early."""
+        return self.trials * self.max_epochs
+
+
+def plan(spec: SweepConfig, machine: Machine) -> Plan:
+    """The plan of a sweep. Raises `ConfigError` for resources that can never fit."""
+    points = space.size(spec.space)
+    if spec.search.algorithm == "grid" and points is None:
+        raise ConfigError("search.algorithm is grid, but the space has a continuous dimension: give it a step or choices")
+    return Plan(
+        points=points,
+        trials=min(spec.search.num_trials, points or spec.search.num_trials),
+        rungs=spec.early_stopping.rungs(),
+        max_epochs=spec.early_stopping.max_epochs,
+        groups=_groups(spec, machine),
+    )
+
+
+def _groups(spec: SweepConfig, machine: Machine) -> int:
+    wanted = spec.resources
+    fits = []
+    for name, per_worker, offered in (
+        ("cpus", wanted.cpus_per_worker, machine.cpus),
+        ("gpus", wanted.gpus_per_worker, machine.gpus),
+    ):
+        needed = per_worker * wanted.workers_per_trial
+        if needed > offered:
+            raise ConfigError(
+                f"resources: a trial needs {needed:g} {name} (workers_per_trial {wanted.workers_per_trial} x"
+                f" {name}_per_worker {per_worker:g}), but there are {offered:g}: it could never start"
+            )
+        if needed:
+            fits.append(int(offered // needed))
+    most = min(fits)
+    if wanted.max_concurrent == "auto":
+        return most
+    if wanted.max_concurrent > most:
+        raise ConfigError(
+            f"resources.max_concurrent is {wanted.max_concurrent}, but only {most} trials fit at once"
+            f" ({machine.cpus:g} cpus, {machine.gpus:g} gpus): use {most} or auto"
+        )
+    return wanted.max_concurrent

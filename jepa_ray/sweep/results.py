@@ -1,0 +1,84 @@
+"""What a sweep leaves: the leaderboard, the best config and the best model, each written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from rich.table import Table
+
+from jepa_ray.config import METRICS, SweepConfig, dump_yaml
+from jepa_ray.sweep.search import Status, Study, TrialRecord
+from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes, write_atomically
+
+RANKED = (Status.COMPLETE, Status.PRUNED)
+TIMES = ("seconds", "samples_per_s", "epoch_s", "mlflow_run_id")  # columns that differ between equal sweeps
+
+
+def ranking(study: Study) -> list[TrialRecord]:
+    """Complete trials by objective, then pruned ones (judged on fewer epochs), then failed ones."""
+    order = [*RANKED, Status.FAILED]
+    sign = -1 if study.spec.objective.mode == "max" else 1
+
+    def place(record: TrialRecord) -> tuple[int, float, int]:
+        best = study.best_value(record)
+        return order.index(record.status), float("inf") if best is None else sign * best, record.number
+
+    return sorted((r for r in study.records() if r.status is not Status.RUNNING), key=place)
+
+
+def leaderboard(study: Study) -> pd.DataFrame:
+    """One row a trial, best first; metrics are those of the trial's best epoch."""
+    rows = []
+    for rank, record in enumerate(ranking(study), start=1):
+        best = study.best_value(record)
+        at_best = next((row for row in record.history if row[study.spec.objective.metric] == best), {})
+        rows.append(
+            {
+                "rank": rank,
+                "trial_id": record.trial_id,
+                "status": str(record.status),
+                "epochs": len(record.history),
+                "objective": best,
+                **{key: record.params.get(key) for key in study.spec.space},
+                **{name: at_best.get(name) for name in METRICS},
+                "seconds": round(record.seconds, 3),
+                "mlflow_run_id": record.mlflow_run_id,
+            }
+        )
+    columns = ["rank", "trial_id", "status", "epochs", "objective", *study.spec.space, *METRICS, "seconds", "mlflow_run_id"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def write_leaderboard(study: Study, folder: Path) -> Path:
+    """`leaderboard.csv`, so far."""
+    path = folder / "leaderboard.csv"
+    write_atomically(path, leaderboard(study).to_csv(index=False).encode())
+    return path
+
+
+def write_best(study: Study, best: TrialRecord, checkpoint: Path, folder: Path) -> list[Path]:
+    """`best_config.yaml`, which reproduces the best trial when trained alone, and `best_jepa_model.pt`."""
+    spec: SweepConfig = study.spec
+    config = spec.trial_config({**best.params, "experiment.name": f"{spec.name}-best"})
+    config_path, model_path = folder / "best_config.yaml", folder / "best_jepa_model.pt"
+    header = f"# {best.trial_id} of sweep {spec.name}: {spec.objective.metric} {study.best_value(best)}\n"
+    write_atomically(config_path, (header + dump_yaml(config.to_dict())).encode())
+    write_atomically(model_path, to_bytes(best_model(from_bytes(checkpoint.read_bytes()))))
+    return [config_path, model_path]
+
+
+def table(frame: pd.DataFrame, spec: SweepConfig, top: int = 10) -> Table:
+    """The head of the leaderboard, for a terminal."""
+    shown = Table(title=f"{spec.name}: best {min(top, len(frame))} of {len(frame)} trials by {spec.objective.metric}")
+    keys = list(spec.space)
+    for name in ["rank", "trial", "status", "epochs", "objective", *[key.rpartition(".")[2] for key in keys], "val_loss", "val_cosine", "seconds"]:
+        shown.add_column(name, justify="left" if name in ("trial", "status") else "right")
+    for row in frame.head(top).to_dict("records"):
+        numbers = [row["objective"], *[row[key] for key in keys], row["val_loss"], row["val_cosine"], row["seconds"]]
+        shown.add_row(str(row["rank"]), row["trial_id"], row["status"], str(row["epochs"]), *[_short(v) for v in numbers])
+    return shown
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

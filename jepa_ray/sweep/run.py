@@ -1,0 +1,272 @@
+"""A sweep from spec to results: check, search, resume, and what is left at the end.
+
+    spec -> Study (Optuna) -> TuneSearcher -> Ray Tune -> SweepTrial -> WorkerGroup -> Recorder -> Study, MLflow, view
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from ray import tune
+from ray.tune import CheckpointConfig, ResumeConfig
+from ray.tune.error import TuneError
+from rich.console import Console
+
+from jepa_ray.config import SweepConfig, TrainConfig, dump_yaml
+from jepa_ray.data.dataset import TrajectoryDataset
+from jepa_ray.errors import ConfigError, JepaRayError, TrialError
+from jepa_ray.model.jepa import build_jepa
+from jepa_ray.sweep import results
+from jepa_ray.sweep.plan import Machine, Plan, plan
+from jepa_ray.sweep.recorder import Recorder
+from jepa_ray.sweep.scheduler import scheduler
+from jepa_ray.sweep.search import Status, Study, TrialRecord, TuneSearcher
+from jepa_ray.sweep.trial import CHECKPOINT_FILE, SweepTrial, trainable
+from jepa_ray.sweep.view import SweepView, clock
+from jepa_ray.tracking import Tracker
+from jepa_ray.train.checkpoint import write_atomically
+from jepa_ray.train.cluster import Session, ray_session
+from jepa_ray.train.loop import steps_per_epoch
+
+
+class Interrupted(JepaRayError):
+    """Ctrl-C or SIGTERM: what was learned is kept, and the same command continues."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """`outputs/sweeps/<name>/`: the sweep's files, and which state they are in."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.path / "spec.yaml"
+
+    @property
+    def database(self) -> Path:
+        return self.path / "optuna.db"
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything the sweep leaves is written; the last thing it does is to say so."""
+        return (self.path / "finished.json").exists()
+
+    def mark_finished(self, seconds: float) -> None:
+        write_atomically(self.path / "finished.json", json.dumps({"seconds": round(seconds, 1)}).encode())
+
+    def set_aside(self) -> Path | None:
+        """Move an old sweep of this name out of the way; nothing is deleted. Returns where it went."""
+        if not self.path.exists():
+            return None
+        aside = self.path.with_name(f"{self.path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        self.path.rename(aside)
+        return aside
+
+
+def run_sweep(
+    spec: SweepConfig,
+    output: Path,
+    console: Console,
+    *,
+    fresh: bool = False,
+    address: str | None = None,
+    trial_class: type[SweepTrial] | None = None,
+) -> pd.DataFrame:
+    """Run, resume or show the sweep, and return its leaderboard.
+
+    `trial_class` replaces what executes a trial (tests, benchmarks). Raises `ConfigError` or `DataError` before
+    anything is written, `Interrupted`, and `TrialError` if no trial succeeded.
+    """
+    output = output.resolve()
+    folder = SweepFolder(output / "sweeps" / spec.name)
+    machine = None if address else Machine.local()
+    if machine:
+        plan(spec, machine)  # what can never fit is refused before anything else happens
+    check_trainable(spec.trial_config({}), console)
+    _check_same_spec(spec, folder, fresh)
+    folder.path.parent.mkdir(parents=True, exist_ok=True)
+    with _exclusive(folder):
+        if fresh and (aside := folder.set_aside()):
+            console.print(f"the old sweep is kept in {aside}", soft_wrap=True)
+        if folder.finished:
+            console.print(f"sweep {spec.name} is finished (--fresh starts over)")
+            return _show(spec, folder, console)
+        folder.path.mkdir(exist_ok=True)
+        write_atomically(folder.spec, dump_yaml(spec.to_dict()).encode())
+        return _Sweep(spec, output, folder, console, trial_class).run(machine, address)
+
+
+def check_trainable(config: TrainConfig, console: Console) -> None:
+    """Make or open the dataset and build the model once, so that bad data and misfits are found before Ray starts."""
+    with console.status("reading the data"):
+        dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
+    steps_per_epoch(config.training, dataset)
+    build_jepa(config.model, dataset.spec)
+
+
+def _check_same_spec(spec: SweepConfig, folder: SweepFolder, fresh: bool) -> None:
+    """A sweep is resumed only with the spec it was begun with."""
+    if fresh or not folder.spec.exists():
+        return
+    if folder.spec.read_text(encoding="utf-8") != dump_yaml(spec.to_dict()):
+        raise ConfigError(
+            f"{folder.spec}: was begun with another spec: give the new one another name, or start over with --fresh"
+        )
+
+
+@contextlib.contextmanager
+def _exclusive(folder: SweepFolder) -> Iterator[None]:
+    lock = FileLock(folder.path.with_name(folder.path.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"{folder.path}: another process is running this sweep") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Sweep:
+    """One session of a sweep: from here to its end, or to the next interruption."""
+
+    def __init__(
+        self, spec: SweepConfig, output: Path, folder: SweepFolder, console: Console, trial_class: type[SweepTrial] | None
+    ) -> None:
+        self.spec, self.output, self.folder, self.console = spec, output, folder, console
+        self.trial_class = trial_class or trainable(spec, folder.path / "groups")
+        self.started = time.monotonic()
+
+    def run(self, machine: Machine | None, address: str | None) -> pd.DataFrame:
+        spec, folder = self.spec, self.folder
+        size = machine or Machine(0, 0)
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(Tracker, spec.tracking, self.output, spec.name)  # takes as long as Ray does
+            with ray_session(address, size.cpus, size.gpus, folder.path / "ray.log") as session:
+                return self._search(session, machine, opening.result())
+
+    def _search(self, session: Session, machine: Machine | None, tracker: Tracker) -> pd.DataFrame:
+        spec, folder = self.spec, self.folder
+        plans = plan(spec, machine or Machine(session.cpus, session.gpus))
+        study = Study(spec, folder.database)
+        self._greet(session, tracker, plans)
+        space = {f"space.{key}": value for key, value in spec.to_dict()["space"].items()}
+        parent = tracker.open_run(f"sweep/{folder.path}", spec.name, space, tags={"kind": "sweep"})
+        done = [record for record in study.records() if record.status is not Status.RUNNING]
+        with SweepView(spec, plans, self.console, done) as view:
+            checkpoints = self._tune(study, Recorder(study, tracker, parent, view), plans.groups)
+        return self._conclude(study, tracker, parent, checkpoints)
+
+    def _greet(self, session: Session, tracker: Tracker, plans: Plan) -> None:
+        say = self.console.print
+        budget = f"{plans.trials} trials of at most {plans.max_epochs} epochs on {plans.groups} warm groups"
+        say(f"sweep {self.spec.name}: {budget}, results in {self.folder.path}", soft_wrap=True)
+        if session.dashboard:
+            token = f"  (token: {session.token})" if session.token else ""
+            say(f"Ray dashboard  {session.dashboard}{token}", soft_wrap=True)
+        say(f"MLflow         mlflow ui --backend-store-uri {tracker.uri}", soft_wrap=True)
+
+    def _tune(self, study: Study, recorder: Recorder, groups: int) -> dict[str, Path]:
+        """Run Ray Tune to its end or interruption; returns the last checkpoint of each trial by Tune's id."""
+        began = any(self.folder.path.glob("tune/experiment_state-*.json"))
+        with _sigterm_as_interrupt(), _said_by(recorder):
+            analysis = tune.run(
+                self.trial_class,
+                name="tune",
+                storage_path=str(self.folder.path),
+                config={},
+                num_samples=self.spec.search.num_trials,
+                search_alg=TuneSearcher(study),
+                scheduler=scheduler(self.spec),
+                max_concurrent_trials=groups,
+                reuse_actors=True,
+                max_failures=self.spec.resources.max_failures,
+                checkpoint_config=CheckpointConfig(checkpoint_frequency=1, num_to_keep=1),
+                callbacks=[recorder],
+                resume_config=ResumeConfig(errored=ResumeConfig.ResumeType.SKIP) if began else None,
+                raise_on_failed_trial=False,
+                verbose=0,
+                trial_dirname_creator=lambda trial: f"trial_{trial.config['number']:05d}",
+            )
+        return {trial.trial_id: Path(trial.checkpoint.path) for trial in analysis.trials if trial.checkpoint}
+
+    def _conclude(
+        self, study: Study, tracker: Tracker, parent: str, checkpoints: dict[str, Path]
+    ) -> pd.DataFrame:
+        ranking = results.ranking(study)
+        written = [self.folder.spec, results.write_leaderboard(study, self.folder.path)]
+        best = next((r for r in ranking if r.status in results.RANKED), None)
+        if best and best.tune_id in checkpoints:
+            written += results.write_best(study, best, checkpoints[best.tune_id] / CHECKPOINT_FILE, self.folder.path)
+        if not study.exhausted or any(r.status is Status.RUNNING for r in study.records()):
+            raise Interrupted(f"interrupted with {len(ranking)} trials done; the same command continues")
+        self._rank_in_mlflow(ranking, tracker, parent, written)
+        if best is None:
+            raise TrialError(f"every trial failed; the first one: {ranking[0].error if ranking else 'none ran'}")
+        shutil.rmtree(self.folder.path / "groups", ignore_errors=True)
+        self.folder.mark_finished(time.monotonic() - self.started)
+        return _show(self.spec, self.folder, self.console)
+
+    def _rank_in_mlflow(self, ranking: list[TrialRecord], tracker: Tracker, parent: str, written: list[Path]) -> None:
+        for rank, record in enumerate(ranking, start=1):
+            if record.mlflow_run_id:
+                tracker.tag(record.mlflow_run_id, {"rank": str(rank)})
+        tracker.attach(parent, written)
+        tracker.close_run(parent)
+
+
+def _show(spec: SweepConfig, folder: SweepFolder, console: Console) -> pd.DataFrame:
+    """The leaderboard table, and where everything lies."""
+    frame = pd.read_csv(folder.path / "leaderboard.csv")
+    seconds = json.loads((folder.path / "finished.json").read_text())["seconds"]
+    console.print(results.table(frame, spec))
+    console.print(f"done in {clock(seconds)}; everything is in {folder.path}", soft_wrap=True)
+    for name, what in (
+        ("leaderboard.csv", "all trials"),
+        ("best_config.yaml", "python -m jepa_ray.train --config on it reproduces the best trial"),
+        ("best_jepa_model.pt", "the best trial's best epoch"),
+        ("ray.log", "what Ray had to say"),
+    ):
+        console.print(f"  {name:<20} {what}", highlight=False, soft_wrap=True)
+    return frame
+
+
+@contextlib.contextmanager
+def _said_by(recorder: Recorder) -> Iterator[None]:
+    """Tune wraps what its callbacks raise in a traceback; give back the error itself."""
+    try:
+        yield
+    except TuneError:
+        if recorder.broken:
+            raise recorder.broken from None
+        raise
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the sweep as Ctrl-C does: results kept, state saved."""
+
+    def interrupt(signum: int, frame: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

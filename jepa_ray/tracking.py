@@ -1,0 +1,96 @@
+"""The only MLflow writer: runs, parameters, per-epoch metrics, tags. One process writes, in batches.
+
+A run is found again by its `jepa_ray.key` tag, so a sweep that is resumed continues its runs and doubles none.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jepa_ray.config import TrackingConfig
+from jepa_ray.errors import ConfigError
+
+KEY_TAG = "jepa_ray.key"
+MAX_VALUE = 500  # characters of a parameter or tag that every MLflow backend takes
+
+
+def default_uri(output: Path) -> str:
+    """sqlite under the output root: what `mlflow ui --backend-store-uri` opens."""
+    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+
+
+class Tracker:
+    """One MLflow experiment. Raises `ConfigError` if the tracking store cannot be opened."""
+
+    def __init__(self, config: TrackingConfig, output: Path, default_experiment: str) -> None:
+        from mlflow import MlflowClient  # seconds of imports: only where something is tracked
+        from mlflow.exceptions import MlflowException
+
+        for noisy in ("alembic", "mlflow"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+
+        self.uri = config.uri or default_uri(output)
+        name = config.experiment or default_experiment
+        output.mkdir(parents=True, exist_ok=True)
+        try:
+            self._client = MlflowClient(tracking_uri=self.uri)
+            known = self._client.get_experiment_by_name(name)
+            artifacts = None if config.uri else (output / "mlartifacts").resolve().as_uri()
+            self._experiment = known.experiment_id if known else self._client.create_experiment(name, artifacts)
+        except (MlflowException, OSError) as error:
+            raise ConfigError(f"tracking.uri {self.uri}: cannot be opened ({_first_line(error)})") from None
+
+    def open_run(
+        self, key: str, name: str, params: Mapping[str, Any], *, parent: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> str:
+        """The id of the run with this key: a new one, or the one that an earlier session left."""
+        from mlflow.entities import Param
+
+        found = self._client.search_runs([self._experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        if found:
+            run_id: str = found[0].info.run_id
+            self._client.update_run(run_id, status="RUNNING")
+            return run_id
+        extra = {"mlflow.parentRunId": parent} if parent else {}
+        run = self._client.create_run(self._experiment, run_name=name, tags={KEY_TAG: key, **extra, **(tags or {})})
+        values = [Param(k, str(v)[:MAX_VALUE]) for k, v in params.items()]
+        self._client.log_batch(run.info.run_id, params=values)
+        return str(run.info.run_id)
+
+    def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """One epoch's metrics, in one batch, stepped by epoch."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(run_id, metrics=[Metric(name, value, now, epoch) for name, value in metrics.items()])
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags, in one batch."""
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(run_id, tags=[RunTag(k, v[:MAX_VALUE]) for k, v in tags.items()])
+
+    def attach(self, run_id: str, files: list[Path]) -> None:
+        """Log files as artifacts of a run."""
+        for path in files:
+            self._client.log_artifact(run_id, str(path))
+
+    def close_run(self, run_id: str, *, failed: bool = False) -> None:
+        """Mark a run FINISHED or FAILED."""
+        self._client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+
+
+def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"latent_dim_state": 64}}` -> `{"model.latent_dim_state": 64}`."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flat_params(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,73 @@
+"""A Ray session: a local cluster, or a connection to one, with Ray's own noise kept out of the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import ray
+
+from jepa_ray.errors import ConfigError
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are recorded in optuna.db and MLflow
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@dataclass(frozen=True)
+class Session:
+    """A connected cluster."""
+
+    cpus: float
+    gpus: float
+    dashboard: str | None  # URL
+    token: str | None  # what the dashboard asks for
+
+
+@contextmanager
+def ray_session(address: str | None, cpus: float, gpus: float, log: Path) -> Iterator[Session]:
+    """Start a local cluster of the given size, or connect to `address`; everything of ours is gone on exit.
+
+    While it lasts, whatever Ray logs or prints in this process goes to the file `log`: write to a console that
+    holds the real stdout. Raises `ConfigError` if the cluster cannot be reached.
+    """
+    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    size: dict[str, Any] = {} if address else {"num_cpus": int(cpus), "num_gpus": int(gpus), "include_dashboard": True}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        _send_log_to(sink)
+        try:
+            context = ray.init(address=address or "local", log_to_driver=False, **size)
+            _send_log_to(sink)  # ray.init brings its own handler back
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"--address {address or 'local'}: no Ray cluster can be used there ({error})") from None
+        try:
+            offered = ray.cluster_resources()
+            url = f"http://{context.dashboard_url}" if context.dashboard_url else None
+            yield Session(offered.get("CPU", 0), offered.get("GPU", 0), url, _token())
+        finally:
+            ray.shutdown()
+
+
+def _send_log_to(sink: TextIO) -> None:
+    handler = logging.StreamHandler(sink)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger("ray").handlers[:] = [handler]
+
+
+def _token() -> str | None:
+    """The cluster's token, from where Ray keeps it."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return path.read_text().strip() if os.environ.get("RAY_AUTH_MODE") == "token" and path.is_file() else None

@@ -1,0 +1,95 @@
+"""What a worker group's driver and its rank 0 say to each other, and the mailbox actor between them.
+
+Imports nothing heavy: the mailbox is a process of its own, and unpacks every message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from jepa_ray.config import TrainConfig
+
+@dataclass(frozen=True)
+class Hello:
+    """Answers once the workers are up; loads nothing."""
+
+
+@dataclass(frozen=True)
+class StartTrial:
+    """Forget the last trial and begin this one, or continue it from a training checkpoint."""
+
+    config: TrainConfig
+    checkpoint: bytes | None = None
+
+
+@dataclass(frozen=True)
+class RunEpoch:
+    """Train and validate one epoch; the reply is an `EpochResult`."""
+
+
+@dataclass(frozen=True)
+class SaveTrial:
+    """The reply is a reference to the training checkpoint's bytes."""
+
+
+@dataclass(frozen=True)
+class Leave:
+    """End the group."""
+
+
+Command = Hello | StartTrial | RunEpoch | SaveTrial | Leave
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """Metrics of one epoch, by name, and whether it was the trial's last."""
+
+    epoch: int
+    metrics: dict[str, float]
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The trial failed on every rank alike; the group is unharmed."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Death:
+    """The reply to every call once the group is gone."""
+
+    reason: str
+
+
+class Mailbox:
+    """An async actor: one command, one reply at a time; a death answers whoever waits, and whoever calls later."""
+
+    def __init__(self) -> None:
+        self._commands: asyncio.Queue[Any] = asyncio.Queue()
+        self._replies: asyncio.Queue[Any] = asyncio.Queue()
+        self._death: Death | None = None
+
+    async def call(self, command: Any) -> Any:
+        """Hand over a command and wait for its reply, or for the group's death."""
+        if self._death:
+            return self._death
+        self._commands.put_nowait(command)
+        return await self._replies.get()
+
+    async def take(self) -> Any:
+        """The next command."""
+        return await self._commands.get()
+
+    async def reply(self, reply: Any) -> None:
+        """Answer the command taken last."""
+        self._replies.put_nowait(reply)
+
+    async def bury(self, reason: str) -> None:
+        """The group is gone."""
+        if self._death is None:
+            self._death = Death(reason)
+            self._replies.put_nowait(self._death)

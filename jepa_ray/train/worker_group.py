@@ -1,0 +1,226 @@
+"""The warm worker group: one Ray Train run that trains one trial after another.
+
+Starting a `TorchTrainer` costs 20 s, so a group is started once and kept: process group, torch and the dataset's memory
+map stay, only the trial changes. The driver's side is `WorkerGroup`; the workers run `serve`. Between them
+stands a mailbox actor: rank 0 takes each command and broadcasts it to the other ranks.
+
+Every wait is on (reply or death of the group), never on the reply alone: a group that crashes in start-up, runs out
+of memory or is killed becomes a `TrialError`, not a hang.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from jepa_ray.config import DataConfig, TrainConfig
+from jepa_ray.data.dataset import TrajectoryDataset
+from jepa_ray.errors import JepaRayError, TrialError
+from jepa_ray.train.checkpoint import from_bytes, to_bytes
+from jepa_ray.train.loop import Trainer
+from jepa_ray.train.mailbox import (
+    Command,
+    Death,
+    EpochResult,
+    Failure,
+    Hello,
+    Leave,
+    Mailbox,
+    RunEpoch,
+    SaveTrial,
+    StartTrial,
+)
+from jepa_ray.train.ranks import Ranks
+
+# Read by Ray Train in the process that calls fit(), and passed on to its controller.
+TRAIN_ENV = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # bounds how fast a death is seen (default 2)
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # saves one process per group
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "45",
+}
+IDLE_TIMEOUT_S = 7 * 24 * 3600  # ranks wait this long for a broadcast; deaths are Ray's to notice, not gloo's
+SHUTDOWN_TIMEOUT_S = 8.0  # Tune gives a trainable 10 s to clean up
+
+
+class GroupDied(TrialError):
+    """The worker group is gone; another one may continue the trial from its checkpoint."""
+
+
+class GroupStartError(GroupDied):
+    """A worker group that never came up: nothing can be trained until the cause is mended."""
+
+
+# ------------------------------------------------------------------------------------ driver side
+
+
+class WorkerGroup:
+    """A running worker group, as seen by whoever feeds it trials.
+
+    Args:
+        workers, cpus, gpus: number of DDP workers, and what each takes of the cluster.
+        storage: folder that all nodes see, for Ray Train's own few files.
+        name: what the group is called in Ray's dashboard.
+        work: what the workers run; tests put a faulty one here.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int,
+        cpus: int,
+        gpus: float,
+        storage: Path,
+        name: str,
+        work: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).options(name=f"{name}-mailbox").remote()
+        resources = {"CPU": float(cpus)} | ({"GPU": gpus} if gpus else {})
+        self._trainer = TorchTrainer(
+            work or serve,
+            train_loop_config={"mailbox": self._mailbox},
+            torch_config=TorchConfig(timeout_s=IDLE_TIMEOUT_S),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources),
+            run_config=RunConfig(
+                name=name,
+                storage_path=str(storage.resolve()),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            ),
+        )
+        self._thread = threading.Thread(target=self._fit, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the workers and wait until they answer. Raises `GroupStartError`."""
+        os.environ.update({key: value for key, value in TRAIN_ENV.items() if key not in os.environ})
+        self._thread.start()
+        try:
+            self.call(Hello())
+        except GroupDied as error:
+            raise GroupStartError(f"the worker group did not start: {error}") from None
+
+    def _fit(self) -> None:
+        try:
+            self._trainer.fit()
+            reason = "the workers left"
+        except BaseException as error:  # whatever ended the run ends the wait of whoever called
+            reason = _root_cause(error)
+        try:
+            ray.get(self._mailbox.bury.remote(reason))
+        except ray.exceptions.RayError:
+            pass  # the mailbox died first; the caller sees that itself
+
+    def call(self, command: Command) -> Any:
+        """Run one command on all ranks and return rank 0's reply.
+
+        Raises `GroupDied`, or another `TrialError` if only the trial failed.
+        """
+        try:
+            reply = ray.get(self._mailbox.call.remote(command))
+        except ray.exceptions.RayError as error:
+            raise GroupDied(f"the worker group's mailbox died: {error}") from None
+        if isinstance(reply, Death):
+            raise GroupDied(reply.reason)
+        if isinstance(reply, Failure):
+            raise TrialError(reply.message)
+        return reply
+
+    def checkpoint(self) -> bytes:
+        """The current trial's training checkpoint. Raises `GroupDied`."""
+        try:
+            return ray.get(self.call(SaveTrial())[0])
+        except ray.exceptions.RayError as error:
+            raise GroupDied(f"the checkpoint was lost with its worker: {error}") from None
+
+    def shutdown(self) -> None:
+        """End the workers, then the mailbox; waits at most `SHUTDOWN_TIMEOUT_S` seconds."""
+        self._mailbox.call.remote(Leave())
+        self._thread.join(SHUTDOWN_TIMEOUT_S)
+        ray.kill(self._mailbox)
+
+
+def _root_cause(error: BaseException) -> str:
+    """The last line that says something, of the first worker's traceback where there is one."""
+    failures = getattr(error, "worker_failures", None)
+    cause = next(iter(failures.values())) if failures else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[-1] if lines else type(cause).__name__
+
+
+# ------------------------------------------------------------------------------------ worker side
+
+
+def serve(config: dict[str, Any]) -> None:
+    """What every worker runs: take commands until told to leave.
+
+    A `JepaRayError` is raised by all ranks together and fails only the trial. Any other error may have left the
+    ranks out of step, so it ends the group.
+    """
+    ranks, mailbox = Ranks.current(), config["mailbox"]
+    bench = _Bench(ranks)
+    while True:
+        command = _receive(mailbox, ranks)
+        if isinstance(command, Leave):
+            return
+        try:
+            reply = bench.run(command)
+        except JepaRayError as error:
+            reply = Failure(str(error))
+        except Exception:
+            if ranks.rank == 0:
+                ray.get(mailbox.bury.remote(traceback.format_exc(limit=-3)))
+            raise
+        if ranks.rank == 0:
+            ray.get(mailbox.reply.remote(reply))
+
+
+def _receive(mailbox: Any, ranks: Ranks) -> Command:
+    command = [ray.get(mailbox.take.remote()) if ranks.rank == 0 else None]
+    if ranks.world > 1:
+        dist.broadcast_object_list(command)
+    assert command[0] is not None, ("a command from rank 0", ranks)
+    return command[0]
+
+
+class _Bench:
+    """A worker's own state: the dataset it holds, and the trial it trains."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._device = get_device()
+        self._dataset: tuple[DataConfig, TrajectoryDataset] | None = None
+        self._trainer: Trainer | None = None
+
+    def run(self, command: Command) -> Any:
+        match command:
+            case StartTrial(config, checkpoint):
+                self._start(config, checkpoint)
+            case RunEpoch():
+                metrics = self._trial.run_epoch()
+                return EpochResult(self._trial.state.epoch, metrics, self._trial.finished)
+            case SaveTrial() if self._ranks.rank == 0:
+                return [ray.put(to_bytes(self._trial.checkpoint()))]
+        return None
+
+    @property
+    def _trial(self) -> Trainer:
+        assert self._trainer is not None, "a trial is started before it is trained"
+        return self._trainer
+
+    def _start(self, config: TrainConfig, checkpoint: bytes | None) -> None:
+        torch.set_num_threads(config.training.cpus_per_worker)
+        self._trainer = None  # frees the last trial's memory before the next takes its own
+        if self._dataset is None or self._dataset[0] != config.data:
+            self._dataset = (config.data, TrajectoryDataset.from_config(config.data, self._device))
+        self._trainer = Trainer(config, self._dataset[1], self._ranks)
+        if checkpoint is not None:
+            self._trainer.restore(from_bytes(checkpoint))
