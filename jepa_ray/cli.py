@@ -11,7 +11,9 @@ from rich.console import Console
 
 from jepa_ray.errors import JepaRayError
 
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key; may be repeated.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key; may be repeated.")
+]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Output root.")]
 
 

@@ -51,26 +51,36 @@ class _Section(BaseModel):
 
 
 class CnnConfig(_Section):
+    """Of the CNN encoder."""
+
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (32, 64, 128), min_length=1, description="Output channels of the stride-2 convolutions, first to last."
     )
 
 
 class VitConfig(_Section):
+    """Of the vision transformer encoder."""
+
     patch_size: int = Field(8, ge=1, description="Side of a square patch, in pixels; must divide the image.")
     width: int = Field(
-        128, ge=1, description="Token width; raised to latent_dim_state where that is larger, so it is never the bottleneck."
+        128,
+        ge=1,
+        description="Token width; raised to latent_dim_state where that is larger, so it is never the bottleneck.",
     )
     depth: int = Field(4, ge=1, description="Transformer blocks.")
     heads: int = Field(4, ge=1, description="Attention heads; must divide the token width.")
 
 
 class MlpConfig(_Section):
+    """Of the MLP encoder."""
+
     width: int = Field(256, ge=1, description="Hidden width; raised to latent_dim_state where that is larger.")
     depth: int = Field(2, ge=1, description="Hidden layers.")
 
 
 class ModelConfig(_Section):
+    """Section `model`: the parts of the JEPA and their sizes."""
+
     encoder_type: Literal["vit", "cnn", "mlp"] = Field("vit", description="State encoder; vit and cnn need pixels.")
     latent_dim_state: int = Field(128, ge=2, description="Width of the state embedding, the model's bottleneck.")
     latent_dim_action: int = Field(64, ge=1, description="Width of the action embedding.")
@@ -96,12 +106,16 @@ class ModelConfig(_Section):
 
 
 class TrainingConfig(_Section):
+    """Section `training`: optimisation, budget and workers of one run."""
+
     ema_decay: float = Field(0.995, ge=0, lt=1, description="Decay of the target encoder per optimiser step.")
     ema_decay_final: float | None = Field(
         None, ge=0, le=1, description="If set, the decay moves on a cosine from ema_decay to this over the run."
     )
     learning_rate: float = Field(1e-4, gt=0, description="AdamW learning rate (peak, if a schedule is set).")
-    lr_schedule: Literal["constant", "cosine"] = Field("constant", description="After warm-up: constant, or cosine to 0.")
+    lr_schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="After warm-up: constant, or cosine to 0."
+    )
     warmup_epochs: float = Field(0.0, ge=0, description="Linear warm-up of the learning rate, in epochs.")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW decoupled weight decay, on matrices only.")
     grad_clip_norm: float | None = Field(1.0, gt=0, description="Global gradient norm limit; null: no clipping.")
@@ -130,15 +144,23 @@ class TrainingConfig(_Section):
 
 
 class TwoRoomsConfig(_Section):
+    """The built-in Two Rooms data."""
+
     trajectories: int = Field(400, ge=2, description="Episodes to simulate.")
     steps: int = Field(50, ge=1, description="Transitions of one episode.")
     image_size: int = Field(32, ge=16, le=256, description="Side of the square frame, in pixels.")
-    wall: Literal["fixed", "random"] = Field("fixed", description="One wall for all episodes, or one drawn per episode.")
-    dot_std: float = Field(2.0, gt=0, description="Standard deviation of the Gaussian dot at 32 px; scales with the frame.")
+    wall: Literal["fixed", "random"] = Field(
+        "fixed", description="One wall for all episodes, or one drawn per episode."
+    )
+    dot_std: float = Field(
+        2.0, gt=0, description="Standard deviation of the Gaussian dot at 32 px; scales with the frame."
+    )
     seed: int = Field(0, ge=0, description="Seed of walls, starts and actions.")
 
 
 class DataConfig(_Section):
+    """Section `data`: what to train on, and the split."""
+
     path: Path | None = Field(None, description="A canonical HDF5 file; exactly one of path and builtin.")
     builtin: Literal["two_rooms"] | None = Field(None, description="A built-in dataset, made on first use.")
     two_rooms: TwoRoomsConfig = TwoRoomsConfig()
@@ -157,7 +179,11 @@ class DataConfig(_Section):
 
 
 class Objective(_Section):
-    metric: Metric = Field("val_rollout_mrr", description="What is optimised; see EXPERIMENTS.md before choosing a loss.")
+    """Which metric decides, and in which direction."""
+
+    metric: Metric = Field(
+        "val_rollout_mrr", description="What is optimised; see EXPERIMENTS.md before choosing a loss."
+    )
     mode: Mode = Field("max", description="Whether larger or smaller is better.")
 
     def better(self, a: float, b: float | None) -> bool:
@@ -166,6 +192,8 @@ class Objective(_Section):
 
 
 class TrackingConfig(_Section):
+    """Where MLflow writes."""
+
     uri: str | None = Field(None, description="MLflow tracking URI; null: sqlite under the output root.")
     experiment: str | None = Field(None, description="MLflow experiment; null: the name of the sweep or run.")
 
@@ -175,6 +203,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length
 
 
 class ExperimentConfig(_Section):
+    """Section `experiment`: name, seed, objective and tracking of one run."""
+
     name: Name = Field("jepa_training", description="Folder of the run under the output root.")
     seed: int = Field(0, ge=0, description="Seed of initialisation, data order and dropout.")
     objective: Objective = Objective()
@@ -232,12 +262,16 @@ Dimension = Annotated[
 
 
 class SearchConfig(_Section):
+    """Section `search`: what to try next, and how often."""
+
     algorithm: Literal["tpe", "random", "grid"] = Field("tpe", description="Optuna sampler.")
     num_trials: int = Field(81, ge=1, description="Configurations to try; a finite space ends the sweep earlier.")
     seed: int = Field(0, ge=0, description="Seed of the sampler.")
 
 
 class EarlyStopping(_Section):
+    """Section `early_stopping`: the budget of a trial, and ASHA's rungs."""
+
     enabled: bool = Field(True, description="false: every trial trains max_epochs.")
     grace_epochs: int = Field(2, ge=1, description="First rung: no trial is stopped before it.")
     max_epochs: int = Field(6, ge=1, description="Epochs of a trial that is never stopped.")
@@ -261,6 +295,8 @@ class EarlyStopping(_Section):
 
 
 class Resources(_Section):
+    """Section `resources`: what a trial takes of the cluster."""
+
     workers_per_trial: int = Field(1, ge=1, description="DDP workers of one trial.")
     cpus_per_worker: int = Field(1, ge=1, description="CPUs (threads) of one worker.")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of one worker; a fraction shares a GPU.")
@@ -362,6 +398,11 @@ def load_sweep_config(path: Path, sets: Iterable[str] = ()) -> SweepConfig:
     return _validate(SweepConfig, _override(spec, parse_sets(sets), "--set"), str(path))
 
 
+def two_rooms_config(overrides: Mapping[str, Any]) -> TwoRoomsConfig:
+    """The simulation that the keys of `data.two_rooms` describe. Raises `ConfigError`."""
+    return _validate(TwoRoomsConfig, dict(overrides), "--set")
+
+
 def parse_sets(sets: Iterable[str]) -> dict[str, Any]:
     """`["a.b=1e-3"]` -> `{"a.b": 0.001}`; values are YAML. Raises `ConfigError`."""
     parsed = {}
@@ -370,7 +411,7 @@ def parse_sets(sets: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise ConfigError(f"--set {item}: must read dotted.key=value")
         try:
-            parsed[key] = yaml.load(value, _Loader)  # noqa: S506 (a SafeLoader)
+            parsed[key] = yaml.load(value, _Loader)
         except yaml.YAMLError:
             raise ConfigError(f"--set {item}: the value is not valid YAML") from None
     return parsed
@@ -399,7 +440,7 @@ def _beside(config: Path, name: str) -> Path:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -413,7 +454,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _override(values: dict[str, Any], overrides: Mapping[str, Any], source: str) -> dict[str, Any]:
     """`values` with dotted keys replaced; a key that passes through a scalar is an error."""
-    result = _copy_dicts(values)
+    result: dict[str, Any] = _copy_dicts(values)
     for dotted, value in overrides.items():
         # A sweep's space is itself keyed by dotted paths: what follows `space.` is one key.
         head, _, rest = dotted.partition(".")

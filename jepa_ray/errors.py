@@ -25,3 +25,9 @@ class DataError(JepaRayError):
 
 class TrialError(JepaRayError):
     """A trial that could not go on: a loss that is not finite, or a worker group that died."""
+
+
+class Interrupted(JepaRayError):
+    """Ctrl-C or SIGTERM: what was learned is kept, and the same command continues."""
+
+    exit_code = 130

@@ -71,12 +71,13 @@ def embedding_std(embeddings: Tensor) -> Tensor:
 
 
 def effective_rank(embeddings: Tensor) -> Tensor:
-    """RankMe (Garrido et al. 2023): exp of the entropy of the normalised singular values of (N, D); in [1, min(N, D)]."""
+    """RankMe (Garrido et al. 2023): exp(entropy of the normalised singular values of (N, D)), in [1, min(N, D)]."""
     singular = torch.linalg.svdvals(embeddings.float())
     p = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny)
-    return torch.exp(-torch.xlogy(p, p).sum())
+    entropy: Tensor = -torch.xlogy(p, p).sum()
+    return entropy.exp()
 
 
 def ema_gap(online: Tensor, target: Tensor) -> Tensor:
-    """Distance of target from online embeddings (N, D), relative to the online ones' norm; 0 when the target has caught up."""
+    """Distance of target from online embeddings (N, D) over the online ones' norm; 0 when the target caught up."""
     return (online - target).norm() / online.norm().clamp_min(torch.finfo(online.dtype).tiny)

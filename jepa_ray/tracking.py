@@ -45,7 +45,13 @@ class Tracker:
             raise ConfigError(f"tracking.uri {self.uri}: cannot be opened ({_first_line(error)})") from None
 
     def open_run(
-        self, key: str, name: str, params: Mapping[str, Any], *, parent: str | None = None, tags: Mapping[str, str] | None = None
+        self,
+        key: str,
+        name: str,
+        params: Mapping[str, Any],
+        *,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> str:
         """The id of the run with this key: a new one, or the one that an earlier session left."""
         from mlflow.entities import Param

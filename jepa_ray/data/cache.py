@@ -48,7 +48,7 @@ def load_trajectories(config: DataConfig) -> CachedTrajectories:
     """
     folder = ensure_cache(config)
 
-    def array(name: str) -> NDArray[Any]:
+    def array(name: str) -> Any:
         return np.load(folder / f"{name}.npy", mmap_mode="r")
 
     has_state = (folder / "state.npy").exists()
@@ -76,7 +76,9 @@ def ensure_cache(config: DataConfig) -> Path:
 def _cache_name(config: DataConfig) -> str:
     if config.builtin:
         rooms = config.two_rooms
-        label = f"{config.builtin}-{rooms.wall}-{rooms.trajectories}x{rooms.steps}-{rooms.image_size}px-seed{rooms.seed}"
+        label = (
+            f"{config.builtin}-{rooms.wall}-{rooms.trajectories}x{rooms.steps}-{rooms.image_size}px-seed{rooms.seed}"
+        )
         identity: dict[str, Any] = rooms.model_dump(mode="json")
     else:
         assert config.path is not None, "a DataConfig has a path or a builtin"

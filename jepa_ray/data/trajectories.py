@@ -82,7 +82,9 @@ def _check_episodes(data: Trajectories) -> None:
     if lengths.sum() != rows:
         raise DataError(f"{source}: ep_len adds up to {lengths.sum()} rows, but the columns have {rows}")
     if (lengths >= 2).sum() < 2:
-        raise DataError(f"{source}: needs at least 2 episodes of 2 rows or more, to train on one and validate on another")
+        raise DataError(
+            f"{source}: needs at least 2 episodes of 2 rows or more, to train on one and validate on another"
+        )
 
 
 def _check_observation(data: Trajectories) -> None:

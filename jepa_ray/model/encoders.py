@@ -22,6 +22,9 @@ class Normalise(nn.Module):
     for its first epochs (EXPERIMENTS.md).
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float], axes: int) -> None:
         super().__init__()
         broadcast = (-1,) + (1,) * (axes - 1)

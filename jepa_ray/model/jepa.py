@@ -117,7 +117,9 @@ def _state_encoder(config: ModelConfig, spec: DataSpec) -> nn.Module:
         return CnnEncoder(shape, width, config.cnn.channels)
     vit = config.vit
     if shape[1] % vit.patch_size or shape[2] % vit.patch_size:
-        raise ConfigError(f"model.vit.patch_size is {vit.patch_size}, but must divide the frame ({shape[1]}x{shape[2]})")
+        raise ConfigError(
+            f"model.vit.patch_size is {vit.patch_size}, but must divide the frame ({shape[1]}x{shape[2]})"
+        )
     token_width = max(vit.width, width)
     return VitEncoder(
         shape, width, patch_size=vit.patch_size, token_width=token_width, depth=vit.depth, heads=vit.heads

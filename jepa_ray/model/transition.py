@@ -15,11 +15,15 @@ class TransformerTransition(nn.Module):
     a prediction can be fed back for open-loop roll-outs.
     """
 
-    def __init__(self, width: int, action_width: int, *, depth: int, heads: int, mlp_ratio: float, dropout: float) -> None:
+    def __init__(
+        self, width: int, action_width: int, *, depth: int, heads: int, mlp_ratio: float, dropout: float
+    ) -> None:
         super().__init__()
         self.state_token = nn.Linear(width, width)
         self.action_token = nn.Linear(action_width, width)
-        self.blocks = nn.Sequential(*(Block(width, heads, max(1, round(mlp_ratio * width)), dropout) for _ in range(depth)))
+        self.blocks = nn.Sequential(
+            *(Block(width, heads, max(1, round(mlp_ratio * width)), dropout) for _ in range(depth))
+        )
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:  # (B, D), (B, A) -> (B, D)

@@ -33,7 +33,8 @@ def sweep(
 
 
 def _print_plan(config: SweepConfig) -> None:
-    from jepa_ray.sweep.plan import Machine, plan
+    from jepa_ray.machine import Machine
+    from jepa_ray.sweep.plan import plan
 
     machine = Machine.local()
     planned = plan(config, machine)

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from jepa_ray.config import SweepConfig
 from jepa_ray.errors import ConfigError
+from jepa_ray.machine import Machine
 from jepa_ray.sweep import space
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a cluster, or this machine, offers."""
-
-    cpus: float
-    gpus: float
-
-    @classmethod
-    def local(cls) -> Machine:
-        """The CPUs this process may use, and the NVIDIA GPUs the driver lists."""
-        gpus = Path("/proc/driver/nvidia/gpus")
-        return cls(len(os.sched_getaffinity(0)), len(list(gpus.iterdir())) if gpus.is_dir() else 0)
 
 
 @dataclass(frozen=True)
@@ -45,7 +30,9 @@ def plan(spec: SweepConfig, machine: Machine) -> Plan:
     """The plan of a sweep. Raises `ConfigError` for resources that can never fit."""
     points = space.size(spec.space)
     if spec.search.algorithm == "grid" and points is None:
-        raise ConfigError("search.algorithm is grid, but the space has a continuous dimension: give it a step or choices")
+        raise ConfigError(
+            "search.algorithm is grid, but the space has a continuous dimension: give it a step or choices"
+        )
     return Plan(
         points=points,
         trials=min(spec.search.num_trials, points or spec.search.num_trials),

@@ -8,8 +8,9 @@ import pandas as pd
 from rich.table import Table
 
 from jepa_ray.config import METRICS, SweepConfig, dump_yaml
+from jepa_ray.files import write_atomically
 from jepa_ray.sweep.search import Status, Study, TrialRecord
-from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes, write_atomically
+from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
 
 RANKED = (Status.COMPLETE, Status.PRUNED)
 TIMES = ("seconds", "samples_per_s", "epoch_s", "mlflow_run_id")  # columns that differ between equal sweeps
@@ -46,7 +47,17 @@ def leaderboard(study: Study) -> pd.DataFrame:
                 "mlflow_run_id": record.mlflow_run_id,
             }
         )
-    columns = ["rank", "trial_id", "status", "epochs", "objective", *study.spec.space, *METRICS, "seconds", "mlflow_run_id"]
+    columns = [
+        "rank",
+        "trial_id",
+        "status",
+        "epochs",
+        "objective",
+        *study.spec.space,
+        *METRICS,
+        "seconds",
+        "mlflow_run_id",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -72,11 +83,23 @@ def table(frame: pd.DataFrame, spec: SweepConfig, top: int = 10) -> Table:
     """The head of the leaderboard, for a terminal."""
     shown = Table(title=f"{spec.name}: best {min(top, len(frame))} of {len(frame)} trials by {spec.objective.metric}")
     keys = list(spec.space)
-    for name in ["rank", "trial", "status", "epochs", "objective", *[key.rpartition(".")[2] for key in keys], "val_loss", "val_cosine", "seconds"]:
+    for name in [
+        "rank",
+        "trial",
+        "status",
+        "epochs",
+        "objective",
+        *[key.rpartition(".")[2] for key in keys],
+        "val_loss",
+        "val_cosine",
+        "seconds",
+    ]:
         shown.add_column(name, justify="left" if name in ("trial", "status") else "right")
     for row in frame.head(top).to_dict("records"):
         numbers = [row["objective"], *[row[key] for key in keys], row["val_loss"], row["val_cosine"], row["seconds"]]
-        shown.add_row(str(row["rank"]), row["trial_id"], row["status"], str(row["epochs"]), *[_short(v) for v in numbers])
+        shown.add_row(
+            str(row["rank"]), row["trial_id"], row["status"], str(row["epochs"]), *[_short(v) for v in numbers]
+        )
     return shown
 
 

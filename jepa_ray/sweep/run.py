@@ -1,82 +1,40 @@
 """A sweep from spec to results: check, search, resume, and what is left at the end.
 
-    spec -> Study (Optuna) -> TuneSearcher -> Ray Tune -> SweepTrial -> WorkerGroup -> Recorder -> Study, MLflow, view
+spec -> Study (Optuna) -> TuneSearcher -> Ray Tune -> SweepTrial -> WorkerGroup -> Recorder -> Study, MLflow, view
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from filelock import FileLock, Timeout
 from ray import tune
 from ray.tune import CheckpointConfig, ResumeConfig
 from ray.tune.error import TuneError
 from rich.console import Console
 
-from jepa_ray.config import SweepConfig, TrainConfig, dump_yaml
-from jepa_ray.data.dataset import TrajectoryDataset
-from jepa_ray.errors import ConfigError, JepaRayError, TrialError
-from jepa_ray.model.jepa import build_jepa
+from jepa_ray.config import SweepConfig, dump_yaml
+from jepa_ray.errors import Interrupted, TrialError
+from jepa_ray.files import RunFolder
+from jepa_ray.machine import Machine
 from jepa_ray.sweep import results
-from jepa_ray.sweep.plan import Machine, Plan, plan
+from jepa_ray.sweep.plan import Plan, plan
 from jepa_ray.sweep.recorder import Recorder
 from jepa_ray.sweep.scheduler import scheduler
 from jepa_ray.sweep.search import Status, Study, TrialRecord, TuneSearcher
 from jepa_ray.sweep.trial import CHECKPOINT_FILE, SweepTrial, trainable
 from jepa_ray.sweep.view import SweepView, clock
 from jepa_ray.tracking import Tracker
-from jepa_ray.train.checkpoint import write_atomically
 from jepa_ray.train.cluster import Session, ray_session
-from jepa_ray.train.loop import steps_per_epoch
-
-
-class Interrupted(JepaRayError):
-    """Ctrl-C or SIGTERM: what was learned is kept, and the same command continues."""
-
-    exit_code = 130
-
-
-@dataclass(frozen=True)
-class SweepFolder:
-    """`outputs/sweeps/<name>/`: the sweep's files, and which state they are in."""
-
-    path: Path
-
-    @property
-    def spec(self) -> Path:
-        return self.path / "spec.yaml"
-
-    @property
-    def database(self) -> Path:
-        return self.path / "optuna.db"
-
-    @property
-    def finished(self) -> bool:
-        """Whether everything the sweep leaves is written; the last thing it does is to say so."""
-        return (self.path / "finished.json").exists()
-
-    def mark_finished(self, seconds: float) -> None:
-        write_atomically(self.path / "finished.json", json.dumps({"seconds": round(seconds, 1)}).encode())
-
-    def set_aside(self) -> Path | None:
-        """Move an old sweep of this name out of the way; nothing is deleted. Returns where it went."""
-        if not self.path.exists():
-            return None
-        aside = self.path.with_name(f"{self.path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-        self.path.rename(aside)
-        return aside
+from jepa_ray.train.run import check_trainable
 
 
 def run_sweep(
@@ -94,60 +52,25 @@ def run_sweep(
     anything is written, `Interrupted`, and `TrialError` if no trial succeeded.
     """
     output = output.resolve()
-    folder = SweepFolder(output / "sweeps" / spec.name)
+    folder = RunFolder(output / "sweeps" / spec.name, "spec.yaml")
     machine = None if address else Machine.local()
     if machine:
         plan(spec, machine)  # what can never fit is refused before anything else happens
     check_trainable(spec.trial_config({}), console)
-    _check_same_spec(spec, folder, fresh)
-    folder.path.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(folder):
-        if fresh and (aside := folder.set_aside()):
+    with folder.begin(dump_yaml(spec.to_dict()), fresh=fresh) as aside:
+        if aside:
             console.print(f"the old sweep is kept in {aside}", soft_wrap=True)
-        if folder.finished:
-            console.print(f"sweep {spec.name} is finished (--fresh starts over)")
-            return _show(spec, folder, console)
-        folder.path.mkdir(exist_ok=True)
-        write_atomically(folder.spec, dump_yaml(spec.to_dict()).encode())
-        return _Sweep(spec, output, folder, console, trial_class).run(machine, address)
-
-
-def check_trainable(config: TrainConfig, console: Console) -> None:
-    """Make or open the dataset and build the model once, so that bad data and misfits are found before Ray starts."""
-    with console.status("reading the data"):
-        dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
-    steps_per_epoch(config.training, dataset)
-    build_jepa(config.model, dataset.spec)
-
-
-def _check_same_spec(spec: SweepConfig, folder: SweepFolder, fresh: bool) -> None:
-    """A sweep is resumed only with the spec it was begun with."""
-    if fresh or not folder.spec.exists():
-        return
-    if folder.spec.read_text(encoding="utf-8") != dump_yaml(spec.to_dict()):
-        raise ConfigError(
-            f"{folder.spec}: was begun with another spec: give the new one another name, or start over with --fresh"
-        )
-
-
-@contextlib.contextmanager
-def _exclusive(folder: SweepFolder) -> Iterator[None]:
-    lock = FileLock(folder.path.with_name(folder.path.name + ".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"{folder.path}: another process is running this sweep") from None
-    try:
-        yield
-    finally:
-        lock.release()
+        if not folder.finished:
+            return _Sweep(spec, output, folder, console, trial_class).run(machine, address)
+        console.print(f"sweep {spec.name} is finished (--fresh starts over)")
+        return _show(spec, folder, console)
 
 
 class _Sweep:
     """One session of a sweep: from here to its end, or to the next interruption."""
 
     def __init__(
-        self, spec: SweepConfig, output: Path, folder: SweepFolder, console: Console, trial_class: type[SweepTrial] | None
+        self, spec: SweepConfig, output: Path, folder: RunFolder, console: Console, trial_class: type[SweepTrial] | None
     ) -> None:
         self.spec, self.output, self.folder, self.console = spec, output, folder, console
         self.trial_class = trial_class or trainable(spec, folder.path / "groups")
@@ -164,7 +87,7 @@ class _Sweep:
     def _search(self, session: Session, machine: Machine | None, tracker: Tracker) -> pd.DataFrame:
         spec, folder = self.spec, self.folder
         plans = plan(spec, machine or Machine(session.cpus, session.gpus))
-        study = Study(spec, folder.database)
+        study = Study(spec, folder.path / "optuna.db")
         self._greet(session, tracker, plans)
         space = {f"space.{key}": value for key, value in spec.to_dict()["space"].items()}
         parent = tracker.open_run(f"sweep/{folder.path}", spec.name, space, tags={"kind": "sweep"})
@@ -206,11 +129,9 @@ class _Sweep:
             )
         return {trial.trial_id: Path(trial.checkpoint.path) for trial in analysis.trials if trial.checkpoint}
 
-    def _conclude(
-        self, study: Study, tracker: Tracker, parent: str, checkpoints: dict[str, Path]
-    ) -> pd.DataFrame:
+    def _conclude(self, study: Study, tracker: Tracker, parent: str, checkpoints: dict[str, Path]) -> pd.DataFrame:
         ranking = results.ranking(study)
-        written = [self.folder.spec, results.write_leaderboard(study, self.folder.path)]
+        written = [self.folder.path / "spec.yaml", results.write_leaderboard(study, self.folder.path)]
         best = next((r for r in ranking if r.status in results.RANKED), None)
         if best and best.tune_id in checkpoints:
             written += results.write_best(study, best, checkpoints[best.tune_id] / CHECKPOINT_FILE, self.folder.path)
@@ -231,12 +152,11 @@ class _Sweep:
         tracker.close_run(parent)
 
 
-def _show(spec: SweepConfig, folder: SweepFolder, console: Console) -> pd.DataFrame:
+def _show(spec: SweepConfig, folder: RunFolder, console: Console) -> pd.DataFrame:
     """The leaderboard table, and where everything lies."""
     frame = pd.read_csv(folder.path / "leaderboard.csv")
-    seconds = json.loads((folder.path / "finished.json").read_text())["seconds"]
     console.print(results.table(frame, spec))
-    console.print(f"done in {clock(seconds)}; everything is in {folder.path}", soft_wrap=True)
+    console.print(f"done in {clock(folder.seconds)}; everything is in {folder.path}", soft_wrap=True)
     for name, what in (
         ("leaderboard.csv", "all trials"),
         ("best_config.yaml", "python -m jepa_ray.train --config on it reproduces the best trial"),

@@ -135,7 +135,7 @@ class Study:
         return self._numbers[tune_id]
 
     def report(self, tune_id: str, epoch: int, metrics: Mapping[str, float], *, last: bool) -> None:
-        """Record one epoch, and whether it was the trial's own last; one trained again after a failure replaces itself."""
+        """Record an epoch, and whether it was the trial's own last; trained again after a failure, it replaces itself."""
         trial_id = self._id(self.number(tune_id))
         self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[self.spec.objective.metric])
         self._storage.set_trial_user_attr(trial_id, f"epoch_{epoch}", dict(metrics))

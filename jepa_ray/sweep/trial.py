@@ -14,9 +14,9 @@ from ray.tune import PlacementGroupFactory, Trainable
 
 from jepa_ray.config import SweepConfig
 from jepa_ray.errors import ConfigError, TrialError
-from jepa_ray.train.checkpoint import write_atomically
+from jepa_ray.files import write_atomically
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
-from jepa_ray.train.worker_group import GroupDied, WorkerGroup
+from jepa_ray.train.worker_group import GroupDiedError, WorkerGroup
 
 CHECKPOINT_FILE = "checkpoint.pt"
 
@@ -80,7 +80,7 @@ class SweepTrial(Trainable):
         """Train one epoch. What fails on its own terms ends here; a dead group is raised, so that Tune retries."""
         try:
             result: EpochResult = self._training_group().call(RunEpoch())
-        except GroupDied:
+        except GroupDiedError:
             raise
         except (TrialError, ConfigError) as error:
             return {"failure": str(error), "done": True, self.spec.objective.metric: float("nan")}

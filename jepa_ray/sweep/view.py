@@ -34,8 +34,14 @@ class SweepView:
         self._best: tuple[float, int, Params] | None = None
         self._bar = Progress(TextColumn("trials"), BarColumn(None), TextColumn("{task.completed}/{task.total}"))
         self._task = self._bar.add_task("trials", total=plan.trials)
-        self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=2, transient=True,
-            redirect_stdout=False, redirect_stderr=False)
+        self._live = Live(
+            get_renderable=self._draw,
+            console=console,
+            refresh_per_second=2,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         for record in done:
             self._count(record)
             for row in record.history:
@@ -67,16 +73,20 @@ class SweepView:
         self._count(record)
         self._ended_here += 1
         value = record.history[-1][self._spec.objective.metric] if record.history else float("nan")
-        reason = f"  {record.error}" if record.error else ""
-        line = f"{record.trial_id}  {record.status:<8}  {len(record.history)} epochs  {value:.4f}  {describe(record.params)}{reason}"
+        result = f"{record.trial_id}  {record.status:<8}  {len(record.history)} epochs  {value:.4f}"
+        line = f"{result}  {describe(record.params)}" + (f"  {record.error}" if record.error else "")
         left = self._time_left()
         if not self._console.is_terminal:
             line += f"  [{sum(self._ended.values())}/{self._plan.trials}{', ' + left + ' left' if left else ''}]"
-        self._console.print(Text(line, style=STYLE[record.status] if record.status is not Status.PRUNED else ""), soft_wrap=True)
+        self._console.print(
+            Text(line, style=STYLE[record.status] if record.status is not Status.PRUNED else ""), soft_wrap=True
+        )
 
     def retried(self, number: int, error: str) -> None:
         """A group died; the trial continues in another one."""
-        self._console.print(Text(f"{trial_name(number)}  retried from its checkpoint: {error}", style="yellow"), soft_wrap=True)
+        self._console.print(
+            Text(f"{trial_name(number)}  retried from its checkpoint: {error}", style="yellow"), soft_wrap=True
+        )
 
     def _count(self, record: TrialRecord) -> None:
         self._ended[record.status] += 1
@@ -101,7 +111,9 @@ class SweepView:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         for number, (params, epoch, value) in sorted(self._running.items()):
             shown = f"{value:.4f}" if epoch else "-"
-            table.add_row(trial_name(number), f"epoch {epoch}/{self._plan.max_epochs}", shown, describe(params), style="cyan")
+            table.add_row(
+                trial_name(number), f"epoch {epoch}/{self._plan.max_epochs}", shown, describe(params), style="cyan"
+            )
         best = "-"
         if self._best:
             best = f"{self._best[0]:.4f}  {trial_name(self._best[1])}  {describe(self._best[2])}"
@@ -117,7 +129,10 @@ class SweepView:
 
 def describe(params: Params) -> str:
     """`ema_decay=0.99 learning_rate=0.001`: the last part of each dotted key is enough for eyes."""
-    return " ".join(f"{key.rpartition('.')[2]}={value:g}" if isinstance(value, float) else f"{key.rpartition('.')[2]}={value}" for key, value in params.items())
+    return " ".join(
+        f"{key.rpartition('.')[2]}={value:g}" if isinstance(value, float) else f"{key.rpartition('.')[2]}={value}"
+        for key, value in params.items()
+    )
 
 
 def clock(seconds: float) -> str:

@@ -40,14 +40,6 @@ def from_bytes(data: bytes) -> Checkpoint:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name beside `path`, then rename: `path` is never half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint file of either kind. Raises `DataError` if it is none."""
     try:
@@ -55,7 +47,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # torch raises many kinds for damaged or hostile files
-        raise DataError(f"{path}: is not a checkpoint that loads without unpickling code ({type(error).__name__})") from None
+        raise DataError(
+            f"{path}: is not a checkpoint that loads without unpickling code ({type(error).__name__})"
+        ) from None
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise DataError(f"{path}: is not a jepa-ray checkpoint of format {FORMAT}")
     return checkpoint
@@ -74,7 +68,7 @@ def load_model(path: Path) -> tuple[JEPA, TrainConfig]:
     checkpoint = read_checkpoint(path)
     try:
         config = TrainConfig.model_validate(checkpoint["config"])
-        spec = DataSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in checkpoint["data_spec"].items()})
+        spec = DataSpec(**checkpoint["data_spec"])
         model = build_jepa(config.model, spec)
         model.load_state_dict(checkpoint["model"])
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:

@@ -53,7 +53,9 @@ class _ValidationFrames:
     def of(cls, dataset: TrajectoryDataset) -> _ValidationFrames:
         lengths = dataset.val_lengths
         offsets = torch.cumsum(lengths, 0) - lengths
-        rows = torch.cat([torch.arange(o, o + n) for o, n in zip(dataset.val_offsets.tolist(), lengths.tolist(), strict=True)])
+        rows = torch.cat(
+            [torch.arange(o, o + n) for o, n in zip(dataset.val_offsets.tolist(), lengths.tolist(), strict=True)]
+        )
         return cls(rows, lengths, offsets)
 
 

@@ -28,7 +28,9 @@ from jepa_ray.train.ranks import Ranks
 class Forward(Protocol):
     """The model as the step calls it: bare, compiled, or wrapped for DDP."""
 
-    def __call__(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Prediction: ...
+    def __call__(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Prediction:
+        """As `JEPA.forward`."""
+        ...
 
 
 @dataclass
@@ -190,9 +192,10 @@ def _initial_state(config: TrainConfig, dataset: TrajectoryDataset, ranks: Ranks
     optimizer = torch.optim.AdamW(
         _parameter_groups(model, config.training.weight_decay), lr=config.training.learning_rate, fused=True
     )
-    forward = torch.compile(model) if config.training.compile else model
+    if config.training.compile:
+        model.compile()
     update_target = EmaUpdate(model.state_encoder, model.target_encoder)
-    return TrainState(model, optimizer, update_target, ranks.wrap(forward))
+    return TrainState(model, optimizer, update_target, ranks.wrap(model))
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:

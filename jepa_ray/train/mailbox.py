@@ -11,6 +11,7 @@ from typing import Any
 
 from jepa_ray.config import TrainConfig
 
+
 @dataclass(frozen=True)
 class Hello:
     """Answers once the workers are up; loads nothing."""
@@ -18,7 +19,10 @@ class Hello:
 
 @dataclass(frozen=True)
 class StartTrial:
-    """Forget the last trial and begin this one, or continue it from a training checkpoint."""
+    """Forget the last trial and begin this one, or continue it from a training checkpoint.
+
+    The reply says whether the checkpoint is that of a finished trial.
+    """
 
     config: TrainConfig
     checkpoint: bytes | None = None

@@ -10,6 +10,7 @@ of memory or is killed becomes a `TrialError`, not a hang.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import traceback
@@ -53,11 +54,11 @@ IDLE_TIMEOUT_S = 7 * 24 * 3600  # ranks wait this long for a broadcast; deaths a
 SHUTDOWN_TIMEOUT_S = 8.0  # Tune gives a trainable 10 s to clean up
 
 
-class GroupDied(TrialError):
+class GroupDiedError(TrialError):
     """The worker group is gone; another one may continue the trial from its checkpoint."""
 
 
-class GroupStartError(GroupDied):
+class GroupStartError(GroupDiedError):
     """A worker group that never came up: nothing can be trained until the cause is mended."""
 
 
@@ -105,7 +106,7 @@ class WorkerGroup:
         self._thread.start()
         try:
             self.call(Hello())
-        except GroupDied as error:
+        except GroupDiedError as error:
             raise GroupStartError(f"the worker group did not start: {error}") from None
 
     def _fit(self) -> None:
@@ -114,32 +115,30 @@ class WorkerGroup:
             reason = "the workers left"
         except BaseException as error:  # whatever ended the run ends the wait of whoever called
             reason = _root_cause(error)
-        try:
+        with contextlib.suppress(ray.exceptions.RayError):  # if the mailbox died first, the caller sees that itself
             ray.get(self._mailbox.bury.remote(reason))
-        except ray.exceptions.RayError:
-            pass  # the mailbox died first; the caller sees that itself
 
     def call(self, command: Command) -> Any:
         """Run one command on all ranks and return rank 0's reply.
 
-        Raises `GroupDied`, or another `TrialError` if only the trial failed.
+        Raises `GroupDiedError`, or another `TrialError` if only the trial failed.
         """
         try:
             reply = ray.get(self._mailbox.call.remote(command))
         except ray.exceptions.RayError as error:
-            raise GroupDied(f"the worker group's mailbox died: {error}") from None
+            raise GroupDiedError(f"the worker group's mailbox died: {error}") from None
         if isinstance(reply, Death):
-            raise GroupDied(reply.reason)
+            raise GroupDiedError(reply.reason)
         if isinstance(reply, Failure):
             raise TrialError(reply.message)
         return reply
 
     def checkpoint(self) -> bytes:
-        """The current trial's training checkpoint. Raises `GroupDied`."""
+        """The current trial's training checkpoint. Raises `GroupDiedError`."""
         try:
             return ray.get(self.call(SaveTrial())[0])
         except ray.exceptions.RayError as error:
-            raise GroupDied(f"the checkpoint was lost with its worker: {error}") from None
+            raise GroupDiedError(f"the checkpoint was lost with its worker: {error}") from None
 
     def shutdown(self) -> None:
         """End the workers, then the mailbox; waits at most `SHUTDOWN_TIMEOUT_S` seconds."""
@@ -204,6 +203,7 @@ class _Bench:
         match command:
             case StartTrial(config, checkpoint):
                 self._start(config, checkpoint)
+                return self._trial.finished
             case RunEpoch():
                 metrics = self._trial.run_epoch()
                 return EpochResult(self._trial.state.epoch, metrics, self._trial.finished)

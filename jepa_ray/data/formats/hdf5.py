@@ -70,7 +70,9 @@ def write_two_rooms(path: Path, episodes: TwoRoomsEpisodes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(partial, "w") as file:
             pixels = episodes.pixels.reshape(count * rows, *episodes.pixels.shape[2:])
-            file.create_dataset("pixels", data=pixels, chunks=(rows, *pixels.shape[1:]), compression="gzip", compression_opts=1)
+            file.create_dataset(
+                "pixels", data=pixels, chunks=(rows, *pixels.shape[1:]), compression="gzip", compression_opts=1
+            )
             file["action"] = episodes.action.reshape(count * rows, -1)
             file["state"] = episodes.state.reshape(count * rows, -1)
             file["ep_len"] = np.full(count, rows, np.int32)

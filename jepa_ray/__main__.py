@@ -1,0 +1,24 @@
+"""The console script `jepa-ray`: every `python -m jepa_ray.X` as a subcommand."""
+
+from __future__ import annotations
+
+import typer
+
+from jepa_ray import cli
+from jepa_ray.data.__main__ import app as data_app
+from jepa_ray.sweep.__main__ import sweep
+from jepa_ray.train.__main__ import train
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app.command()(sweep)
+app.command()(train)
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Entry point."""
+    cli.run(app, "jepa-ray")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""A single training run, on the same worker group that a sweep uses.
+
+outputs/<experiment.name>/: config.yaml, checkpoint.pt (last epoch), best_jepa_model.pt, metrics.csv, ray.log
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+
+from jepa_ray.config import METRICS, TrainConfig, dump_yaml
+from jepa_ray.data.dataset import TrajectoryDataset
+from jepa_ray.errors import ConfigError, Interrupted
+from jepa_ray.files import RunFolder, write_atomically
+from jepa_ray.machine import Machine
+from jepa_ray.model.jepa import build_jepa
+from jepa_ray.tracking import Tracker, flat_params
+from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
+from jepa_ray.train.cluster import ray_session
+from jepa_ray.train.loop import steps_per_epoch
+from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
+from jepa_ray.train.worker_group import WorkerGroup
+
+SHOWN = (
+    "train_loss",
+    "val_loss",
+    "val_cosine",
+    "val_rollout_mrr",
+    "embedding_std",
+    "effective_rank",
+    "ema_gap",
+    "samples_per_s",
+)
+
+
+def run_training(config: TrainConfig, output: Path, console: Console, *, fresh: bool = False) -> pd.DataFrame:
+    """Train, resume or show a run; returns its metrics, one row an epoch.
+
+    Raises `ConfigError` or `DataError` before anything is written, `TrialError`, or `Interrupted`.
+    """
+    folder = RunFolder(output.resolve() / config.experiment.name, "config.yaml")
+    document = dump_yaml(config.to_dict())
+    _check_fits(config, Machine.local())
+    check_trainable(config, console)
+    with folder.begin(document, fresh=fresh) as aside:
+        if aside:
+            console.print(f"the old run is kept in {aside}", soft_wrap=True)
+        if folder.finished:
+            console.print(f"run {config.experiment.name} is finished (--fresh starts over)")
+        else:
+            _Run(config, output.resolve(), folder, console).train()
+        return _show(config, folder, console)
+
+
+def check_trainable(config: TrainConfig, console: Console) -> None:
+    """Make or open the dataset and build the model once, so that bad data and misfits are found before Ray starts.
+
+    Raises `DataError` or `ConfigError`.
+    """
+    with console.status("reading the data"):
+        dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
+    steps_per_epoch(config.training, dataset)
+    build_jepa(config.model, dataset.spec)
+
+
+def _check_fits(config: TrainConfig, machine: Machine) -> None:
+    training = config.training
+    for name, per_worker, offered in (
+        ("cpus", training.cpus_per_worker, machine.cpus),
+        ("gpus", training.gpus_per_worker, machine.gpus),
+    ):
+        if training.num_workers * per_worker > offered:
+            raise ConfigError(
+                f"training.num_workers {training.num_workers} x training.{name}_per_worker {per_worker:g} is more than"
+                f" the {offered:g} {name} of this machine"
+            )
+
+
+class _Run:
+    """One session of a run: from its last checkpoint to its end, or to an interruption."""
+
+    def __init__(self, config: TrainConfig, output: Path, folder: RunFolder, console: Console) -> None:
+        self.config, self.output, self.folder, self.console = config, output, folder, console
+        self.checkpoint = folder.path / "checkpoint.pt"
+        self.rows: list[dict[Any, Any]] = []
+
+    def train(self) -> None:
+        training, started = self.config.training, time.monotonic()
+        machine = Machine.local()
+        tracker = Tracker(self.config.experiment.tracking, self.output, self.config.experiment.name)
+        with ray_session(None, machine.cpus, machine.gpus, self.folder.path / "ray.log"):
+            group = WorkerGroup(
+                workers=training.num_workers,
+                cpus=training.cpus_per_worker,
+                gpus=training.gpus_per_worker,
+                storage=self.folder.path / "groups",
+                name=f"{self.config.experiment.name}-group",
+            )
+            try:
+                with self.console.status("starting the worker group"):
+                    group.start()
+                self._epochs(group, tracker)
+            except KeyboardInterrupt:
+                raise Interrupted("interrupted; the same command continues from the last epoch") from None
+            finally:
+                group.shutdown()
+        self.folder.mark_finished(time.monotonic() - started)
+
+    def _epochs(self, group: WorkerGroup, tracker: Tracker) -> None:
+        run_id = tracker.open_run(
+            f"run/{self.folder.path}", self.config.experiment.name, flat_params(self.config.to_dict())
+        )
+        finished = self._start(group)
+        while not finished:
+            result: EpochResult = group.call(RunEpoch())
+            finished = result.finished
+            self._record(result, group.checkpoint())
+            tracker.log_epoch(run_id, result.epoch, result.metrics)
+        tracker.attach(
+            run_id, [self.folder.path / name for name in ("config.yaml", "metrics.csv", "best_jepa_model.pt")]
+        )
+        tracker.close_run(run_id)
+
+    def _start(self, group: WorkerGroup) -> bool:
+        """Begin, or continue from the last checkpoint; returns whether there is nothing left to do."""
+        if not self.checkpoint.exists():
+            group.call(StartTrial(self.config))
+            return False
+        data = self.checkpoint.read_bytes()
+        epoch = from_bytes(data)["epoch"]
+        self.rows = [row for row in _read_metrics(self.folder).to_dict("records") if row["epoch"] <= epoch]
+        self.console.print(f"continuing after epoch {epoch}")
+        return bool(group.call(StartTrial(self.config, data)))
+
+    def _record(self, result: EpochResult, checkpoint: bytes) -> None:
+        """The checkpoint last: what resumes must not be ahead of what is recorded."""
+        best = best_model(from_bytes(checkpoint))
+        is_best = best["epoch"] == result.epoch
+        self.rows.append({"epoch": result.epoch, **{name: result.metrics[name] for name in METRICS}})
+        write_atomically(self.folder.path / "metrics.csv", pd.DataFrame(self.rows).to_csv(index=False).encode())
+        if is_best:
+            write_atomically(self.folder.path / "best_jepa_model.pt", to_bytes(best))
+        write_atomically(self.checkpoint, checkpoint)
+        shown = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in SHOWN)
+        total = self.config.training.num_epochs
+        self.console.print(
+            f"epoch {result.epoch}/{total}  {shown}{'  *' if is_best else ''}", soft_wrap=True, highlight=False
+        )
+
+
+def _read_metrics(folder: RunFolder) -> pd.DataFrame:
+    return pd.read_csv(folder.path / "metrics.csv")
+
+
+def _show(config: TrainConfig, folder: RunFolder, console: Console) -> pd.DataFrame:
+    frame = _read_metrics(folder)
+    objective = config.experiment.objective
+    column = frame[objective.metric]
+    best = frame.iloc[column.argmax() if objective.mode == "max" else column.argmin()]
+    console.print(f"best {objective.metric} {best[objective.metric]:.4f} in epoch {int(best['epoch'])}", style="green")
+    console.print(
+        f"val_cosine there is {best['val_cosine']:.3f}; the usual rule calls > 0.7 good, but a collapsed model has 1.0:"
+        " judge by val_rollout_mrr",
+        soft_wrap=True,
+    )
+    console.print(f"best model: {folder.path / 'best_jepa_model.pt'}", soft_wrap=True)
+    return frame
