@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ class Study:
         return self._numbers[tune_id]
 
     def report(self, tune_id: str, epoch: int, metrics: Mapping[str, float], *, last: bool) -> None:
-        """Record an epoch, and whether it was the trial's own last; trained again after a failure, it replaces itself."""
+        """Record an epoch, and whether it was the trial's last; trained again after a failure, it replaces itself."""
         trial_id = self._id(self.number(tune_id))
         self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[self.spec.objective.metric])
         self._storage.set_trial_user_attr(trial_id, f"epoch_{epoch}", dict(metrics))
@@ -184,7 +185,8 @@ _KNUTH = 2654435761  # a multiplicative hash: spreads consecutive numbers over t
 
 def _sampler(spec: SweepConfig, seed: int) -> BaseSampler:
     if spec.search.algorithm == "tpe":
-        return TPESampler(seed=seed, multivariate=True, constant_liar=True, warn_independent_sampling=False)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        return TPESampler(seed=seed, multivariate=True, constant_liar=True)
     return RandomSampler(seed=seed)
 
 

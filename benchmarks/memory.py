@@ -1,0 +1,161 @@
+"""What another worker group costs in memory: a sweep with one group against the same sweep with two.
+
+    python benchmarks/memory.py [--repeats 3] [--trajectories 2000]
+
+Runs `python -m jepa_ray.sweep` on sweeps/smoke.yaml with a larger Two Rooms dataset (2000 x 50: about 300 MB) as a
+subprocess, in turns with one group and with two. A thread sums up the PSS of the sweep's process and all its
+descendants (Ray's daemons included) every half second. PSS counts a page that k processes map as 1/k in each, so the
+sum is what the machine really gives. The dataset's cache is made beforehand, so that its making does not count.
+
+Every process maps the cached frames from the same file. If they are shared, the PSS of these mappings, summed over
+processes, never exceeds the size of the file, whatever the number of groups; their RSS, summed in the same way, is
+what copies would take.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from spread import Spread, paired_ratios, show
+
+from jepa_ray import cli
+from jepa_ray.config import DataConfig, load_sweep_config
+from jepa_ray.data.cache import ensure_cache
+
+ROOT = Path(__file__).parents[1]
+SPEC = ROOT / "sweeps/smoke.yaml"
+INTERVAL_S = 0.5
+MB = 1e6
+
+
+def main(
+    repeats: Annotated[int, typer.Option(min=1, help="Sweeps with each number of groups.")] = 3,
+    trajectories: Annotated[int, typer.Option(min=20, help="Size of the data, in trajectories of 50 steps.")] = 2000,
+) -> None:
+    """Measure both sweeps and print their peaks."""
+    console = cli.console()
+    with tempfile.TemporaryDirectory(prefix="memory-") as folder:
+        sets = small_trials(Path(folder), trajectories)
+        frames = cached_frames(load_sweep_config(SPEC, sets).base.data)
+        one, two = [], []
+        for repeat in range(repeats):
+            for groups, peaks in ((1, one), (2, two)):
+                output = Path(folder) / f"outputs-{groups}-{repeat}"
+                peaks.append(peak_of_sweep(sets, groups, output, frames))
+                console.print(f"{groups} group(s): {peaks[-1]}", highlight=False)
+        report(console, one, two, frames.stat().st_size / MB)
+
+
+def small_trials(folder: Path, trajectories: int) -> list[str]:
+    """Settings of the sweep: much data, little else, one epoch a trial; every trial reads all of the data."""
+    return [
+        f"base.data.cache_dir={folder / 'cache'}",
+        f"base.data.two_rooms.trajectories={trajectories}",
+        "base.data.two_rooms.steps=50",
+        "base.model.cnn.channels=[8, 16]",
+        "base.training.batch_size=512",
+        "early_stopping.enabled=false",
+        "early_stopping.grace_epochs=1",
+        "early_stopping.max_epochs=1",
+    ]
+
+
+def cached_frames(data: DataConfig) -> Path:
+    """The file that all processes map, made if need be."""
+    return ensure_cache(data) / "observation.npy"
+
+
+def report(console: Console, one: list[Peak], two: list[Peak], size: float) -> None:
+    extra = [b.total - a.total for a, b in zip(one, two, strict=True)]
+    rows = {
+        "1 group: peak PSS of all processes": Spread.of(peak.total for peak in one),
+        "2 groups: peak PSS of all processes": Spread.of(peak.total for peak in two),
+        "the second group": Spread.of(extra),
+        "frames: size of the file": Spread.of([size]),
+        "1 group: peak PSS of the frames": Spread.of(peak.frames for peak in one),
+        "2 groups: peak PSS of the frames": Spread.of(peak.frames for peak in two),
+        "2 groups: peak RSS of the frames": Spread.of(peak.frames_unshared for peak in two),
+    }
+    show(console, "memory, MB", rows, digits=0)
+    ratios = {
+        "peak, 2 groups / 1 group": paired_ratios([p.total for p in two], [p.total for p in one]),
+        "frames: PSS / file, 1 group": Spread.of(p.frames / size for p in one),
+        "frames: PSS / file, 2 groups": Spread.of(p.frames / size for p in two),
+        "frames: RSS / file, 2 groups": Spread.of(p.frames_unshared / size for p in two),
+    }
+    show(console, "ratio per repeat", ratios, digits=2)
+
+
+# -------------------------------------------------------------------------------------- measuring
+
+
+@dataclass
+class Peak:
+    """The most that was seen of each, in MB, over all processes of a sweep."""
+
+    total: float = 0.0  # PSS
+    processes: int = 0  # when total was at its peak
+    frames: float = 0.0  # PSS of the mappings of the frames
+    frames_unshared: float = 0.0  # RSS of the same
+
+    def __str__(self) -> str:
+        return f"peak {self.total:,.0f} MB in {self.processes} processes, {self.frames:,.0f} MB of it the frames"
+
+    def take(self, processes: list[psutil.Process], frames: Path) -> None:
+        """Look once."""
+        seen = [sizes for process in processes for sizes in sizes_of(process, frames)]
+        total, mapped, unshared = (sum(column) / MB for column in zip(*seen, strict=True)) if seen else (0, 0, 0)
+        if total > self.total:
+            self.total, self.processes = total, len(seen)
+        self.frames, self.frames_unshared = max(self.frames, mapped), max(self.frames_unshared, unshared)
+
+
+def sizes_of(process: psutil.Process, frames: Path) -> Iterator[tuple[int, int, int]]:
+    """PSS, and PSS and RSS of the mapped frames, in bytes; nothing for a process that is gone."""
+    try:
+        pss = process.memory_full_info().pss
+        maps = [entry for entry in process.memory_maps() if entry.path == str(frames)]
+    except psutil.Error:
+        return
+    yield pss, sum(entry.pss for entry in maps), sum(entry.rss for entry in maps)
+
+
+def peak_of_sweep(sets: list[str], groups: int, output: Path, frames: Path) -> Peak:
+    """Run a sweep to its end, watched."""
+    options = [part for setting in [*sets, f"resources.max_concurrent={groups}"] for part in ("--set", setting)]
+    command = [sys.executable, "-m", "jepa_ray.sweep", str(SPEC), "--output", str(output), *options]
+    peak, over = Peak(), threading.Event()
+    sweep = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    watcher = threading.Thread(target=watch, args=(sweep, frames, peak, over))
+    watcher.start()
+    try:
+        code = sweep.wait()
+    finally:
+        over.set()
+        watcher.join()
+    if code:
+        raise SystemExit(f"the sweep failed with exit code {code}")
+    return peak
+
+
+def watch(sweep: psutil.Popen, frames: Path, peak: Peak, over: threading.Event) -> None:
+    while not over.wait(INTERVAL_S):
+        try:
+            processes = [sweep, *sweep.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
+        peak.take(processes, frames)
+
+
+if __name__ == "__main__":
+    typer.run(main)

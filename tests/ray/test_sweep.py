@@ -1,0 +1,287 @@
+"""Whole sweeps as a user runs them: real Ray, real processes killed, real MLflow."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from rich.console import Console
+
+from jepa_ray.config import METRICS, SweepConfig, TrainConfig
+from jepa_ray.errors import TrialError
+from jepa_ray.sweep.run import run_sweep
+from jepa_ray.sweep.trial import SweepTrial, trainable
+from jepa_ray.train.checkpoint import load_model
+from jepa_ray.train.worker_group import WorkerGroup
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+
+
+@pytest.fixture
+def spec(train_config: TrainConfig) -> dict[str, Any]:
+    """Four trials of at most two short epochs."""
+    return {
+        "name": "unit",
+        "base": train_config.to_dict(),
+        "space": {"training.learning_rate": [1e-4, 1e-3], "model.latent_dim_state": [16, 32]},
+        "search": {"algorithm": "grid", "num_trials": 4},
+        "early_stopping": {"enabled": False, "max_epochs": 2},
+    }
+
+
+def write(spec: dict[str, Any], folder: Path) -> Path:
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    return path
+
+
+def start(spec: Path, output: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "jepa_ray.sweep", str(spec), "--output", str(output)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == code, printed
+    return printed
+
+
+def run(spec: Path, output: Path) -> str:
+    return finish(start(spec, output))
+
+
+def board(output: Path, name: str = "unit") -> pd.DataFrame:
+    return pd.read_csv(output / "sweeps" / name / "leaderboard.csv")
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not happen in time")
+
+
+def children(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if name in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+def epochs_recorded(output: Path) -> int:
+    path = output / "sweeps" / "unit" / "optuna.db"
+    if not path.exists():
+        return 0
+    import sqlite3
+
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+        try:
+            return database.execute("SELECT count(*) FROM trial_intermediate_values").fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0
+
+
+def left_over() -> list[str]:
+    names = []
+    for process in psutil.process_iter():
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if "ray::" in line or "raylet" in line or "gcs_server" in line:
+            names.append(line[:80])
+    return names
+
+
+def test_a_sweep_leaves_what_it_promises(spec: dict[str, Any], tmp_path: Path) -> None:
+    before, output = set(left_over()), tmp_path / "out"
+    path = write(spec, tmp_path)
+    printed = run(path, output)
+    folder = output / "sweeps" / "unit"
+
+    assert "Ray dashboard  http://127.0.0.1:" in printed
+    assert f"mlflow ui --backend-store-uri sqlite:///{output / 'mlflow.db'}" in printed
+    frame = board(output)
+    assert frame["status"].tolist() == ["COMPLETE"] * 4
+    assert frame["epochs"].tolist() == [2] * 4
+    assert frame["objective"].is_monotonic_decreasing
+    assert not frame[list(METRICS)].isna().any().any()
+    assert set(left_over()) <= before
+
+    # MLflow: one parent, every trial under it, params and curves.
+    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("unit").experiment_id])
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    assert len(parents) == 1
+    trials = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
+    assert {r.info.run_id for r in trials} == set(frame["mlflow_run_id"])
+    assert {r.data.tags["rank"] for r in trials} == {"1", "2", "3", "4"}
+    assert all(set(r.data.params) == set(spec["space"]) for r in trials)
+    assert all(len(client.get_metric_history(r.info.run_id, "val_loss")) == 2 for r in trials)
+    assert {f.path for f in client.list_artifacts(parents[0].info.run_id)} >= {"leaderboard.csv", "best_jepa_model.pt"}
+
+    # The best model loads by itself; its config, trained alone, gives the best trial's value.
+    model, config = load_model(folder / "best_jepa_model.pt")
+    assert config.model.latent_dim_state == frame["model.latent_dim_state"][0]
+    command = [
+        sys.executable,
+        "-m",
+        "jepa_ray.train",
+        "--config",
+        str(folder / "best_config.yaml"),
+        "--output",
+        str(output),
+    ]
+    subprocess.run(command, check=True, timeout=200)
+    alone = pd.read_csv(output / "unit-best" / "metrics.csv")
+    assert alone["val_rollout_mrr"].max() == pytest.approx(frame["objective"][0], abs=1e-6)
+    retrained, _ = load_model(output / "unit-best" / "best_jepa_model.pt")
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), retrained.parameters(), strict=True))
+
+    # Run again: shown, not repeated. Another spec under the same name: refused.
+    stamp = (folder / "leaderboard.csv").stat().st_mtime_ns
+    assert "is finished" in run(path, output)
+    assert (folder / "leaderboard.csv").stat().st_mtime_ns == stamp
+    spec["search"]["num_trials"] = 3
+    assert "was begun with other settings" in finish(start(write(spec, tmp_path), output), code=2)
+
+
+def test_equal_sweeps_give_equal_leaderboards(spec: dict[str, Any], tmp_path: Path) -> None:
+    spec |= {"search": {"algorithm": "tpe", "num_trials": 3, "seed": 1}, "resources": {"max_concurrent": 1}}
+    frames = []
+    for side in "ab":
+        run(write(spec, tmp_path), tmp_path / side)
+        frames.append(board(tmp_path / side).drop(columns=["seconds", "samples_per_s", "epoch_s", "mlflow_run_id"]))
+    pd.testing.assert_frame_equal(*frames, check_exact=True)
+
+
+def test_a_killed_worker_costs_no_trial(spec: dict[str, Any], tmp_path: Path) -> None:
+    spec["base"]["data"]["two_rooms"]["trajectories"] = 300  # epochs long enough to be hit in the middle
+    output = tmp_path / "out"
+    process = start(write(spec, tmp_path), output)
+    wait_for(lambda: epochs_recorded(output) >= 1)
+    victim = wait_for(lambda: children(process, "RayTrainWorker"))[0]
+    os.kill(victim.pid, signal.SIGKILL)
+    printed = finish(process)
+    assert "retried from its checkpoint" in printed
+    frame = board(output)
+    assert frame["status"].tolist() == ["COMPLETE"] * 4
+    assert frame["epochs"].tolist() == [2] * 4
+
+    undisturbed = tmp_path / "undisturbed"
+    run(write(spec, tmp_path), undisturbed)
+    assert board(undisturbed)["objective"].tolist() == frame["objective"].tolist()
+
+
+def test_ctrl_c_keeps_what_was_learned_and_the_same_command_continues(spec: dict[str, Any], tmp_path: Path) -> None:
+    spec["base"]["data"]["two_rooms"]["trajectories"] = 300
+    spec["resources"] = {"max_concurrent": 1}
+    path, output, before = write(spec, tmp_path), tmp_path / "out", set(left_over())
+    process = start(path, output)
+    wait_for(lambda: epochs_recorded(output) >= 3)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    assert "the same command continues" in finish(process, code=130)
+    assert set(left_over()) <= before
+    interrupted = board(output)
+    assert "COMPLETE" in interrupted["status"].tolist()
+
+    printed = run(path, output)
+    frame = board(output)
+    assert sorted(frame["trial_id"]) == [f"trial_{i:05d}" for i in range(4)]
+    assert frame["status"].tolist() == ["COMPLETE"] * 4
+    done = interrupted.set_index("trial_id")["objective"]
+    assert frame.set_index("trial_id")["objective"].loc[done.index].tolist() == done.tolist()
+    assert "trial_00000" not in printed.split("best 4 of 4")[0]  # what was done is not trained again
+    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
+    assert len(client.search_runs([client.get_experiment_by_name("unit").experiment_id])) == 5  # no run is doubled
+
+
+def test_asha_stops_trials_at_their_rung(spec: dict[str, Any], tmp_path: Path) -> None:
+    spec |= {
+        "early_stopping": {"grace_epochs": 1, "max_epochs": 3, "reduction_factor": 3},
+        "objective": {"metric": "val_cosine", "mode": "max"},
+        "space": {"training.learning_rate": [1e-3, 1e-4, 1e-5, 1e-6, 1e-7]},
+        "search": {"algorithm": "grid", "num_trials": 5},
+        "resources": {"max_concurrent": 1},
+    }
+    run(write(spec, tmp_path), tmp_path / "out")
+    frame = board(tmp_path / "out")
+    pruned, complete = frame[frame["status"] == "PRUNED"], frame[frame["status"] == "COMPLETE"]
+    assert len(pruned) + len(complete) == 5
+    assert len(pruned) >= 1
+    assert set(pruned["epochs"]) == {1}
+    assert set(complete["epochs"]) == {3}
+
+
+def test_a_trial_that_fails_on_its_own_is_recorded_and_the_sweep_goes_on(spec: dict[str, Any], tmp_path: Path) -> None:
+    spec["base"]["training"]["grad_clip_norm"] = None
+    spec |= {
+        "space": {"training.learning_rate": [1e-3, 1e30, 1e-4]},
+        "search": {"algorithm": "grid", "num_trials": 3},
+        "resources": {"max_concurrent": 1},
+    }
+    printed = run(write(spec, tmp_path), tmp_path / "out")
+    frame = board(tmp_path / "out")
+    assert frame["status"].tolist() == ["COMPLETE", "COMPLETE", "FAILED"]
+    assert frame["training.learning_rate"].tolist()[2] == 1e30
+    assert "train_loss is" in printed
+    assert "retried" not in printed  # it would only fail again
+
+
+def test_a_sweep_whose_groups_cannot_start_says_so_at_once(spec: dict[str, Any], tmp_path: Path) -> None:
+    config = SweepConfig.model_validate(spec)
+
+    def crash(config: dict[str, Any]) -> None:
+        os._exit(1)
+
+    class Broken(trainable(config, tmp_path / "groups")):  # type: ignore[misc]
+        def start_group(self) -> WorkerGroup:
+            group = WorkerGroup(workers=1, cpus=1, gpus=0, storage=self.storage, name="broken", work=crash)
+            group.start()
+            return group
+
+    assert issubclass(Broken, SweepTrial)
+    started = time.monotonic()
+    with pytest.raises(TrialError, match="the worker group did not start"):
+        run_sweep(config, tmp_path / "out", Console(file=io.StringIO()), trial_class=Broken)
+    assert time.monotonic() - started < 90  # Ray's own start, one attempt, clean-up
+
+
+def test_train_resumes_after_ctrl_c(train_config: TrainConfig, tmp_path: Path) -> None:
+    config = train_config.with_overrides({"data.two_rooms.trajectories": 300, "training.num_epochs": 4})
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.to_dict()))
+    folder = tmp_path / "out" / config.experiment.name
+    command = [sys.executable, "-m", "jepa_ray.train", "--config", str(path), "--output", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    wait_for(lambda: (folder / "checkpoint.pt").exists())
+    os.killpg(process.pid, signal.SIGINT)
+    assert "the same command continues" in finish(process, code=130)
+    done = len(pd.read_csv(folder / "metrics.csv"))
+    assert 1 <= done < 4
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=200).stdout
+    assert f"continuing after epoch {done}" in printed
+    assert pd.read_csv(folder / "metrics.csv")["epoch"].tolist() == [1, 2, 3, 4]
+    assert json.loads((folder / "finished.json").read_text())["seconds"] > 0

@@ -1,0 +1,129 @@
+"""The warm worker group on real Ray: switching, resuming, and every way to die."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from jepa_ray.config import TrainConfig
+from jepa_ray.errors import TrialError
+from jepa_ray.train.cluster import ray_session
+from jepa_ray.train.mailbox import RunEpoch, StartTrial
+from jepa_ray.train.worker_group import GroupDiedError, GroupStartError, WorkerGroup
+
+pytestmark = pytest.mark.ray
+TIMES = ("samples_per_s", "epoch_s")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with ray_session(None, 4, 0, tmp_path_factory.mktemp("ray") / "ray.log"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerGroup]:
+    started = new_group(tmp_path_factory.mktemp("group"), "warm", workers=2)
+    started.start()
+    yield started
+    started.shutdown()
+
+
+def new_group(storage: Path, name: str, workers: int = 1, work: Any = None) -> WorkerGroup:
+    return WorkerGroup(workers=workers, cpus=1, gpus=0, storage=storage, name=name, work=work)
+
+
+def curve(
+    group: WorkerGroup, config: TrainConfig, epochs: int, checkpoint: bytes | None = None
+) -> list[dict[str, float]]:
+    group.call(StartTrial(config, checkpoint))
+    results = [group.call(RunEpoch()) for _ in range(epochs)]
+    return [{k: v for k, v in result.metrics.items() if k not in TIMES} for result in results]
+
+
+@pytest.fixture(scope="module")
+def config(train_config: TrainConfig) -> TrainConfig:
+    return train_config.with_overrides({"training.num_workers": 2})
+
+
+def test_a_trial_gives_the_same_result_whatever_the_group_trained_before(
+    group: WorkerGroup, config: TrainConfig
+) -> None:
+    first = curve(group, config, 2)
+    curve(group, config.with_overrides({"model.latent_dim_state": 32, "experiment.seed": 7}), 1)
+    assert curve(group, config, 2) == first
+
+
+def test_a_checkpoint_continues_where_it_was_taken(group: WorkerGroup, config: TrainConfig) -> None:
+    whole = curve(group, config, 3)
+    curve(group, config, 1)
+    assert curve(group, config, 2, group.checkpoint()) == whole[1:]
+
+
+def test_a_failed_trial_leaves_the_group_warm(group: WorkerGroup, config: TrainConfig) -> None:
+    with pytest.raises(TrialError, match="train_loss is"):
+        curve(group, config.with_overrides({"training.learning_rate": 1e30, "training.grad_clip_norm": None}), 3)
+    with pytest.raises(TrialError, match="batch_size is 100000"):
+        curve(group, config.with_overrides({"training.batch_size": 100000}), 1)
+    assert len(curve(group, config, 1)) == 1
+
+
+def crashing() -> Any:
+    """Made in a function, so that it travels to the worker by value: test modules cannot be imported there."""
+
+    def work(config: dict[str, Any]) -> None:
+        os._exit(1)
+
+    return work
+
+
+def raising() -> Any:
+    def work(config: dict[str, Any]) -> None:
+        raise RuntimeError("no such device")
+
+    return work
+
+
+@pytest.mark.parametrize(("work", "words"), [(crashing(), "process has died"), (raising(), "no such device")])
+def test_a_worker_that_dies_at_start_up_is_an_error_and_no_hang(tmp_path: Path, work: Any, words: str) -> None:
+    broken = new_group(tmp_path, f"broken-{words[0]}", work=work)
+    started = time.monotonic()
+    with pytest.raises(GroupStartError, match=words):
+        broken.start()
+    assert time.monotonic() - started < 60  # the promise: a clear error within a minute
+    broken.shutdown()
+
+
+def test_a_killed_worker_is_an_error_of_its_trial(tmp_path: Path, train_config: TrainConfig) -> None:
+    """kill -9 in the middle of an epoch: the caller must not wait for a reply that never comes."""
+    doomed = new_group(tmp_path, "doomed")
+    doomed.start()
+    endless = train_config.with_overrides({"data.two_rooms.trajectories": 2000})
+    doomed.call(StartTrial(endless))
+    worker = next(p for p in psutil.Process().children(recursive=True) if is_train_worker(p))
+    killer = _kill_after(worker.pid, seconds=1.0)
+    with pytest.raises(GroupDiedError):
+        doomed.call(RunEpoch())
+    ray.get(killer)
+    with pytest.raises(GroupDiedError):  # and stays dead
+        doomed.call(RunEpoch())
+    doomed.shutdown()
+
+
+def is_train_worker(process: psutil.Process) -> bool:
+    return "RayTrainWorker" in " ".join(process.cmdline())
+
+
+def _kill_after(pid: int, seconds: float) -> Any:
+    @ray.remote(num_cpus=0)
+    def kill() -> None:
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)
+
+    return kill.remote()

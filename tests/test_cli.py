@@ -1,0 +1,359 @@
+"""The commands as users run them: bad input is one line and exit code 2, and nothing is written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from jepa_ray import cli
+from jepa_ray.sweep.__main__ import app as sweep_app
+from jepa_ray.train.__main__ import app as train_app
+
+ROOT = Path(__file__).parent.parent
+MakeH5 = Callable[..., Path]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+BASE = "data: {builtin: two_rooms}"
+SPEC = "name: s\nbase: {data: {builtin: two_rooms}}\nspace: {training.ema_decay: [0.9, 0.99]}\n"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs `python ARGS...` elsewhere than in the repository, with a cache folder to throw away."""
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+        env = os.environ | {
+            "XDG_CACHE_HOME": str(tmp_path / "xdg"),
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        }
+        command = [sys.executable, *args]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+    return run
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], out: Path, *says: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.endswith("\n")
+    assert done.stdout == ""
+    for part in says:
+        assert part in done.stderr
+    assert not out.exists()
+
+
+# --------------------------------------------------------------------------- bad configs and command lines
+
+# text of the config -> what the line must say
+BAD_TRAIN = {
+    "broken YAML": ("a: [1", "is not valid YAML"),
+    "unknown key": (f"{BASE}\ntraining: {{learning_rte: 1}}", "did you mean training.learning_rate?"),
+    "out of range": (f"{BASE}\ntraining: {{ema_decay: 2}}", "training.ema_decay is 2, but must be less than 1"),
+    "unknown metric": (f"{BASE}\nexperiment: {{objective: {{metric: acc}}}}", "experiment.objective.metric is 'acc'"),
+    "batch not divisible": (
+        f"{BASE}\ntraining: {{batch_size: 30, num_workers: 4}}",
+        "batch_size is 30, but must be divisible by the number of workers (4): use 28 or 32",
+    ),
+    "no data": ("data: {}", "exactly one of path and builtin"),
+}
+BAD_SWEEP = {
+    "broken YAML": ("name: [s", "is not valid YAML"),
+    "unknown key": (SPEC + "serch: {}", "unknown key serch: did you mean search?"),
+    "unknown swept key": (SPEC.replace("ema_decay", "ema_dekay"), "did you mean training.ema_decay?"),
+    "out of range": (SPEC.replace("0.9,", "1.9,"), "training.ema_decay is 1.9, but must be less than 1"),
+    "unknown metric": (SPEC + "objective: {metric: val_los}", "objective.metric is 'val_los'"),
+    "empty space": ("name: s\nbase: {data: {builtin: two_rooms}}\nspace: {}", "space is {}, but"),
+    "batch not divisible": (
+        SPEC + "resources: {workers_per_trial: 3}",
+        "batch_size is 32, but must be divisible by the number of workers (3): use 30 or 33",
+    ),
+    "missing base": (SPEC.replace("{data: {builtin: two_rooms}}", "no.yaml"), "no.yaml: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRAIN)
+def test_train_refuses_bad_config(run: Run, tmp_path: Path, out: Path, case: str) -> None:
+    text, says = BAD_TRAIN[case]
+    config = write(tmp_path / "c.yaml", text)
+    assert_refused(run("-m", "jepa_ray.train", "--config", config, "--output", str(out)), out, config, says)
+
+
+@pytest.mark.parametrize("case", BAD_SWEEP)
+def test_sweep_refuses_bad_spec(run: Run, tmp_path: Path, out: Path, case: str) -> None:
+    text, says = BAD_SWEEP[case]
+    spec = write(tmp_path / "s.yaml", text)
+    assert_refused(run("-m", "jepa_ray.sweep", spec, "--output", str(out)), out, says)
+
+
+def test_missing_files_are_refused(run: Run, out: Path) -> None:
+    says = "no.yaml: cannot be read (No such file or directory)"
+    assert_refused(run("-m", "jepa_ray.train", "--config", "no.yaml", "--output", str(out)), out, says)
+    assert_refused(run("-m", "jepa_ray.sweep", "no.yaml", "--output", str(out)), out, says)
+
+
+def test_set_without_equals_sign_is_refused(run: Run, tmp_path: Path, out: Path) -> None:
+    config, spec = write(tmp_path / "c.yaml", BASE), write(tmp_path / "s.yaml", SPEC)
+    says = "--set training.seed: must read dotted.key=value"
+    args = ["--output", str(out), "--set", "training.seed"]
+    assert_refused(run("-m", "jepa_ray.train", "--config", config, *args), out, says)
+    assert_refused(run("-m", "jepa_ray.sweep", spec, *args), out, says)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["jepa_ray.train"], "--config"),
+        (["jepa_ray.sweep"], "SPEC.yaml"),
+        (["jepa_ray.sweep", "s.yaml", "--dryrun"], "--dryrun"),
+        (["jepa_ray.data", "three-rooms"], "three-rooms"),
+        (["jepa_ray.data", "two-rooms"], "--out"),
+    ],
+)
+def test_misused_command_line_is_refused(run: Run, out: Path, args: list[str], says: str) -> None:
+    assert_refused(run("-m", *args), out, says)
+
+
+def test_resources_that_never_fit_are_refused_by_the_dry_run(run: Run, tmp_path: Path, out: Path) -> None:
+    spec = write(tmp_path / "s.yaml", SPEC + "resources: {cpus_per_worker: 5000}")
+    done = run("-m", "jepa_ray.sweep", spec, "--output", str(out), "--dry-run")
+    assert_refused(done, out, "a trial needs 5000 cpus", "it could never start")
+
+
+# ----------------------------------------------------------------------- bad data, found before Ray starts
+
+ROWS = 22  # of what `canonical_h5` writes
+NAN_ACTION = np.zeros((ROWS, 2), np.float32)
+NAN_ACTION[6] = np.nan
+
+
+def not_hdf5(make: MakeH5) -> Path:
+    path = make()
+    path.write_text("row,action\n")
+    return path
+
+
+BAD_DATA: dict[str, tuple[Callable[[MakeH5], Path], str]] = {
+    "not HDF5": (not_hdf5, "is not a readable HDF5 file"),
+    "no action": (lambda make: make(columns={"action": None}), "lacks the column action"),
+    "NaN action": (lambda make: make(columns={"action": NAN_ACTION}), "at row 6 (episode 1, step 1)"),
+    "inconsistent lengths": (
+        lambda make: make(columns={"ep_len": np.array([5, 7, 4, 5])}),
+        "ep_len adds up to 21 rows, but the columns have 22",
+    ),
+    "fewer transitions than a batch": (lambda make: make(), "training.batch_size is 32, but the data has only"),
+    "vectors for a vit": (lambda make: make(observation="vector"), "encoder_type"),
+}
+
+
+def called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, app: Any, *args: str
+) -> subprocess.CompletedProcess[str]:
+    """The command in this process, where torch and Ray are imported once for all tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(sys, "argv", ["command", *args])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(app, "command")
+    said = capsys.readouterr()
+    return subprocess.CompletedProcess(args, int(stop.value.code or 0), said.out, said.err)
+
+
+def assert_no_cache(tmp_path: Path) -> None:
+    left = (tmp_path / "xdg").rglob("*")
+    assert [path for path in left if path.name != "jepa_ray" and path.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_is_refused(
+    canonical_h5: MakeH5,
+    tmp_path: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    case: str,
+) -> None:
+    make, says = BAD_DATA[case]
+    base = f"{{data: {{path: {make(canonical_h5)}}}}}"
+    if command == "train":
+        args = ["--config", write(tmp_path / "c.yaml", base), "--output", str(out)]
+        done = called(monkeypatch, capsys, tmp_path, train_app, *args)
+    else:
+        spec = SPEC.replace("{data: {builtin: two_rooms}}", base)
+        done = called(monkeypatch, capsys, tmp_path, sweep_app, write(tmp_path / "s.yaml", spec), "--output", str(out))
+    assert_refused(done, out, says)
+    if "batch" not in case and "vit" not in case:  # those are good data for another config
+        assert_no_cache(tmp_path)
+
+
+def test_bad_data_is_one_line_in_a_process_of_its_own(
+    run: Run, canonical_h5: MakeH5, tmp_path: Path, out: Path
+) -> None:
+    """Whatever torch and Ray print while they are imported, stderr holds one line."""
+    path = canonical_h5(columns={"action": NAN_ACTION})
+    spec = write(tmp_path / "s.yaml", SPEC.replace("{builtin: two_rooms}", f"{{path: {path}}}"))
+    assert_refused(run("-m", "jepa_ray.sweep", spec, "--output", str(out)), out, str(path), "action is not finite")
+    assert_no_cache(tmp_path)
+
+
+def test_missing_data_is_refused(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write(tmp_path / "c.yaml", "data: {path: no.h5}")
+    done = called(monkeypatch, capsys, tmp_path, train_app, "--config", config, "--output", str(out))
+    assert_refused(done, out, f"{tmp_path.resolve() / 'no.h5'}: cannot be read")
+
+
+@pytest.mark.parametrize("key", ["cpus_per_worker: 5000", "gpus_per_worker: 100"])
+def test_resources_that_never_fit_are_refused_before_data_is_made(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    spec = write(tmp_path / "s.yaml", SPEC + f"resources: {{{key}}}")
+    assert_refused(
+        called(monkeypatch, capsys, tmp_path, sweep_app, spec, "--output", str(out)), out, "it could never start"
+    )
+    config = write(tmp_path / "c.yaml", f"{BASE}\ntraining: {{{key}}}")
+    done = called(monkeypatch, capsys, tmp_path, train_app, "--config", config, "--output", str(out))
+    assert_refused(done, out, key.split(":")[0], "of this machine")
+    assert not (tmp_path / "xdg").exists()
+
+
+def test_output_that_is_a_file_is_refused(
+    canonical_h5: MakeH5, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file of the user")
+    config = write(tmp_path / "c.yaml", f"data: {{path: {canonical_h5()}}}\ntraining: {{batch_size: 2}}")
+    args = ["--config", config, "--output", str(taken), "--set", "model.encoder_type=cnn"]
+    done = called(monkeypatch, capsys, tmp_path, train_app, *args)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert str(taken) in done.stderr
+    assert taken.read_text() == "a file of the user"
+
+
+# ------------------------------------------------------------------------------------- what they print
+
+MODULES = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    print("IMPORTED", *sorted(name for name in ("torch", "ray", "mlflow", "pandas") if name in sys.modules))
+"""
+
+
+def test_dry_run_prints_the_plan_without_torch_and_ray(run: Run, out: Path) -> None:
+    done = run("-c", MODULES, "jepa_ray.sweep", str(ROOT / "sweeps" / "grid.yaml"), "--dry-run", "--output", str(out))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "IMPORTED"
+    assert "sweep grid: tpe search, max val_rollout_mrr" in lines
+    assert "space: 81 points" in lines
+    assert "  training.ema_decay: [0.99, 0.995, 0.999]" in lines
+    assert "trials: 24, at most 4 epochs each, rungs at [1]" in lines
+    assert "epochs in the worst case: 96" in lines
+    assert any(line.startswith("groups: ") and "this machine has" in line for line in lines)
+    assert not out.exists()
+
+
+def test_dry_run_takes_set(run: Run, out: Path) -> None:
+    sets = ["--set", "space.training.learning_rate={low: 1e-5, high: 1e-3, log: true}", "--set", "search.num_trials=5"]
+    sets += ["--set", "early_stopping.enabled=false"]
+    done = run("-m", "jepa_ray.sweep", str(ROOT / "sweeps" / "smoke.yaml"), "--dry-run", *sets)
+    assert done.returncode == 2  # smoke is a grid search, and the space is continuous now
+    assert "search.algorithm is grid" in done.stderr
+    done = run(
+        "-m", "jepa_ray.sweep", str(ROOT / "sweeps" / "smoke.yaml"), "--dry-run", *sets, "--set", "search.algorithm=tpe"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "space: infinitely many points" in done.stdout
+    assert "trials: 5, at most 3 epochs each, rungs at none" in done.stdout
+    assert "epochs in the worst case: 15" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["jepa_ray.sweep", "jepa_ray.train", "jepa_ray.data", "jepa_ray"])
+def test_help_is_instant_and_exits_with_0(run: Run, command: str) -> None:
+    done = run("-c", MODULES, command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage: " in done.stdout
+    assert done.stdout.splitlines()[-1] == "IMPORTED"
+
+
+def test_help_names_the_documented_options(run: Run) -> None:
+    said = run("-m", "jepa_ray.sweep", "--help").stdout
+    for option in ("--output", "--dry-run", "--fresh", "--address", "--set"):
+        assert option in said
+
+
+# ----------------------------------------------------------------------------------------- data two-rooms
+
+
+def test_two_rooms_writes_the_file_that_was_asked_for(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "rooms.h5"
+    sets = ["--set", "trajectories=4", "--set", "steps=6", "--set", "wall=random"]
+    done = run("-m", "jepa_ray.data", "two-rooms", "--out", str(path), *sets)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{path}: 4 episodes of 7 rows\n"
+    with h5py.File(path) as file:
+        assert file["pixels"].shape == (28, 32, 32, 3)
+        assert file["ep_len"][()].tolist() == [7] * 4
+        assert file["ep_offset"][()].tolist() == [0, 7, 14, 21]
+    assert [p.name for p in path.parent.iterdir()] == ["rooms.h5"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [("trajectories=1", "trajectories is 1, but"), ("trajectory=4", "did you mean trajectories?"), ("x", "--set x")],
+)
+def test_two_rooms_refuses_bad_settings(run: Run, out: Path, setting: str, says: str) -> None:
+    assert_refused(run("-m", "jepa_ray.data", "two-rooms", "--out", str(out), "--set", setting), out, says)
+
+
+def test_two_rooms_into_a_place_that_cannot_be_written_is_refused(run: Run, tmp_path: Path, out: Path) -> None:
+    (tmp_path / "file").touch()
+    args = ["--out", str(tmp_path / "file" / "rooms.h5"), "--set", "trajectories=2"]
+    assert_refused(run("-m", "jepa_ray.data", "two-rooms", *args), out, "cannot be written")
+
+
+# -------------------------------------------------------------------------------- a bug stays visible as one
+
+
+def test_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def app(**_: Any) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cli.run(app, "command")  # type: ignore[arg-type]
+
+
+def test_ctrl_c_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:
+    def app(**_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(app, "command")  # type: ignore[arg-type]
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

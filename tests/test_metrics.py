@@ -1,0 +1,108 @@
+"""Planted cases with known answers, and an independent, unvectorised reference of the ranking protocol."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from jepa_ray import metrics
+
+LENGTHS = torch.tensor([9, 6, 8])
+
+
+def world(seed: int = 0, dim: int = 4) -> Tensor:
+    """Embeddings (3, 9, dim) of three trajectories, padded with rubbish that must not be a candidate."""
+    z = torch.randn(3, 9, dim, generator=torch.Generator().manual_seed(seed))
+    for e, length in enumerate(LENGTHS):
+        z[e, length:] = 1e3
+    return z
+
+
+def all_starts() -> tuple[Tensor, Tensor]:
+    pairs = [(e, t) for e, n in enumerate(LENGTHS.tolist()) for t in range(n - 1)]
+    return torch.tensor([p[0] for p in pairs]), torch.tensor([p[1] for p in pairs])
+
+
+def futures(z: Tensor, episode: Tensor, start: Tensor, horizon: int) -> Tensor:
+    """The true embeddings k steps ahead: what a perfect model predicts."""
+    return torch.stack([z[episode, (start + k).clamp(max=z.shape[1] - 1)] for k in range(1, horizon + 1)], 1)
+
+
+def reference(predicted: Tensor, z: Tensor, e: int, t: int, k: int) -> float:
+    """Section by section from the definition: sort the candidates, count half for ties."""
+    same = [z[e, i] for i in range(LENGTHS[e]) if i != t + k]
+    others = [z[j, t + k] for j in range(len(z)) if j != e and LENGTHS[j] > t + k]
+    true = float((predicted - z[e, t + k]).pow(2).sum())
+    distances = [float((predicted - c).pow(2).sum()) for c in same + others]
+    return 1 / (1 + sum(d < true for d in distances) + 0.5 * sum(d == true for d in distances))
+
+
+def test_perfect_model_scores_one() -> None:
+    z, (episode, start) = world(), all_starts()
+    ranks = metrics.rollout_reciprocal_ranks(futures(z, episode, start, 3), z, LENGTHS, episode, start)
+    assert ranks.nanmean() == 1.0
+
+
+def test_random_predictions_equal_the_reference_and_end_at_the_episode() -> None:
+    z, (episode, start), horizon = world(), all_starts(), 4
+    predicted = torch.randn(len(start), horizon, 4, generator=torch.Generator().manual_seed(1))
+    ranks = metrics.rollout_reciprocal_ranks(predicted, z, LENGTHS, episode, start)
+    for s, (e, t) in enumerate(zip(episode.tolist(), start.tolist(), strict=True)):
+        for k in range(1, horizon + 1):
+            if t + k < LENGTHS[e]:
+                assert ranks[s, k - 1] == pytest.approx(reference(predicted[s, k - 1], z, e, t, k))
+            else:
+                assert math.isnan(ranks[s, k - 1])
+
+
+def test_collapsed_encoder_scores_chance_not_one() -> None:
+    z, (episode, start) = torch.ones(3, 9, 4), all_starts()
+    ranks = metrics.rollout_reciprocal_ranks(futures(z, episode, start, 1), z, LENGTHS, episode, start)
+    for s, (e, t) in enumerate(zip(episode.tolist(), start.tolist(), strict=True)):
+        candidates = int(LENGTHS[e]) + sum(int(LENGTHS[j] > t + 1) for j in range(3) if j != e)
+        assert ranks[s, 0] == pytest.approx(2 / (candidates + 1))
+
+
+def test_copying_the_last_state_scores_below_the_goal() -> None:
+    """ "Nothing moved" must be a wrong answer, however small the steps are."""
+    t = torch.arange(50.0)
+    z = torch.stack([torch.stack([t * 0.01, torch.full_like(t, e)], 1) for e in range(4)])
+    lengths, episode, start = torch.full((4,), 50), torch.arange(4).repeat_interleave(45), torch.arange(45).repeat(4)
+    copied = z[episode, start][:, None].expand(-1, 5, -1)
+    assert metrics.rollout_reciprocal_ranks(copied, z, lengths, episode, start).nanmean() < 0.6
+
+
+def test_ranking_ignores_scale_and_width() -> None:
+    z, (episode, start) = world(), all_starts()
+    predicted = torch.randn(len(start), 3, 4, generator=torch.Generator().manual_seed(2))
+    base = metrics.rollout_reciprocal_ranks(predicted, z, LENGTHS, episode, start)
+    scaled = metrics.rollout_reciprocal_ranks(predicted * 128, z * 128, LENGTHS, episode, start)
+    wide = metrics.rollout_reciprocal_ranks(predicted.repeat(1, 1, 2), z.repeat(1, 1, 2), LENGTHS, episode, start)
+    assert torch.equal(base.nan_to_num(), scaled.nan_to_num())
+    assert torch.equal(base.nan_to_num(), wide.nan_to_num())
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_effective_rank_of_equal_singular_values_is_their_number(rank: int) -> None:
+    q, _ = torch.linalg.qr(torch.randn(50, 8, dtype=torch.float64))
+    assert metrics.effective_rank(q[:, :rank] @ torch.eye(rank, 8, dtype=torch.float64)) == pytest.approx(
+        rank, rel=1e-4
+    )
+
+
+def test_embedding_std_is_zero_for_constants_and_the_std_otherwise() -> None:
+    assert metrics.embedding_std(torch.full((10, 3), 2.0)) == 0
+    z = torch.tensor([[0.0, 0.0], [2.0, 4.0]])
+    assert metrics.embedding_std(z) == pytest.approx((1 + 2) / 2)
+
+
+def test_ema_gap_is_relative() -> None:
+    z = torch.randn(20, 4)
+    assert metrics.ema_gap(z, z) == 0
+    assert metrics.ema_gap(z, 0.75 * z) == pytest.approx(0.25)
+
+
+def test_cosine_calls_a_collapsed_model_perfect() -> None:
+    """Why the usual rule of thumb misleads."""
+    assert metrics.cosine(torch.ones(5, 3), torch.ones(5, 3)).mean() == pytest.approx(1.0)

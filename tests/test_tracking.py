@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from jepa_ray.config import TrackingConfig
+from jepa_ray.errors import ConfigError
+from jepa_ray.tracking import Tracker, default_uri, flat_params
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture
+def tracker(output: Path) -> Tracker:
+    return Tracker(TrackingConfig(), output, "unit")
+
+
+def test_children_lie_under_their_parent_with_params_curves_and_tags(tracker: Tracker, output: Path) -> None:
+    parent = tracker.open_run("p", "sweep", {"space.x": [1, 2]})
+    child = tracker.open_run("p/0", "trial", {"model.latent_dim_state": 64}, parent=parent, tags={"status": "RUNNING"})
+    for epoch, value in ((1, 0.5), (2, 0.7)):
+        tracker.log_epoch(child, epoch, {"val_rollout_mrr": value})
+    tracker.tag(child, {"status": "COMPLETE"})
+    tracker.close_run(child)
+    client = MlflowClient(default_uri(output))
+    run = client.get_run(child)
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.tags["status"] == "COMPLETE"
+    assert run.data.params == {"model.latent_dim_state": "64"}
+    assert run.info.status == "FINISHED"
+    assert [(m.step, m.value) for m in client.get_metric_history(child, "val_rollout_mrr")] == [(1, 0.5), (2, 0.7)]
+
+
+def test_a_run_is_found_again_and_not_doubled(tracker: Tracker, output: Path) -> None:
+    first = tracker.open_run("again", "trial", {"a": 1})
+    tracker.close_run(first, failed=True)
+    assert Tracker(TrackingConfig(), output, "unit").open_run("again", "trial", {"a": 1}) == first
+
+
+def test_artifacts_are_kept(tracker: Tracker, output: Path, tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("name: x")
+    run = tracker.open_run("files", "sweep", {})
+    tracker.attach(run, [tmp_path / "spec.yaml"])
+    assert [f.path for f in MlflowClient(default_uri(output)).list_artifacts(run)] == ["spec.yaml"]
+
+
+def test_a_store_that_cannot_be_opened_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tracking\.uri nonsense://x: cannot be opened"):
+        Tracker(TrackingConfig(uri="nonsense://x"), tmp_path, "unit")
+
+
+def test_flat_params_are_dotted() -> None:
+    assert flat_params({"a": {"b": 1, "c": {"d": None}}, "e": [1]}) == {"a.b": 1, "a.c.d": None, "e": [1]}

@@ -1,0 +1,181 @@
+import dataclasses
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from jepa_ray.config import METRICS, TrainConfig, TrainingConfig
+from jepa_ray.data.dataset import TrajectoryDataset
+from jepa_ray.errors import ConfigError, TrialError
+from jepa_ray.train import checkpoint as ckpt
+from jepa_ray.train.loop import Trainer, step_settings, train_step
+from jepa_ray.train.ranks import Ranks
+
+TIMES = ("samples_per_s", "epoch_s")
+
+
+def trainer(config: TrainConfig, dataset: TrajectoryDataset, **overrides: object) -> Trainer:
+    return Trainer(config.with_overrides({key.replace("__", "."): v for key, v in overrides.items()}), dataset, Ranks())
+
+
+def timeless(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name not in TIMES}
+
+
+def test_an_epoch_reports_every_metric_and_only_those(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
+    metrics = trainer(train_config, dataset).run_epoch()
+    assert set(metrics) == set(METRICS)
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_training_lowers_the_loss_against_a_fixed_target(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
+    run = trainer(train_config, dataset, training__ema_decay=0.999)
+    losses = [run.run_epoch()["train_loss"] for _ in range(4)]
+    assert losses[-1] < losses[0]
+
+
+def test_same_seed_same_curve_whatever_ran_before(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
+    first = trainer(train_config, dataset)
+    curve = [timeless(first.run_epoch()) for _ in range(2)]
+    torch.manual_seed(999)
+    trainer(train_config, dataset, experiment__seed=5).run_epoch()
+    second = trainer(train_config, dataset)
+    assert [timeless(second.run_epoch()) for _ in range(2)] == curve
+    assert timeless(trainer(train_config, dataset, experiment__seed=5).run_epoch()) != curve[0]
+
+
+@pytest.mark.parametrize("overrides", [{}, {"model__transition_dropout": 0.2, "training__lr_schedule": "cosine"}])
+def test_resumes_bit_for_bit(
+    train_config: TrainConfig, dataset: TrajectoryDataset, overrides: dict[str, object]
+) -> None:
+    """Model, target, optimiser, schedules, dropout's randomness and position: any of them lost changes epoch 3."""
+    config = {"training__ema_decay_final": 1.0, "training__num_epochs": 4, **overrides}
+    whole = trainer(train_config, dataset, **config)
+    whole.run_epoch(), whole.run_epoch()
+    saved = ckpt.to_bytes(whole.checkpoint())
+    rest = [timeless(whole.run_epoch()) for _ in range(2)]
+    resumed = trainer(train_config, dataset, **config)
+    resumed.restore(ckpt.from_bytes(saved))
+    assert [timeless(resumed.run_epoch()) for _ in range(2)] == rest
+    for name, tensor in whole.state.model.state_dict().items():
+        assert torch.equal(tensor, resumed.state.model.state_dict()[name]), name
+    assert resumed.state.best is not None
+    assert resumed.state.best["epoch"] == whole.state.best["epoch"]  # type: ignore[index]
+
+
+def test_target_follows_every_step(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
+    run = trainer(train_config, dataset, training__ema_decay=0.5)
+    before = [p.clone() for p in run.state.model.target_encoder.parameters()]
+    settings = step_settings(run.config.training, 0, run.steps_per_epoch)
+    train_step(run.state, dataset.batch(dataset.train_index[:16]), settings)
+    model = run.state.model
+    for old, online, target in zip(
+        before, model.state_encoder.parameters(), model.target_encoder.parameters(), strict=True
+    ):
+        torch.testing.assert_close(target, 0.5 * old + 0.5 * online)
+
+
+def test_gradient_clipping_bounds_the_step(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
+    """With plain SGD of rate 1 the step is the gradient: its norm is the limit."""
+    run = trainer(train_config, dataset)
+    run.state.optimizer = torch.optim.SGD([p for p in run.state.model.parameters() if p.requires_grad], lr=1.0)
+    before = torch.cat([p.detach().flatten().clone() for p in run.state.model.parameters() if p.requires_grad])
+    settings = dataclasses.replace(step_settings(run.config.training, 0, 1), learning_rate=1.0, grad_clip_norm=0.01)
+    train_step(run.state, dataset.batch(dataset.train_index[:16]), settings)
+    after = torch.cat([p.detach().flatten() for p in run.state.model.parameters() if p.requires_grad])
+    assert (after - before).norm() == pytest.approx(0.01, rel=1e-3)
+
+
+class TestSchedules:
+    def test_constant_by_default(self) -> None:
+        settings = [step_settings(TrainingConfig(num_epochs=3), step, 10) for step in (0, 15, 29)]
+        assert {(s.learning_rate, s.ema_decay) for s in settings} == {(1e-4, 0.995)}
+
+    def test_warm_up_is_linear_and_cosine_ends_at_zero(self) -> None:
+        training = TrainingConfig(learning_rate=1.0, warmup_epochs=1, lr_schedule="cosine", num_epochs=3)
+        rates = [step_settings(training, step, 10).learning_rate for step in range(31)]
+        assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+        assert rates[20] == pytest.approx(0.5)  # half-way between step 10 and step 30
+        assert rates[30] == pytest.approx(0.0)
+
+    def test_ema_decay_moves_to_its_final_value(self) -> None:
+        training = TrainingConfig(ema_decay=0.9, ema_decay_final=1.0, num_epochs=2)
+        decays = [step_settings(training, step, 10).ema_decay for step in (0, 10, 20)]
+        assert decays == pytest.approx([0.9, 0.95, 1.0])
+
+
+class TestStopping:
+    def test_after_num_epochs(self, train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
+        run = trainer(train_config, dataset, training__num_epochs=1, training__patience=None)
+        assert not run.finished
+        run.run_epoch()
+        assert run.finished
+
+    def test_patience_counts_epochs_without_a_better_objective(
+        self, train_config: TrainConfig, dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        values = iter([0.1, 0.3, 0.2, 0.3, 0.25])
+        monkeypatch.setattr("jepa_ray.train.loop.evaluate", lambda *_: {"val_rollout_mrr": next(values)})
+        run = trainer(train_config, dataset, training__num_epochs=50, training__patience=3)
+        seen = []
+        while not run.finished:
+            run.run_epoch()
+            seen.append(run.finished)
+        assert seen == [False, False, False, False, True]  # best in epoch 2; an equal value is not better
+        assert run.state.best is not None
+        assert run.state.best["epoch"] == 2
+
+    def test_a_smaller_loss_is_better_where_the_objective_says_so(
+        self, train_config: TrainConfig, dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        values = iter([0.3, 0.2, 0.4])
+        monkeypatch.setattr("jepa_ray.train.loop.evaluate", lambda *_: {"val_loss": next(values)})
+        objective = {"metric": "val_loss", "mode": "min"}
+        run = trainer(train_config, dataset, experiment__objective=objective)
+        for _ in range(3):
+            run.run_epoch()
+        assert run.state.best is not None
+        assert run.state.best["epoch"] == 2
+
+
+def test_a_loss_that_is_not_finite_is_a_trial_error(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
+    run = trainer(train_config, dataset)
+    with torch.no_grad():
+        next(run.state.model.transition.parameters()).fill_(math.nan)
+    with pytest.raises(TrialError, match="train_loss is nan in epoch 1"):
+        run.run_epoch()
+
+
+def test_too_large_a_batch_is_a_config_error(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
+    with pytest.raises(ConfigError, match="batch_size is 100000, but the data has only"):
+        trainer(train_config, dataset, training__batch_size=100000)
+
+
+@pytest.mark.parametrize("overrides", [{"training__precision": "bf16"}, {"training__warmup_epochs": 0.5}])
+def test_options_train(train_config: TrainConfig, dataset: TrajectoryDataset, overrides: dict[str, object]) -> None:
+    assert math.isfinite(trainer(train_config, dataset, **overrides).run_epoch()["train_loss"])
+
+
+def test_the_best_model_is_that_of_its_epoch(train_config: TrainConfig, dataset: TrajectoryDataset, tmp_path) -> None:
+    run = trainer(train_config, dataset)
+    for _ in range(3):
+        metrics = run.run_epoch()
+        if run.state.best and run.state.best["epoch"] == run.state.epoch:
+            expected, weights = metrics, {k: v.clone() for k, v in run.state.model.state_dict().items()}
+    path = tmp_path / "best.pt"
+    path.write_bytes(ckpt.to_bytes(ckpt.best_model(run.checkpoint())))
+    model, config = ckpt.load_model(path)
+    assert config == run.config
+    assert ckpt.read_checkpoint(path)["metrics"] == expected
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_the_loop_runs_where_ray_and_mlflow_are_not_installed() -> None:
+    program = (
+        "import sys\n"
+        "for name in ('ray', 'mlflow', 'optuna'): sys.modules[name] = None\n"
+        "import jepa_ray.train.loop, jepa_ray.train.checkpoint\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
