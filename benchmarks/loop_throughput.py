@@ -2,9 +2,9 @@
 
     python benchmarks/loop_throughput.py [--rounds 3] [--trajectories 400]
 
-Three sides train the same model on the same data with the same batches' size, one pass over the training transitions
-each, in rounds A B C A B C ... after a pass to warm up; so a ratio compares passes of the same minute. Validation is not
-counted.
+Three sides train the same model on the same data with the same batch size, one pass over the training transitions at a
+time, in rounds A B C A B C ...; so a ratio compares passes of the same minute. The first round warms up. Validation
+is not counted.
 
 - A, package: a warm worker group, as in a sweep; the `samples_per_s` its epochs report.
 - B, bare: the least that plain PyTorch needs. One process, frames preloaded as one contiguous tensor, batches by
@@ -20,6 +20,7 @@ Afterwards A's step runs under `torch.profiler` in this process: where its time 
 from __future__ import annotations
 
 import enum
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -146,7 +147,8 @@ def bare_side(config: TrainConfig, dataset: TrajectoryDataset) -> Pass:
     model = build_jepa(config.model, dataset.spec)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
-    online, target = list(model.state_encoder.parameters()), list(model.target_encoder.parameters())
+    online: list[Tensor] = list(model.state_encoder.parameters())
+    target: list[Tensor] = list(model.target_encoder.parameters())
 
     def run() -> float:
         started = time.perf_counter()
@@ -221,10 +223,11 @@ def move_target(model: JEPA, decay: float) -> None:
 
 # Operators by what they do; the first list that a name is found in counts it.
 KINDS = {
-    "matmul and convolution": ("convolution", "addmm", "::mm", "bmm", "scaled_dot_product", "_flash_attention"),
+    "convolution and matmul": ("convolution", "addmm", "::mm", "bmm", "scaled_dot_product", "_flash_attention"),
+    "GELU": ("aten::gelu",),
     "batch gathering": ("gather", "index_select"),
-    "optimiser, clipping, EMA": ("Optimizer", "fused_adam", "_foreach", "linalg_vector_norm", "clamp", "reciprocal"),
-    "other operators": ("aten::",),
+    "optimiser, clipping, EMA": ("Optimizer", "fused_adam", "_foreach", "linalg_vector_norm", "lerp"),
+    "other operators (normalisation, copies, ...)": ("aten::",),
 }
 REMAINDER = "Python, autograd, dispatch"
 
@@ -233,7 +236,7 @@ def profile_step(console: Console, config: TrainConfig, dataset: TrajectoryDatas
     """Run A's step in this process, with and without the profiler, and print the shares of its time."""
     steps = Steps(config, dataset)
     steps.run(20)
-    plain = steps.run(PROFILED_STEPS)
+    plain = statistics.median(steps.run(PROFILED_STEPS) for _ in range(3))
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         wall = steps.run(PROFILED_STEPS)
     table = Table(title="what bounds A: self time of operators", title_justify="left")

@@ -64,7 +64,6 @@ def small_trials(folder: Path, trajectories: int) -> list[str]:
         "base.data.two_rooms.steps=50",
         "base.model.cnn.channels=[8, 16]",
         "base.training.batch_size=512",
-        "early_stopping.enabled=false",
         "early_stopping.grace_epochs=1",
         "early_stopping.max_epochs=1",
     ]
@@ -124,8 +123,10 @@ def sizes_of(process: psutil.Process, frames: Path) -> Iterator[tuple[int, int, 
     """PSS, and PSS and RSS of the mapped frames, in bytes; nothing for a process that is gone."""
     try:
         pss = process.memory_full_info().pss
-        maps = [entry for entry in process.memory_maps() if entry.path == str(frames)]
-    except psutil.Error:
+        # Details of mappings are slow to get: ask only those that map the frames, or the watcher takes a core.
+        has_frames = str(frames) in Path(f"/proc/{process.pid}/maps").read_text()
+        maps = [entry for entry in process.memory_maps() if entry.path == str(frames)] if has_frames else []
+    except (psutil.Error, OSError):
         return
     yield pss, sum(entry.pss for entry in maps), sum(entry.rss for entry in maps)
 
@@ -135,20 +136,22 @@ def peak_of_sweep(sets: list[str], groups: int, output: Path, frames: Path) -> P
     options = [part for setting in [*sets, f"resources.max_concurrent={groups}"] for part in ("--set", setting)]
     command = [sys.executable, "-m", "jepa_ray.sweep", str(SPEC), "--output", str(output), *options]
     peak, over = Peak(), threading.Event()
-    sweep = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    watcher = threading.Thread(target=watch, args=(sweep, frames, peak, over))
+    sweep = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    watcher = threading.Thread(target=watch, args=(psutil.Process(sweep.pid), frames, peak, over))
     watcher.start()
     try:
         code = sweep.wait()
     finally:
         over.set()
         watcher.join()
+        sweep.terminate()  # does nothing to a sweep that is over
+        sweep.wait()
     if code:
         raise SystemExit(f"the sweep failed with exit code {code}")
     return peak
 
 
-def watch(sweep: psutil.Popen, frames: Path, peak: Peak, over: threading.Event) -> None:
+def watch(sweep: psutil.Process, frames: Path, peak: Peak, over: threading.Event) -> None:
     while not over.wait(INTERVAL_S):
         try:
             processes = [sweep, *sweep.children(recursive=True)]

@@ -33,7 +33,7 @@ from rich.console import Console
 from spread import Spread, all_ratios, show
 
 from jepa_ray import cli
-from jepa_ray.config import SweepConfig, TrainConfig, load_train_config
+from jepa_ray.config import EarlyStopping, Resources, SearchConfig, SweepConfig, TrainConfig, load_train_config
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.machine import Machine
 from jepa_ray.sweep.run import run_sweep
@@ -90,9 +90,9 @@ def warm_overheads(config: TrainConfig, trials: int, folder: Path) -> list[float
         name="warm",
         base=config,
         space={LEARNING_RATE: learning_rates(trials)},
-        search={"algorithm": "grid", "num_trials": trials},
-        early_stopping={"enabled": False, "grace_epochs": 1, "max_epochs": config.training.num_epochs},
-        resources={"max_concurrent": 1},
+        search=SearchConfig(algorithm="grid", num_trials=trials),
+        early_stopping=EarlyStopping(enabled=False, grace_epochs=1, max_epochs=config.training.num_epochs),
+        resources=Resources(max_concurrent=1),
     )
     run_sweep(spec, folder, Console(quiet=True))
     done = finished_trials(folder / "sweeps/warm/optuna.db", spec.name)
@@ -107,7 +107,7 @@ def finished_trials(database: Path, study: str) -> list[optuna.trial.FrozenTrial
 
 
 def epoch_seconds(trial: optuna.trial.FrozenTrial) -> float:
-    return sum(value["epoch_s"] for name, value in trial.user_attrs.items() if name.startswith("epoch_"))
+    return sum(float(value["epoch_s"]) for name, value in trial.user_attrs.items() if name.startswith("epoch_"))
 
 
 # --------------------------------------------------------------------------------------- textbook

@@ -44,7 +44,7 @@ METRICS: tuple[str, ...] = get_args(Metric)
 class _Section(BaseModel):
     """Frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 # ------------------------------------------------------------------------------------- one run
@@ -246,6 +246,8 @@ class Range(_Section):
             raise ValueError(f"low is {self.low}, but must be below high ({self.high})")
         if self.log and self.low <= 0:
             raise ValueError(f"low is {self.low}, but a log range must start above 0")
+        if self.integer and any(v is not None and v != int(v) for v in (self.low, self.high, self.step)):
+            raise ValueError(f"int is true, but low {self.low:g}, high {self.high:g} and step must be whole numbers")
         if self.log and self.step is not None:
             raise ValueError("log and step cannot be combined")
         return self
@@ -331,9 +333,13 @@ class SweepConfig(_Section):
             ends = dimension.ends() if isinstance(dimension, Range) else dimension
             for value in ends:
                 try:
-                    self.trial_config({key: value})
+                    config = self.trial_config({key: value})
                 except ConfigError as error:
                     raise ValueError(f"space.{key}: {error}") from None
+                if isinstance(_lookup(config, key), BaseModel):
+                    raise ValueError(f"space.{key} is a whole section: sweep one of its keys")
+            if twice := [value for i, value in enumerate(ends) if value in ends[:i]]:
+                raise ValueError(f"space.{key} names {twice[0]} twice")
         return self
 
     def trial_config(self, overrides: Mapping[str, Any]) -> TrainConfig:
@@ -412,7 +418,7 @@ def parse_sets(sets: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {item}: must read dotted.key=value")
         try:
             parsed[key] = yaml.load(value, _Loader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise ConfigError(f"--set {item}: the value is not valid YAML") from None
     return parsed
 
@@ -445,7 +451,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise ConfigError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold a mapping of sections, not {type(values).__name__}")
@@ -486,9 +492,10 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     """The first problem in one line: key, value, rule; and how many more there are."""
     problems = error.errors(include_url=False)
     first, rest = problems[0], len({p["loc"] for p in problems}) - 1
-    key = ".".join(str(part) for part in first["loc"])
+    loc = tuple(part for i, part in enumerate(first["loc"]) if not (i == 2 and part in ("range", "choices")))
+    key = ".".join(str(part) for part in loc)
     if first["type"] == "extra_forbidden":
-        text = f"unknown key {key}{_nearest(model, first['loc'])}"
+        text = f"unknown key {key}{_nearest(model, loc)}"
     elif first["type"] == "missing":
         text = f"{key} is missing"
     elif first["type"] == "value_error":
@@ -501,8 +508,9 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
 
 def _nearest(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
     """Suggest the known key most like the last part of `loc`."""
-    node: Any = model
-    for part in loc[:-1]:
+    in_range = model is SweepConfig and loc[0] == "space" and len(loc) == 3
+    node: Any = Range if in_range else model
+    for part in () if in_range else loc[:-1]:
         field = getattr(node, "model_fields", {}).get(part)
         node = field.annotation if field else None
     fields = getattr(node, "model_fields", {})

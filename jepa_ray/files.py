@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -62,21 +63,32 @@ class RunFolder:
         """
         if not fresh:
             self.check_document(text)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
-        try:
+        with self._bad_output():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
-        except Timeout:
-            raise ConfigError(f"{self.path}: another process is running this") from None
         try:
-            aside = self._set_aside() if fresh and self.path.exists() else None
-            self.path.mkdir(exist_ok=True)
-            write_atomically(self.path / self.document, text.encode())
+            with self._bad_output():
+                aside = self._set_aside() if fresh and self.path.exists() else None
+                self.path.mkdir(exist_ok=True)
+                write_atomically(self.path / self.document, text.encode())
             yield aside
         finally:
             lock.release()
 
+    @contextlib.contextmanager
+    def _bad_output(self) -> Iterator[None]:
+        try:
+            yield
+        except Timeout:
+            raise ConfigError(f"{self.path}: another process is running this") from None
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+
     def _set_aside(self) -> Path:
-        aside = self.path.with_name(f"{self.path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        suffixes = itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
+        candidates = (self.path.with_name(f"{self.path.name}.{stamp}{suffix}") for suffix in suffixes)
+        aside = next(path for path in candidates if not path.exists())
         self.path.rename(aside)
         return aside

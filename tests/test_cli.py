@@ -161,7 +161,7 @@ BAD_DATA: dict[str, tuple[Callable[[MakeH5], Path], str]] = {
         "ep_len adds up to 21 rows, but the columns have 22",
     ),
     "fewer transitions than a batch": (lambda make: make(), "training.batch_size is 32, but the data has only"),
-    "vectors for a vit": (lambda make: make(observation="vector"), "encoder_type"),
+    "vectors for a vit": (lambda make: make(observation="vector", lengths=(20,) * 4), "encoder_type"),
 }
 
 
@@ -264,34 +264,50 @@ finally:
 """
 
 
-def test_dry_run_prints_the_plan_without_torch_and_ray(run: Run, out: Path) -> None:
-    done = run("-c", MODULES, "jepa_ray.sweep", str(ROOT / "sweeps" / "grid.yaml"), "--dry-run", "--output", str(out))
+PLANNED = """
+name: planned
+base: {data: {builtin: two_rooms}}
+space:
+  training.ema_decay: [0.99, 0.995, 0.999]
+  model.transition_depth: [2, 4]
+search: {algorithm: grid, num_trials: 5}
+early_stopping: {grace_epochs: 1, max_epochs: 9, reduction_factor: 3}
+"""
+
+
+def test_dry_run_prints_the_plan_without_torch_and_ray(run: Run, tmp_path: Path, out: Path) -> None:
+    spec = write(tmp_path / "s.yaml", PLANNED)
+    done = run("-c", MODULES, "jepa_ray.sweep", spec, "--dry-run", "--output", str(out))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert lines[-1] == "IMPORTED"
-    assert "sweep grid: tpe search, max val_rollout_mrr" in lines
-    assert "space: 81 points" in lines
+    assert "sweep planned: grid search, max val_rollout_mrr" in lines
+    assert "space: 6 points" in lines
     assert "  training.ema_decay: [0.99, 0.995, 0.999]" in lines
-    assert "trials: 24, at most 4 epochs each, rungs at [1]" in lines
-    assert "epochs in the worst case: 96" in lines
+    assert "trials: 5, at most 9 epochs each, rungs at [1, 3]" in lines
+    assert "epochs in the worst case: 45" in lines
     assert any(line.startswith("groups: ") and "this machine has" in line for line in lines)
     assert not out.exists()
+    assert not (tmp_path / "xdg").exists()
 
 
-def test_dry_run_takes_set(run: Run, out: Path) -> None:
-    sets = ["--set", "space.training.learning_rate={low: 1e-5, high: 1e-3, log: true}", "--set", "search.num_trials=5"]
-    sets += ["--set", "early_stopping.enabled=false"]
-    done = run("-m", "jepa_ray.sweep", str(ROOT / "sweeps" / "smoke.yaml"), "--dry-run", *sets)
-    assert done.returncode == 2  # smoke is a grid search, and the space is continuous now
-    assert "search.algorithm is grid" in done.stderr
-    done = run(
-        "-m", "jepa_ray.sweep", str(ROOT / "sweeps" / "smoke.yaml"), "--dry-run", *sets, "--set", "search.algorithm=tpe"
-    )
+def test_dry_run_takes_set(run: Run, tmp_path: Path) -> None:
+    command = ["-m", "jepa_ray.sweep", write(tmp_path / "s.yaml", PLANNED), "--dry-run"]
+    command += ["--set", "space.training.learning_rate={low: 1e-5, high: 1e-3, log: true}"]
+    refused = run(*command)
+    assert refused.returncode == 2  # a grid search, and the space is continuous now
+    assert "search.algorithm is grid" in refused.stderr
+    done = run(*command, "--set", "search.algorithm=tpe", "--set", "early_stopping.enabled=false")
     assert done.returncode == 0, done.stderr
     assert "space: infinitely many points" in done.stdout
-    assert "trials: 5, at most 3 epochs each, rungs at none" in done.stdout
-    assert "epochs in the worst case: 15" in done.stdout
+    assert "trials: 5, at most 9 epochs each, rungs at none" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_sweep_passes_its_dry_run(run: Run, path: Path) -> None:
+    done = run("-m", "jepa_ray.sweep", str(path), "--dry-run")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", ["jepa_ray.sweep", "jepa_ray.train", "jepa_ray.data", "jepa_ray"])

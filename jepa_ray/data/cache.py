@@ -27,7 +27,7 @@ from jepa_ray.data.trajectories import Trajectories, chunks, validate
 from jepa_ray.data.two_rooms import TwoRoomsEpisodes, simulate
 from jepa_ray.errors import DataError
 
-LAYOUT = 1  # raise when the files of a cache or the simulator change: old caches are then left alone
+LAYOUT = 2  # raise when the files of a cache or the simulator change: old caches are then left alone
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def validate(data: Trajectories) -> None:
     _check_observation(data)
     _check_action(data)
     if data.state is not None:
-        _check_finite(data.source, "state", data.state)
+        _check_state(data.source, data.state)
 
 
 def _check_episodes(data: Trajectories) -> None:
@@ -120,12 +120,21 @@ def _check_action(data: Trajectories) -> None:
         row = int(np.argmax(bad))
         episode = int(np.searchsorted(data.offsets, row, side="right")) - 1
         hint = ""
-        if bad[data.offsets].all() and bad.sum() == len(data.offsets):
+        first = data.offsets[data.lengths > 1]
+        if bad[first].all() and bad.sum() == len(first):
             hint = "; every first action is NaN: the file stores the previous action, shift it by one row"
         raise DataError(
             f"{data.source}: action is not finite at row {row} (episode {episode}, step"
             f" {row - data.offsets[episode]}); only an episode's last action may be NaN{hint}"
         )
+
+
+def _check_state(source: str, state: Column) -> None:
+    if not np.issubdtype(state.dtype, np.number) or len(state.shape) != 2:
+        raise DataError(
+            f"{source}: state has shape {tuple(state.shape)} and dtype {state.dtype}, but must be (N, S) numbers"
+        )
+    _check_finite(source, "state", state)
 
 
 def _check_finite(source: str, name: str, column: Column) -> None:

@@ -50,18 +50,16 @@ class Rooms:
         return position
 
     def step(self, position: Floats, action: Floats) -> Floats:
-        """Positions (E, 2) after actions (E, 2) in [-1, 1]; border and wall stop the dot, component by component."""
+        """Positions (E, 2) after actions (E, 2) in [-1, 1], across first; border, wall and jambs stop them."""
         target = np.clip(position + MAX_STEP * action, MARGIN, SIDE - MARGIN)
-        side = np.sign(position[:, 0] - self.wall_x)
-        stop = self.wall_x + side * WALL_HALF
-        crosses = (target[:, 0] - stop) * side < 0
-        # Where the straight path meets the wall decides whether it goes through the door.
-        travelled = np.divide(
-            stop - position[:, 0], target[:, 0] - position[:, 0], out=np.zeros_like(stop), where=crosses
-        )
-        y = position[:, 1] + np.clip(travelled, 0, 1) * (target[:, 1] - position[:, 1])
-        blocked = crosses & (np.abs(y - self.door_y) > DOOR_HALF)
-        target[blocked, 0] = stop[blocked]
+        x, (next_x, next_y) = position[:, 0], target.T  # views: what is written to them moves the target
+        face = self.wall_x + np.where(x < self.wall_x, -WALL_HALF, WALL_HALF)  # of the wall, on the dot's side
+        meets = np.where(x < self.wall_x, next_x > face, next_x < face)
+        closed = np.abs(position[:, 1] - self.door_y) > DOOR_HALF
+        next_x[:] = np.where(meets & closed, face, next_x)
+        in_doorway = np.abs(next_x - self.wall_x) < WALL_HALF
+        jambs = np.clip(next_y, self.door_y - DOOR_HALF, self.door_y + DOOR_HALF)
+        next_y[:] = np.where(in_doorway, jambs, next_y)
         return target.astype(np.float32)
 
     def render(self, position: Floats, size: int, dot_std: float) -> NDArray[np.uint8]:

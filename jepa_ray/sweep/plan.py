@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from jepa_ray.config import SweepConfig
 from jepa_ray.errors import ConfigError
 from jepa_ray.machine import Machine
 from jepa_ray.sweep import space
+
+TINY = 1e-9  # 5 x 0.2 GPUs are one GPU, whatever floats say
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,13 @@ def _groups(spec: SweepConfig, machine: Machine) -> int:
         ("gpus", wanted.gpus_per_worker, machine.gpus),
     ):
         needed = per_worker * wanted.workers_per_trial
-        if needed > offered:
+        if needed > offered + TINY:
             raise ConfigError(
                 f"resources: a trial needs {needed:g} {name} (workers_per_trial {wanted.workers_per_trial} x"
                 f" {name}_per_worker {per_worker:g}), but there are {offered:g}: it could never start"
             )
         if needed:
-            fits.append(int(offered // needed))
+            fits.append(math.floor(offered / needed + TINY))
     most = min(fits)
     if wanted.max_concurrent == "auto":
         return most

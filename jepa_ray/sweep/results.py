@@ -9,6 +9,7 @@ from rich.table import Table
 
 from jepa_ray.config import METRICS, SweepConfig, dump_yaml
 from jepa_ray.files import write_atomically
+from jepa_ray.sweep import space
 from jepa_ray.sweep.search import Status, Study, TrialRecord
 from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
 
@@ -71,7 +72,7 @@ def write_leaderboard(study: Study, folder: Path) -> Path:
 def write_best(study: Study, best: TrialRecord, checkpoint: Path, folder: Path) -> list[Path]:
     """`best_config.yaml`, which reproduces the best trial when trained alone, and `best_jepa_model.pt`."""
     spec: SweepConfig = study.spec
-    config = spec.trial_config({**best.params, "experiment.name": f"{spec.name}-best"})
+    config = spec.trial_config({**space.decode(spec.space, best.params), "experiment.name": f"{spec.name}-best"})
     config_path, model_path = folder / "best_config.yaml", folder / "best_jepa_model.pt"
     header = f"# {best.trial_id} of sweep {spec.name}: {spec.objective.metric} {study.best_value(best)}\n"
     write_atomically(config_path, (header + dump_yaml(config.to_dict())).encode())

@@ -42,7 +42,7 @@ class TrialRecord:
     """One trial as the study remembers it."""
 
     number: int  # 0, 1, ... in the order of the suggestions
-    params: space.Params
+    params: space.Params  # as Optuna has them; `space.decode` makes them a config's
     status: Status
     history: list[dict[str, float]]  # metrics of epoch 1, 2, ...
     finished: bool = False  # reached its own end: max_epochs, or patience
@@ -82,7 +82,7 @@ class Study:
         self._space_size = space.size(spec.space)
         self._distributions = space.distributions(spec.space)
         records = self.records()
-        self._seen = {_point(record.params) for record in records}
+        self._seen = {space.identity(record.params) for record in records}
         self._numbers = {record.tune_id: record.number for record in records}
         # A resumed search must not replay the random numbers that made its first suggestions.
         self._study.sampler = _sampler(spec, spec.search.seed + len(records))
@@ -102,18 +102,18 @@ class Study:
         if self.spec.search.algorithm == "grid":
             self._enqueue_unseen()
         trial = self._study.ask(self._distributions)
-        if self._space_size and _point(trial.params) in self._seen:
+        if self._space_size and space.identity(trial.params) in self._seen:
             self._replace(trial.number)
             self._enqueue_unseen(pick=trial.number)
             trial = self._study.ask(self._distributions)
         trial.set_user_attr("tune_id", tune_id)
-        self._seen.add(_point(trial.params))
+        self._seen.add(space.identity(trial.params))
         self._numbers[tune_id] = trial.number
-        return trial.number, dict(trial.params)
+        return trial.number, space.decode(self.spec.space, trial.params)
 
     def _enqueue_unseen(self, pick: int = 0) -> None:
         """Queue a point that was not tried: the first one, or one that the number `pick` selects."""
-        unseen = [point for point in space.points(self.spec.space) if _point(point) not in self._seen]
+        unseen = [point for point in space.points(self.spec.space) if space.identity(point) not in self._seen]
         self._study.enqueue_trial(unseen[pick * _KNUTH % len(unseen)])
 
     def _replace(self, number: int) -> None:
@@ -126,7 +126,7 @@ class Study:
         for record in self.records():
             if record.status is Status.RUNNING and record.tune_id not in tune_ids:
                 self._replace(record.number)
-                self._seen.discard(_point(record.params))
+                self._seen.discard(space.identity(record.params))
                 self._study.enqueue_trial(record.params)
 
     # ------------------------------------------------------------------------------------ results
@@ -188,10 +188,6 @@ def _sampler(spec: SweepConfig, seed: int) -> BaseSampler:
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         return TPESampler(seed=seed, multivariate=True, constant_liar=True)
     return RandomSampler(seed=seed)
-
-
-def _point(params: space.Params) -> tuple[Any, ...]:
-    return tuple(sorted(params.items()))
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:

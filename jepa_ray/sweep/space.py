@@ -1,8 +1,13 @@
-"""The search space of a spec, as Optuna sees it. No torch, no Ray: `--dry-run` uses it."""
+"""The search space of a spec, as Optuna sees it. No torch, no Ray: `--dry-run` uses it.
+
+Optuna stores choices that are numbers, strings, booleans or null; a choice that is a list goes in as its JSON text and
+comes out through `decode`.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -21,15 +26,29 @@ def distributions(space: dict[str, Dimension]) -> dict[str, BaseDistribution]:
 
 def _distribution(dimension: Dimension) -> BaseDistribution:
     if not isinstance(dimension, Range):
-        return CategoricalDistribution([_hashable(choice) for choice in dimension])
+        return CategoricalDistribution([_label(choice) for choice in dimension])
     if dimension.integer:
         step = int(dimension.step) if dimension.step else 1
         return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log, step=step)
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
 
-def _hashable(choice: Any) -> Any:
-    return tuple(choice) if isinstance(choice, list) else choice
+def _label(choice: Any) -> Any:
+    return json.dumps(choice) if isinstance(choice, list) else choice
+
+
+def decode(space: dict[str, Dimension], params: Params) -> Params:
+    """Parameters as a config takes them, from Optuna's."""
+    lists = {
+        key: {_label(c): c for c in d if isinstance(c, list)} for key, d in space.items() if not isinstance(d, Range)
+    }
+    return {key: lists.get(key, {}).get(value, value) for key, value in params.items()}
+
+
+def identity(params: Params) -> tuple[Any, ...]:
+    """What tells two points apart: Optuna's parameters, floats to 12 digits, since samplers round the last ones."""
+    rounded = {key: float(f"{value:.12g}") if isinstance(value, float) else value for key, value in params.items()}
+    return tuple(sorted(rounded.items()))
 
 
 def size(space: dict[str, Dimension]) -> int | None:
@@ -39,7 +58,7 @@ def size(space: dict[str, Dimension]) -> int | None:
 
 
 def points(space: dict[str, Dimension]) -> Iterator[Params]:
-    """Every point of a finite space, the last key varying fastest."""
+    """Every point of a finite space in Optuna's parameters, the last key varying fastest."""
     axes = [_values(dimension) or [] for dimension in space.values()]
     return (dict(zip(space, point, strict=True)) for point in itertools.product(*axes))
 
@@ -47,12 +66,12 @@ def points(space: dict[str, Dimension]) -> Iterator[Params]:
 def _values(dimension: Dimension) -> list[Any] | None:
     """The values of a finite dimension, in order; None for a continuous one."""
     if not isinstance(dimension, Range):
-        return [_hashable(choice) for choice in dimension]
+        return [_label(choice) for choice in dimension]
     if dimension.integer and not dimension.log:
         return list(range(int(dimension.low), int(dimension.high) + 1, int(dimension.step or 1)))
     if dimension.integer:
         return list(range(int(dimension.low), int(dimension.high) + 1))
     if dimension.step:
         count = math.floor((dimension.high - dimension.low) / dimension.step + 1e-9) + 1
-        return [dimension.low + i * dimension.step for i in range(count)]
+        return [min(dimension.low + i * dimension.step, dimension.high) for i in range(count)]
     return None

@@ -170,7 +170,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_full_disk_leaves_nothing_and_names_the_cache(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_disk(monkeypatch)
-    with pytest.raises(DataError, match="the cache cannot be written .*No space left"):
+    with pytest.raises(DataError, match=r"the cache cannot be written .*No space left"):
         ensure_cache(config)
     assert config.cache_dir is not None
     assert whole_caches(config.cache_dir) == []
@@ -181,7 +181,7 @@ def test_full_disk_is_not_blamed_on_the_source_file(
 ) -> None:
     path = canonical_h5()
     fill_disk(monkeypatch)
-    with pytest.raises(DataError, match="the cache cannot be written .*No space left"):
+    with pytest.raises(DataError, match=r"the cache cannot be written .*No space left"):
         ensure_cache(of_file(path, tmp_path / "cache"))
     assert whole_caches(tmp_path / "cache") == []
 

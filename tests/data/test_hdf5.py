@@ -298,7 +298,7 @@ def test_damaged_column_is_refused(canonical_h5: MakeH5, load: Load) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[chunk.byte_offset : chunk.byte_offset + 200] = b"\xff" * 200
     path.write_bytes(damaged)
-    assert refusal(load, path).startswith(f"{path}: cannot be read")
+    assert refusal(load, path).startswith(f"{path}: pixels cannot be read")
 
 
 def test_missing_file_is_refused(tmp_path: Path, load: Load) -> None:

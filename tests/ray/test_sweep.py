@@ -1,11 +1,14 @@
 """Whole sweeps as a user runs them: real Ray, real processes killed, real MLflow."""
 
+import contextlib
 import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,53 +50,77 @@ def write(spec: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def start(spec: Path, output: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "jepa_ray.sweep", str(spec), "--output", str(output)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+class Running:
+    """A command in a process group of its own, and every process it ever had."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        self._printed = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the object)
+        command = [sys.executable, "-m", module, *arguments]
+        self.process = subprocess.Popen(
+            command, stdout=self._printed, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+        self.family: set[psutil.Process] = set()
+
+    def look(self) -> set[psutil.Process]:
+        """The processes it has now."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            now = set(psutil.Process(self.process.pid).children(recursive=True))
+            self.family |= now
+            return now
+        return set()
+
+    def named(self, name: str) -> list[psutil.Process]:
+        found = []
+        for process in self.look():
+            with contextlib.suppress(psutil.Error):
+                if name in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def wait_for(self, condition: Callable[[], Any], seconds: float = 120) -> Any:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            self.look()
+            if found := condition():
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"it did not happen: {self.printed()}")
+
+    def interrupt(self) -> None:
+        os.killpg(self.process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+
+    def finish(self, code: int = 0, seconds: float = 300) -> str:
+        """What it printed; asserts its exit code, and that no process of it is left."""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self.look()
+            time.sleep(0.3)
+        assert self.process.returncode == code, self.printed()
+        _, alive = psutil.wait_procs(self.family, timeout=10)
+        assert [" ".join(p.cmdline()) for p in alive] == []
+        return self.printed()
+
+    def printed(self) -> str:
+        self._printed.seek(0)
+        return self._printed.read()
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == code, printed
-    return printed
+def start(spec: Path, output: Path) -> Running:
+    return Running("jepa_ray.sweep", str(spec), "--output", str(output))
 
 
 def run(spec: Path, output: Path) -> str:
-    return finish(start(spec, output))
+    return start(spec, output).finish()
 
 
 def board(output: Path, name: str = "unit") -> pd.DataFrame:
     return pd.read_csv(output / "sweeps" / name / "leaderboard.csv")
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError("it did not happen in time")
-
-
-def children(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if name in " ".join(child.cmdline()):
-                found.append(child)
-        except psutil.Error:
-            continue
-    return found
-
-
 def epochs_recorded(output: Path) -> int:
     path = output / "sweeps" / "unit" / "optuna.db"
     if not path.exists():
         return 0
-    import sqlite3
-
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
         try:
             return database.execute("SELECT count(*) FROM trial_intermediate_values").fetchone()[0]
@@ -101,20 +128,8 @@ def epochs_recorded(output: Path) -> int:
             return 0
 
 
-def left_over() -> list[str]:
-    names = []
-    for process in psutil.process_iter():
-        try:
-            line = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if "ray::" in line or "raylet" in line or "gcs_server" in line:
-            names.append(line[:80])
-    return names
-
-
 def test_a_sweep_leaves_what_it_promises(spec: dict[str, Any], tmp_path: Path) -> None:
-    before, output = set(left_over()), tmp_path / "out"
+    output = tmp_path / "out"
     path = write(spec, tmp_path)
     printed = run(path, output)
     folder = output / "sweeps" / "unit"
@@ -126,7 +141,6 @@ def test_a_sweep_leaves_what_it_promises(spec: dict[str, Any], tmp_path: Path) -
     assert frame["epochs"].tolist() == [2] * 4
     assert frame["objective"].is_monotonic_decreasing
     assert not frame[list(METRICS)].isna().any().any()
-    assert set(left_over()) <= before
 
     # MLflow: one parent, every trial under it, params and curves.
     client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
@@ -143,16 +157,7 @@ def test_a_sweep_leaves_what_it_promises(spec: dict[str, Any], tmp_path: Path) -
     # The best model loads by itself; its config, trained alone, gives the best trial's value.
     model, config = load_model(folder / "best_jepa_model.pt")
     assert config.model.latent_dim_state == frame["model.latent_dim_state"][0]
-    command = [
-        sys.executable,
-        "-m",
-        "jepa_ray.train",
-        "--config",
-        str(folder / "best_config.yaml"),
-        "--output",
-        str(output),
-    ]
-    subprocess.run(command, check=True, timeout=200)
+    Running("jepa_ray.train", "--config", str(folder / "best_config.yaml"), "--output", str(output)).finish()
     alone = pd.read_csv(output / "unit-best" / "metrics.csv")
     assert alone["val_rollout_mrr"].max() == pytest.approx(frame["objective"][0], abs=1e-6)
     retrained, _ = load_model(output / "unit-best" / "best_jepa_model.pt")
@@ -163,7 +168,7 @@ def test_a_sweep_leaves_what_it_promises(spec: dict[str, Any], tmp_path: Path) -
     assert "is finished" in run(path, output)
     assert (folder / "leaderboard.csv").stat().st_mtime_ns == stamp
     spec["search"]["num_trials"] = 3
-    assert "was begun with other settings" in finish(start(write(spec, tmp_path), output), code=2)
+    assert "was begun with other settings" in start(write(spec, tmp_path), output).finish(code=2)
 
 
 def test_equal_sweeps_give_equal_leaderboards(spec: dict[str, Any], tmp_path: Path) -> None:
@@ -178,11 +183,10 @@ def test_equal_sweeps_give_equal_leaderboards(spec: dict[str, Any], tmp_path: Pa
 def test_a_killed_worker_costs_no_trial(spec: dict[str, Any], tmp_path: Path) -> None:
     spec["base"]["data"]["two_rooms"]["trajectories"] = 300  # epochs long enough to be hit in the middle
     output = tmp_path / "out"
-    process = start(write(spec, tmp_path), output)
-    wait_for(lambda: epochs_recorded(output) >= 1)
-    victim = wait_for(lambda: children(process, "RayTrainWorker"))[0]
-    os.kill(victim.pid, signal.SIGKILL)
-    printed = finish(process)
+    sweep = start(write(spec, tmp_path), output)
+    sweep.wait_for(lambda: epochs_recorded(output) >= 1)
+    os.kill(sweep.named("RayTrainWorker")[0].pid, signal.SIGKILL)
+    printed = sweep.finish()
     assert "retried from its checkpoint" in printed
     frame = board(output)
     assert frame["status"].tolist() == ["COMPLETE"] * 4
@@ -196,12 +200,11 @@ def test_a_killed_worker_costs_no_trial(spec: dict[str, Any], tmp_path: Path) ->
 def test_ctrl_c_keeps_what_was_learned_and_the_same_command_continues(spec: dict[str, Any], tmp_path: Path) -> None:
     spec["base"]["data"]["two_rooms"]["trajectories"] = 300
     spec["resources"] = {"max_concurrent": 1}
-    path, output, before = write(spec, tmp_path), tmp_path / "out", set(left_over())
-    process = start(path, output)
-    wait_for(lambda: epochs_recorded(output) >= 3)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    assert "the same command continues" in finish(process, code=130)
-    assert set(left_over()) <= before
+    path, output = write(spec, tmp_path), tmp_path / "out"
+    sweep = start(path, output)
+    sweep.wait_for(lambda: epochs_recorded(output) >= 3)
+    sweep.interrupt()
+    assert "the same command continues" in sweep.finish(code=130)
     interrupted = board(output)
     assert "COMPLETE" in interrupted["status"].tolist()
 
@@ -272,16 +275,13 @@ def test_train_resumes_after_ctrl_c(train_config: TrainConfig, tmp_path: Path) -
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
     folder = tmp_path / "out" / config.experiment.name
-    command = [sys.executable, "-m", "jepa_ray.train", "--config", str(path), "--output", str(tmp_path / "out")]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    wait_for(lambda: (folder / "checkpoint.pt").exists())
-    os.killpg(process.pid, signal.SIGINT)
-    assert "the same command continues" in finish(process, code=130)
+    arguments = ("jepa_ray.train", "--config", str(path), "--output", str(tmp_path / "out"))
+    training = Running(*arguments)
+    training.wait_for(lambda: (folder / "checkpoint.pt").exists())
+    training.interrupt()
+    assert "the same command continues" in training.finish(code=130)
     done = len(pd.read_csv(folder / "metrics.csv"))
     assert 1 <= done < 4
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=200).stdout
-    assert f"continuing after epoch {done}" in printed
+    assert f"continuing after epoch {done}" in Running(*arguments).finish()
     assert pd.read_csv(folder / "metrics.csv")["epoch"].tolist() == [1, 2, 3, 4]
     assert json.loads((folder / "finished.json").read_text())["seconds"] > 0

@@ -44,7 +44,7 @@ def listed(dim: Dimension) -> list[Any]:
     [
         ([64, 128, 256], [64, 128, 256], CategoricalDistribution([64, 128, 256])),
         (["cnn", "vit"], ["cnn", "vit"], CategoricalDistribution(["cnn", "vit"])),
-        ([[8, 16], [16, 32]], [(8, 16), (16, 32)], CategoricalDistribution([(8, 16), (16, 32)])),
+        ([[8, 16], [16, 32]], ["[8, 16]", "[16, 32]"], CategoricalDistribution(["[8, 16]", "[16, 32]"])),
         ([None, 1.0], [None, 1.0], CategoricalDistribution([None, 1.0])),
         (dimension(low=1, high=4, int=True), [1, 2, 3, 4], IntDistribution(1, 4)),
         (dimension(low=1, high=10, step=3, int=True), [1, 4, 7, 10], IntDistribution(1, 10, step=3)),
@@ -170,13 +170,13 @@ def test_resources_that_never_fit_are_refused(resources: dict[str, Any], says: s
 
 
 def test_more_trials_at_once_than_fit_are_refused_and_what_fits_is_proposed() -> None:
-    with pytest.raises(ConfigError, match="max_concurrent is 5, but only 4 trials fit at once.*use 4 or auto"):
+    with pytest.raises(ConfigError, match=r"max_concurrent is 5, but only 4 trials fit at once.*use 4 or auto"):
         plan(spec(resources={"cpus_per_worker": 2, "max_concurrent": 5}), Machine(8, 0))
 
 
 def test_grid_on_a_continuous_space_is_refused() -> None:
     swept = {RATE: {"low": 1e-5, "high": 1e-3, "log": True}}
-    with pytest.raises(ConfigError, match="search.algorithm is grid, but the space has a continuous dimension"):
+    with pytest.raises(ConfigError, match=r"search\.algorithm is grid, but the space has a continuous dimension"):
         plan(spec(swept, search={"algorithm": "grid"}), Machine(2, 0))
     assert plan(spec(swept, search={"algorithm": "tpe", "num_trials": 7}), Machine(2, 0)).trials == 7
 

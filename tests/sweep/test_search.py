@@ -65,6 +65,17 @@ class TestEverySampler:
         assert len(params) == len(set(params)) == 4
 
 
+def test_list_choices_survive_a_restart(tmp_path: Path) -> None:
+    config = SweepConfig.model_validate(
+        spec().model_dump(by_alias=True) | {"space": {"model.cnn.channels": [[8, 16], [16, 32], [4]]}}
+    )
+    first = Study(config, tmp_path / "optuna.db").ask("a")
+    rest = [Study(config, tmp_path / "optuna.db").ask(name) for name in "bcd"]
+    channels = [asked[1]["model.cnn.channels"] for asked in [first, *rest] if asked]
+    assert sorted(channels) == [[4], [8, 16], [16, 32]]
+    assert config.trial_config({"model.cnn.channels": channels[0]})
+
+
 def test_grid_goes_in_order(tmp_path: Path) -> None:
     books = study(tmp_path, algorithm="grid", num_trials=3)
     assert [books.ask(f"t{i}")[1]["model.transition_depth"] for i in range(3)] == [1, 2, 3]  # type: ignore[index]

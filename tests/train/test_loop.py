@@ -158,6 +158,22 @@ def test_options_train(train_config: TrainConfig, dataset: TrajectoryDataset, ov
     assert math.isfinite(trainer(train_config, dataset, **overrides).run_epoch()["train_loss"])
 
 
+@pytest.mark.parametrize("observation", ["pixels", "vector"])
+@pytest.mark.parametrize("actions", ["continuous", "discrete"])
+def test_every_kind_of_data_trains(
+    train_config: TrainConfig, canonical_h5, cache_dir, observation: str, actions: str
+) -> None:
+    """Ragged episodes of a file, pixels or vectors, continuous or discrete actions."""
+    path = canonical_h5(lengths=(9, 2, 12, 7, 8), observation=observation, actions=actions)
+    config = train_config.with_overrides(
+        {"data.builtin": None, "data.path": path, "model.encoder_type": "mlp", "training.batch_size": 8}
+    )
+    data = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
+    metrics = Trainer(config, data, Ranks()).run_epoch()
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert 0 < metrics["val_rollout_mrr"] <= 1
+
+
 def test_the_best_model_is_that_of_its_epoch(train_config: TrainConfig, dataset: TrajectoryDataset, tmp_path) -> None:
     run = trainer(train_config, dataset)
     for _ in range(3):

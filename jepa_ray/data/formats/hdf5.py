@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -31,10 +33,22 @@ def open_hdf5(path: Path, observation: str | None = None) -> Iterator[Trajectori
     except OSError as error:
         raise DataError(f"{path}: is not a readable HDF5 file ({error})") from None
     with file:
+        yield _trajectories(file, path, observation)
+
+
+class _Column:
+    """A dataset on disk whose damage is reported as what it is: bad data."""
+
+    def __init__(self, dataset: h5py.Dataset, path: Path) -> None:
+        self._dataset, self._path = dataset, path
+        self.shape: tuple[int, ...] = dataset.shape
+        self.dtype: np.dtype[Any] = dataset.dtype
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         try:
-            yield _trajectories(file, path, observation)
-        except OSError as error:  # raised by h5py while reading a damaged or exotically compressed column
-            raise DataError(f"{path}: cannot be read ({error})") from None
+            return np.asarray(self._dataset[rows])
+        except OSError as error:  # damaged, or compressed with a filter that is not installed
+            raise DataError(f"{self._path}: {self._dataset.name[1:]} cannot be read ({error})") from None
 
 
 def _trajectories(file: h5py.File, path: Path, observation: str | None) -> Trajectories:
@@ -43,14 +57,14 @@ def _trajectories(file: h5py.File, path: Path, observation: str | None) -> Traje
     if missing:
         has = ", ".join(sorted(file)) or "nothing"
         raise DataError(f"{path}: lacks the column {missing[0]} (it has {has})")
-    for column in {name, "action", "state", "ep_len", "ep_offset"} & set(file):
-        if not isinstance(file[column], h5py.Dataset):
+    for column in (name, "action", "state", "ep_len", "ep_offset"):
+        if column in file and not isinstance(file[column], h5py.Dataset):
             raise DataError(f"{path}: {column} is a group, but must be a dataset")
     return Trajectories(
         source=str(path),
-        observation=file[name],
-        action=file["action"],
-        state=file.get("state"),
+        observation=_Column(file[name], path),
+        action=_Column(file["action"], path),
+        state=_Column(file["state"], path) if "state" in file else None,
         lengths=_integers(file["ep_len"], path),
         offsets=_integers(file["ep_offset"], path),
     )
@@ -81,4 +95,5 @@ def write_two_rooms(path: Path, episodes: TwoRoomsEpisodes) -> None:
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

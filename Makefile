@@ -1,0 +1,27 @@
+# The venv is made once; `make sweep` and `make test` are the README's two commands.
+BIN := .venv/bin
+
+.PHONY: install sweep smoke test check format
+
+install:
+	python3 -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+
+sweep:
+	$(BIN)/python -m jepa_ray.sweep sweeps/grid.yaml
+
+smoke:
+	$(BIN)/python -m jepa_ray.sweep sweeps/smoke.yaml
+
+test:
+	$(BIN)/pytest
+
+check:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format:
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
