@@ -6,7 +6,8 @@ Three sides train the same model on the same data with the same batch size, one 
 time, in rounds A B C A B C ...; so a ratio compares passes of the same minute. The first round warms up. Validation
 is not counted.
 
-- A, package: a warm worker group, as in a sweep; the `samples_per_s` its epochs report.
+- A, package: a warm worker group, as in a sweep; the `samples_per_s` its epochs report. Ray runs workers at nice 15, so
+  measure on an idle machine: on a busy one A is held back and B is not.
 - B, bare: the least that plain PyTorch needs. One process, frames preloaded as one contiguous tensor, batches by
   index, clipping, fused AdamW, EMA by `torch._foreach_lerp_`.
 - C, usual: HDF5 file, a Dataset that opens it once per process and returns float tensors one sample at a time, a

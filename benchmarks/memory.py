@@ -4,8 +4,9 @@
 
 Runs `python -m jepa_ray.sweep` on sweeps/smoke.yaml with a larger Two Rooms dataset (2000 x 50: about 300 MB) as a
 subprocess, in turns with one group and with two. A thread sums up the PSS of the sweep's process and all its
-descendants (Ray's daemons included) every half second. PSS counts a page that k processes map as 1/k in each, so the
-sum is what the machine really gives. The dataset's cache is made beforehand, so that its making does not count.
+descendants (Ray's daemons included), over and over with half a second between. PSS counts a page that k processes map
+as 1/k in each, so the sum is what the machine really gives. The dataset's cache is made beforehand, so that its making
+does not count.
 
 Every process maps the cached frames from the same file. If they are shared, the PSS of these mappings, summed over
 processes, never exceeds the size of the file, whatever the number of groups; their RSS, summed in the same way, is
@@ -47,7 +48,8 @@ def main(
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
         sets = small_trials(Path(folder), trajectories)
         frames = cached_frames(load_sweep_config(SPEC, sets).base.data)
-        one, two = [], []
+        one: list[Peak] = []
+        two: list[Peak] = []
         for repeat in range(repeats):
             for groups, peaks in ((1, one), (2, two)):
                 output = Path(folder) / f"outputs-{groups}-{repeat}"
@@ -148,6 +150,7 @@ def peak_of_sweep(sets: list[str], groups: int, output: Path, frames: Path) -> P
         sweep.wait()
     if code:
         raise SystemExit(f"the sweep failed with exit code {code}")
+    assert peak.frames, ("the sweep mapped its frames from another file", frames)
     return peak
 
 

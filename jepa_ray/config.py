@@ -190,6 +190,10 @@ class Objective(_Section):
         """Whether value `a` beats `b`; anything beats nothing."""
         return b is None or (a > b if self.mode == "max" else a < b)
 
+    def best(self, values: Iterable[float]) -> float | None:
+        """The best of `values`, None of none."""
+        return max(values, default=None) if self.mode == "max" else min(values, default=None)
+
 
 class TrackingConfig(_Section):
     """Where MLflow writes."""

@@ -24,6 +24,7 @@ class Recorder(Callback):
     def __init__(self, study: Study, tracker: Tracker, parent_run: str, view: SweepView) -> None:
         self._study, self._tracker, self._parent, self._view = study, tracker, parent_run, view
         self._runs: dict[str, str] = {}  # Tune's trial id -> MLflow run id
+        self._ended = [study.best_value(r) for r in study.records() if r.status is not Status.RUNNING]
         self._reconciled = False
         self._trained = False
         self.broken: GroupStartError | None = None
@@ -85,6 +86,15 @@ class Recorder(Callback):
             self._tracker.tag(run_id, tags)
             self._tracker.close_run(run_id, failed=record.status is Status.FAILED)
         self._view.trial_ended(record)
+        self._ended.append(self._study.best_value(record))
+        self._log_best()
+
+    def _log_best(self) -> None:
+        """On the parent run: the best objective so far against the number of trials done."""
+        objective = self._study.spec.objective
+        best = objective.best(value for value in self._ended if value is not None)
+        if best is not None:
+            self._tracker.log_epoch(self._parent, len(self._ended), {f"best_{objective.metric}": best})
 
 
 def _error(trial: Trial) -> tuple[str, str]:

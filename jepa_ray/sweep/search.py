@@ -163,8 +163,7 @@ class Study:
 
     def best_value(self, record: TrialRecord) -> float | None:
         """The best objective a trial reached in any epoch."""
-        values = [row[self.spec.objective.metric] for row in record.history]
-        return max(values, default=None) if self.spec.objective.mode == "max" else min(values, default=None)
+        return self.spec.objective.best(row[self.spec.objective.metric] for row in record.history)
 
     def record(self, tune_id: str) -> TrialRecord:
         """One trial as it stands."""
