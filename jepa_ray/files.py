@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,15 @@ class RunFolder:
         write_atomically(self._end, json.dumps({"seconds": round(seconds, 1)}).encode())
 
     @property
+    def id(self) -> str:
+        """What tells this run from every other, a later one in the same place included."""
+        return self._id.read_text()
+
+    @property
+    def _id(self) -> Path:
+        return self.path / ".id"
+
+    @property
     def _end(self) -> Path:
         return self.path / "finished.json"
 
@@ -72,6 +82,8 @@ class RunFolder:
                 aside = self._set_aside() if fresh and self.path.exists() else None
                 self.path.mkdir(exist_ok=True)
                 write_atomically(self.path / self.document, text.encode())
+                if not self._id.exists():
+                    write_atomically(self._id, uuid.uuid4().hex.encode())
             yield aside
         finally:
             lock.release()

@@ -1,4 +1,4 @@
-"""The only MLflow writer: runs, parameters, per-epoch metrics, tags. One process writes, in batches.
+"""The only MLflow writer: runs, parameters, per-epoch metrics, tags. One process writes, in batches, off the hot path.
 
 A run is found again by its `jepa_ray.key` tag, so a sweep that is resumed continues its runs and doubles none.
 """
@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from jepa_ray.config import TrackingConfig
 from jepa_ray.errors import ConfigError
+
+Run = Future[str]  # the id of an MLflow run, known once the run is written
 
 KEY_TAG = "jepa_ray.key"
 MAX_VALUE = 500  # characters of a parameter or tag that every MLflow backend takes
@@ -24,7 +28,11 @@ def default_uri(output: Path) -> str:
 
 
 class Tracker:
-    """One MLflow experiment. Raises `ConfigError` if the tracking store cannot be opened."""
+    """One MLflow experiment. Everything but its opening is written by a thread of its own, in order.
+
+    An error there is raised by the next call, at the latest by `flush`. Raises `ConfigError` if the tracking store
+    cannot be opened.
+    """
 
     def __init__(self, config: TrackingConfig, output: Path, default_experiment: str) -> None:
         from mlflow import MlflowClient  # seconds of imports: only where something is tracked
@@ -32,7 +40,6 @@ class Tracker:
 
         for noisy in ("alembic", "mlflow"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
-
         self.uri = config.uri or default_uri(output)
         name = config.experiment or default_experiment
         output.mkdir(parents=True, exist_ok=True)
@@ -43,6 +50,9 @@ class Tracker:
             self._experiment = known.experiment_id if known else self._client.create_experiment(name, artifacts)
         except (MlflowException, OSError) as error:
             raise ConfigError(f"tracking.uri {self.uri}: cannot be opened ({_first_line(error)})") from None
+        self._may_know_runs = known is not None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        self._pending: deque[Future[Any]] = deque()
 
     def open_run(
         self,
@@ -50,44 +60,61 @@ class Tracker:
         name: str,
         params: Mapping[str, Any],
         *,
-        parent: str | None = None,
+        parent: Run | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> str:
-        """The id of the run with this key: a new one, or the one that an earlier session left."""
+    ) -> Run:
+        """The run with this key: a new one, or the one that an earlier session left."""
+        return self._later(self._open, key, name, dict(params), parent, dict(tags or {}))
+
+    def _open(self, key: str, name: str, params: dict[str, Any], parent: Run | None, tags: dict[str, str]) -> str:
         from mlflow.entities import Param
 
-        found = self._client.search_runs([self._experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-        if found:
-            run_id: str = found[0].info.run_id
-            self._client.update_run(run_id, status="RUNNING")
-            return run_id
-        extra = {"mlflow.parentRunId": parent} if parent else {}
-        run = self._client.create_run(self._experiment, run_name=name, tags={KEY_TAG: key, **extra, **(tags or {})})
+        if self._may_know_runs:
+            found = self._client.search_runs([self._experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+            if found:
+                self._client.update_run(found[0].info.run_id, status="RUNNING")
+                return str(found[0].info.run_id)
+        under = {"mlflow.parentRunId": parent.result()} if parent else {}
+        run = self._client.create_run(self._experiment, run_name=name, tags={KEY_TAG: key, **under, **tags})
         values = [Param(k, str(v)[:MAX_VALUE]) for k, v in params.items()]
         self._client.log_batch(run.info.run_id, params=values)
         return str(run.info.run_id)
 
-    def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
+    def log_epoch(self, run: Run, epoch: int, metrics: Mapping[str, float]) -> None:
         """One epoch's metrics, in one batch, stepped by epoch."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._client.log_batch(run_id, metrics=[Metric(name, value, now, epoch) for name, value in metrics.items()])
+        batch = [Metric(name, value, now, epoch) for name, value in metrics.items()]
+        self._later(lambda: self._client.log_batch(run.result(), metrics=batch))
 
-    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+    def tag(self, run: Run | str, tags: Mapping[str, str]) -> None:
         """Set tags, in one batch."""
         from mlflow.entities import RunTag
 
-        self._client.log_batch(run_id, tags=[RunTag(k, v[:MAX_VALUE]) for k, v in tags.items()])
+        batch = [RunTag(k, v[:MAX_VALUE]) for k, v in tags.items()]
+        self._later(lambda: self._client.log_batch(run if isinstance(run, str) else run.result(), tags=batch))
 
-    def attach(self, run_id: str, files: list[Path]) -> None:
+    def attach(self, run: Run, files: Iterable[Path]) -> None:
         """Log files as artifacts of a run."""
         for path in files:
-            self._client.log_artifact(run_id, str(path))
+            self._later(lambda path=path: self._client.log_artifact(run.result(), str(path)))
 
-    def close_run(self, run_id: str, *, failed: bool = False) -> None:
+    def close_run(self, run: Run, *, failed: bool = False) -> None:
         """Mark a run FINISHED or FAILED."""
-        self._client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+        self._later(lambda: self._client.set_terminated(run.result(), "FAILED" if failed else "FINISHED"))
+
+    def flush(self) -> None:
+        """Wait until everything is written; raises what went wrong."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def _later(self, write: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()
+        future = self._writer.submit(write, *arguments)
+        self._pending.append(future)
+        return future
 
 
 def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -119,7 +119,7 @@ def test_fresh_keeps_the_old_folder_aside(folder: RunFolder, text: str) -> None:
         assert (aside / "result").read_text() == "precious"
         assert (aside / "config.yaml").read_text() == "a: 1"
         assert not folder.finished
-        assert [p.name for p in folder.path.iterdir()] == ["config.yaml"]
+        assert {p.name for p in folder.path.iterdir()} == {"config.yaml", ".id"}
 
 
 def test_fresh_without_an_old_folder_just_begins(folder: RunFolder) -> None:

@@ -25,6 +25,8 @@ def test_children_lie_under_their_parent_with_params_curves_and_tags(tracker: Tr
         tracker.log_epoch(child, epoch, {"val_rollout_mrr": value})
     tracker.tag(child, {"status": "COMPLETE"})
     tracker.close_run(child)
+    tracker.flush()
+    parent, child = parent.result(), child.result()
     client = MlflowClient(default_uri(output))
     run = client.get_run(child)
     assert run.data.tags["mlflow.parentRunId"] == parent
@@ -37,14 +39,23 @@ def test_children_lie_under_their_parent_with_params_curves_and_tags(tracker: Tr
 def test_a_run_is_found_again_and_not_doubled(tracker: Tracker, output: Path) -> None:
     first = tracker.open_run("again", "trial", {"a": 1})
     tracker.close_run(first, failed=True)
-    assert Tracker(TrackingConfig(), output, "unit").open_run("again", "trial", {"a": 1}) == first
+    tracker.flush()
+    assert Tracker(TrackingConfig(), output, "unit").open_run("again", "trial", {"a": 1}).result() == first.result()
 
 
 def test_artifacts_are_kept(tracker: Tracker, output: Path, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text("name: x")
     run = tracker.open_run("files", "sweep", {})
     tracker.attach(run, [tmp_path / "spec.yaml"])
-    assert [f.path for f in MlflowClient(default_uri(output)).list_artifacts(run)] == ["spec.yaml"]
+    tracker.flush()
+    assert [f.path for f in MlflowClient(default_uri(output)).list_artifacts(run.result())] == ["spec.yaml"]
+
+
+def test_what_goes_wrong_in_the_background_is_raised(tracker: Tracker, tmp_path: Path) -> None:
+    run = tracker.open_run("lost", "trial", {})
+    tracker.attach(run, [tmp_path / "not there"])
+    with pytest.raises(OSError, match="not there"):
+        tracker.flush()
 
 
 def test_a_store_that_cannot_be_opened_is_a_config_error(tmp_path: Path) -> None:

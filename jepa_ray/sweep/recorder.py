@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 from jepa_ray.config import METRICS
 from jepa_ray.sweep.search import Status, Study
 from jepa_ray.sweep.view import SweepView, describe
-from jepa_ray.tracking import Tracker
+from jepa_ray.tracking import Run, Tracker
 from jepa_ray.train.worker_group import GroupStartError
 
 
@@ -21,9 +21,10 @@ class Recorder(Callback):
     retrying every trial would only hide why.
     """
 
-    def __init__(self, study: Study, tracker: Tracker, parent_run: str, view: SweepView) -> None:
-        self._study, self._tracker, self._parent, self._view = study, tracker, parent_run, view
-        self._runs: dict[str, str] = {}  # Tune's trial id -> MLflow run id
+    def __init__(self, study: Study, tracker: Tracker, sweep_id: str, parent: Run, view: SweepView) -> None:
+        self._study, self._tracker, self._view = study, tracker, view
+        self._sweep_id, self._parent = sweep_id, parent
+        self._runs: dict[str, Run] = {}  # by Tune's trial id
         self._ended = [study.best_value(r) for r in study.records() if r.status is not Status.RUNNING]
         self._reconciled = False
         self._trained = False
@@ -37,15 +38,13 @@ class Recorder(Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._study.record(trial.trial_id)
         if trial.trial_id not in self._runs:
-            run_id = self._tracker.open_run(
-                key=f"{self._parent}/{record.number}",
+            self._runs[trial.trial_id] = self._tracker.open_run(
+                key=f"{self._sweep_id}/{record.number}",
                 name=f"{record.trial_id} {describe(record.params)}",
                 params=record.params,
                 parent=self._parent,
                 tags={"trial_id": record.trial_id, "status": Status.RUNNING},
             )
-            self._runs[trial.trial_id] = run_id
-            self._study.note(trial.trial_id, mlflow_run_id=run_id)
         self._view.trial_started(record.number, record.params)
 
     def on_trial_result(
@@ -79,12 +78,14 @@ class Recorder(Callback):
             raise self.broken
 
     def _end(self, tune_id: str, *, failed: bool = False) -> None:
+        if tune_id in self._runs:
+            self._study.note(tune_id, mlflow_run_id=self._runs[tune_id].result())
         self._study.finish(tune_id, failed=failed)
         record = self._study.record(tune_id)
-        if run_id := self._runs.get(tune_id):
+        if run := self._runs.get(tune_id):
             tags = {"status": str(record.status)} | ({"error": record.error} if record.error else {})
-            self._tracker.tag(run_id, tags)
-            self._tracker.close_run(run_id, failed=record.status is Status.FAILED)
+            self._tracker.tag(run, tags)
+            self._tracker.close_run(run, failed=record.status is Status.FAILED)
         self._view.trial_ended(record)
         self._ended.append(self._study.best_value(record))
         self._log_best()

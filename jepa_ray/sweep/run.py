@@ -32,7 +32,7 @@ from jepa_ray.sweep.scheduler import scheduler
 from jepa_ray.sweep.search import Status, Study, TrialRecord, TuneSearcher
 from jepa_ray.sweep.trial import CHECKPOINT_FILE, SweepTrial, trainable
 from jepa_ray.sweep.view import SweepView, clock
-from jepa_ray.tracking import Tracker
+from jepa_ray.tracking import Run, Tracker
 from jepa_ray.train.cluster import Session, ray_session
 from jepa_ray.train.run import check_trainable
 
@@ -90,10 +90,10 @@ class _Sweep:
         study = Study(spec, folder.path / "optuna.db")
         self._greet(session, tracker, plans)
         space = {f"space.{key}": value for key, value in spec.to_dict()["space"].items()}
-        parent = tracker.open_run(f"sweep/{folder.path}", spec.name, space, tags={"kind": "sweep"})
+        parent = tracker.open_run(folder.id, spec.name, space, tags={"kind": "sweep"})
         done = [record for record in study.records() if record.status is not Status.RUNNING]
         with SweepView(spec, plans, self.console, done) as view:
-            checkpoints = self._tune(study, Recorder(study, tracker, parent, view), plans.groups)
+            checkpoints = self._tune(study, Recorder(study, tracker, folder.id, parent, view), plans.groups)
         return self._conclude(study, tracker, parent, checkpoints)
 
     def _greet(self, session: Session, tracker: Tracker, plans: Plan) -> None:
@@ -120,7 +120,7 @@ class _Sweep:
                 max_concurrent_trials=groups,
                 reuse_actors=True,
                 max_failures=self.spec.resources.max_failures,
-                checkpoint_config=CheckpointConfig(checkpoint_frequency=1, num_to_keep=1),
+                checkpoint_config=CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
                 callbacks=[recorder],
                 resume_config=ResumeConfig(errored=ResumeConfig.ResumeType.SKIP) if began else None,
                 raise_on_failed_trial=False,
@@ -129,7 +129,7 @@ class _Sweep:
             )
         return {trial.trial_id: Path(trial.checkpoint.path) for trial in analysis.trials if trial.checkpoint}
 
-    def _conclude(self, study: Study, tracker: Tracker, parent: str, checkpoints: dict[str, Path]) -> pd.DataFrame:
+    def _conclude(self, study: Study, tracker: Tracker, parent: Run, checkpoints: dict[str, Path]) -> pd.DataFrame:
         ranking = results.ranking(study)
         written = [self.folder.path / "spec.yaml", results.write_leaderboard(study, self.folder.path)]
         best = next((r for r in ranking if r.status in results.RANKED), None)
@@ -144,12 +144,13 @@ class _Sweep:
         self.folder.mark_finished(time.monotonic() - self.started)
         return _show(self.spec, self.folder, self.console)
 
-    def _rank_in_mlflow(self, ranking: list[TrialRecord], tracker: Tracker, parent: str, written: list[Path]) -> None:
+    def _rank_in_mlflow(self, ranking: list[TrialRecord], tracker: Tracker, parent: Run, written: list[Path]) -> None:
         for rank, record in enumerate(ranking, start=1):
             if record.mlflow_run_id:
                 tracker.tag(record.mlflow_run_id, {"rank": str(rank)})
         tracker.attach(parent, written)
         tracker.close_run(parent)
+        tracker.flush()
 
 
 def _show(spec: SweepConfig, folder: RunFolder, console: Console) -> pd.DataFrame:

@@ -84,6 +84,7 @@ class Study:
         records = self.records()
         self._seen = {space.identity(record.params) for record in records}
         self._numbers = {record.tune_id: record.number for record in records}
+        self._study_id = self._storage.get_study_id_from_name(spec.name)
         # A resumed search must not replay the random numbers that made its first suggestions.
         self._study.sampler = _sampler(spec, spec.search.seed + len(records))
 
@@ -139,9 +140,7 @@ class Study:
         """Record an epoch, and whether it was the trial's last; trained again after a failure, it replaces itself."""
         trial_id = self._id(self.number(tune_id))
         self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[self.spec.objective.metric])
-        self._storage.set_trial_user_attr(trial_id, f"epoch_{epoch}", dict(metrics))
-        if last:
-            self._storage.set_trial_user_attr(trial_id, "finished", True)
+        self._storage.set_trial_user_attr(trial_id, f"epoch_{epoch}", {"last": last, **metrics})
 
     def note(self, tune_id: str, **values: str) -> None:
         """Attach `mlflow_run_id` or `error` to a trial."""
@@ -175,8 +174,7 @@ class Study:
         return [_record(t) for t in trials if "replaced" not in t.user_attrs and t.state is not TrialState.WAITING]
 
     def _id(self, number: int) -> int:
-        study_id = self._storage.get_study_id_from_name(self.spec.name)
-        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
 
 _KNUTH = 2654435761  # a multiplicative hash: spreads consecutive numbers over the unseen points
@@ -191,13 +189,14 @@ def _sampler(spec: SweepConfig, seed: int) -> BaseSampler:
 
 def _record(trial: FrozenTrial) -> TrialRecord:
     attrs = trial.user_attrs
-    epochs = itertools.takewhile(lambda key: key in attrs, (f"epoch_{i}" for i in itertools.count(1)))
+    keys = itertools.takewhile(lambda key: key in attrs, (f"epoch_{i}" for i in itertools.count(1)))
+    rows = [attrs[key] for key in keys]
     return TrialRecord(
         number=trial.number,
         params=dict(trial.params),
         status=_FROM_OPTUNA.get(trial.state, Status.RUNNING),
-        history=[attrs[key] for key in epochs],
-        finished=attrs.get("finished", False),
+        history=[{name: value for name, value in row.items() if name != "last"} for row in rows],
+        finished=bool(rows and rows[-1]["last"]),
         error=attrs.get("error"),
         mlflow_run_id=attrs.get("mlflow_run_id"),
         tune_id=attrs.get("tune_id"),
@@ -223,8 +222,7 @@ class TuneSearcher(Searcher):
         """Nothing: the recorder writes results, those of stopped trials included."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The trial is over, of whatever cause."""
-        self._books.finish(trial_id, failed=error)
+        """Nothing: the recorder closes the books, when it knows the error."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study is on disk."""

@@ -25,7 +25,7 @@ class Group(Protocol):
     """What a trial needs of its worker group; benchmarks and tests put others in its place."""
 
     def call(self, command: Any) -> Any: ...
-    def checkpoint(self) -> bytes: ...
+    def checkpoint(self, result: EpochResult) -> bytes: ...
     def shutdown(self) -> None: ...
 
 
@@ -66,6 +66,7 @@ class SweepTrial(Trainable):
         self._overrides: dict[str, Any] = config["overrides"]
         self._checkpoint: bytes | None = None
         self._started = False
+        self._last: EpochResult | None = None
 
     def _training_group(self) -> Group:
         """The group, started if this is the Trainable's first trial, with the current trial on it."""
@@ -80,6 +81,7 @@ class SweepTrial(Trainable):
         """Train one epoch. What fails on its own terms ends here; a dead group is raised, so that Tune retries."""
         try:
             result: EpochResult = self._training_group().call(RunEpoch())
+            self._last = result
         except GroupDiedError:
             raise
         except (TrialError, ConfigError) as error:
@@ -87,8 +89,8 @@ class SweepTrial(Trainable):
         return {**result.metrics, "epoch": result.epoch, "finished": result.finished, "done": result.finished}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        if self._group and self._started:
-            write_atomically(Path(checkpoint_dir) / CHECKPOINT_FILE, self._group.checkpoint())
+        if self._group and self._last:
+            write_atomically(Path(checkpoint_dir) / CHECKPOINT_FILE, self._group.checkpoint(self._last))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         self._checkpoint = (Path(checkpoint) / CHECKPOINT_FILE).read_bytes()

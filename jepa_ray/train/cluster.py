@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import ray
 
-from jepa_ray.errors import ConfigError
+from jepa_ray.errors import ConfigError, JepaRayError
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -39,7 +39,7 @@ def ray_session(address: str | None, cpus: float, gpus: float, log: Path) -> Ite
     """Start a local cluster of the given size, or connect to `address`; everything of ours is gone on exit.
 
     While it lasts, whatever Ray logs or prints in this process goes to the file `log`: write to a console that
-    holds the real stdout. Raises `ConfigError` if the cluster cannot be reached.
+    holds the real stdout. Raises `ConfigError` if there is no cluster at `address`, `JepaRayError` if none starts.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     size: dict[str, Any] = {} if address else {"num_cpus": int(cpus), "num_gpus": int(gpus), "include_dashboard": True}
@@ -49,8 +49,10 @@ def ray_session(address: str | None, cpus: float, gpus: float, log: Path) -> Ite
         try:
             context = ray.init(address=address or "local", log_to_driver=False, **size)
             _send_log_to(sink)  # ray.init brings its own handler back
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"--address {address or 'local'}: no Ray cluster can be used there ({error})") from None
+        except Exception as error:  # Ray raises many kinds, a bare Exception for a local start that takes too long
+            if address:
+                raise ConfigError(f"--address {address}: no Ray cluster can be used there ({error})") from None
+            raise JepaRayError(f"Ray could not be started here: {error} (details in {log})") from None
         try:
             offered = ray.cluster_resources()
             url = f"http://{context.dashboard_url}" if context.dashboard_url else None

@@ -30,12 +30,7 @@ class StartTrial:
 
 @dataclass(frozen=True)
 class RunEpoch:
-    """Train and validate one epoch; the reply is an `EpochResult`."""
-
-
-@dataclass(frozen=True)
-class SaveTrial:
-    """The reply is a reference to the training checkpoint's bytes."""
+    """Train and validate one epoch and checkpoint it; the reply is an `EpochResult`."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +38,17 @@ class Leave:
     """End the group."""
 
 
-Command = Hello | StartTrial | RunEpoch | SaveTrial | Leave
+Command = Hello | StartTrial | RunEpoch | Leave
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """Metrics of one epoch, by name, and whether it was the trial's last."""
+    """What an epoch leaves."""
 
     epoch: int
     metrics: dict[str, float]
-    finished: bool
+    finished: bool  # whether it was the trial's last
+    checkpoint: list[Any]  # one reference to the training checkpoint's bytes, fetched by `WorkerGroup.checkpoint`
 
 
 @dataclass(frozen=True)

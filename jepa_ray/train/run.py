@@ -112,19 +112,16 @@ class _Run:
         self.folder.mark_finished(time.monotonic() - started)
 
     def _epochs(self, group: WorkerGroup, tracker: Tracker) -> None:
-        run_id = tracker.open_run(
-            f"run/{self.folder.path}", self.config.experiment.name, flat_params(self.config.to_dict())
-        )
+        run = tracker.open_run(self.folder.id, self.config.experiment.name, flat_params(self.config.to_dict()))
         finished = self._start(group)
         while not finished:
             result: EpochResult = group.call(RunEpoch())
             finished = result.finished
-            self._record(result, group.checkpoint())
-            tracker.log_epoch(run_id, result.epoch, result.metrics)
-        tracker.attach(
-            run_id, [self.folder.path / name for name in ("config.yaml", "metrics.csv", "best_jepa_model.pt")]
-        )
-        tracker.close_run(run_id)
+            self._record(result, group.checkpoint(result))
+            tracker.log_epoch(run, result.epoch, result.metrics)
+        tracker.attach(run, [self.folder.path / name for name in ("config.yaml", "metrics.csv", "best_jepa_model.pt")])
+        tracker.close_run(run)
+        tracker.flush()
 
     def _start(self, group: WorkerGroup) -> bool:
         """Begin, or continue from the last checkpoint; returns whether there is nothing left to do."""

@@ -39,7 +39,6 @@ from jepa_ray.train.mailbox import (
     Leave,
     Mailbox,
     RunEpoch,
-    SaveTrial,
     StartTrial,
 )
 from jepa_ray.train.ranks import Ranks
@@ -133,10 +132,10 @@ class WorkerGroup:
             raise TrialError(reply.message)
         return reply
 
-    def checkpoint(self) -> bytes:
-        """The current trial's training checkpoint. Raises `GroupDiedError`."""
+    def checkpoint(self, result: EpochResult) -> bytes:
+        """The training checkpoint after an epoch. Raises `GroupDiedError`."""
         try:
-            return ray.get(self.call(SaveTrial())[0])
+            return ray.get(result.checkpoint[0])
         except ray.exceptions.RayError as error:
             raise GroupDiedError(f"the checkpoint was lost with its worker: {error}") from None
 
@@ -206,9 +205,8 @@ class _Bench:
                 return self._trial.finished
             case RunEpoch():
                 metrics = self._trial.run_epoch()
-                return EpochResult(self._trial.state.epoch, metrics, self._trial.finished)
-            case SaveTrial() if self._ranks.rank == 0:
-                return [ray.put(to_bytes(self._trial.checkpoint()))]
+                saved = [ray.put(to_bytes(self._trial.checkpoint()))] if self._ranks.rank == 0 else []
+                return EpochResult(self._trial.state.epoch, metrics, self._trial.finished, saved)
         return None
 
     @property

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,9 @@ def test_a_sweep_whose_groups_cannot_start_says_so_at_once(spec: dict[str, Any],
 
     class Broken(trainable(config, tmp_path / "groups")):  # type: ignore[misc]
         def start_group(self) -> WorkerGroup:
-            group = WorkerGroup(workers=1, cpus=1, gpus=0, storage=self.storage, name="broken", work=crash)
+            group = WorkerGroup(
+                workers=1, cpus=1, gpus=0, storage=self.storage, name=f"broken-{uuid.uuid4().hex[:6]}", work=crash
+            )
             group.start()
             return group
 

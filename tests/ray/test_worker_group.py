@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import psutil
 import pytest
-import ray
 
 from jepa_ray.config import TrainConfig
 from jepa_ray.errors import TrialError
@@ -62,8 +62,9 @@ def test_a_trial_gives_the_same_result_whatever_the_group_trained_before(
 
 def test_a_checkpoint_continues_where_it_was_taken(group: WorkerGroup, config: TrainConfig) -> None:
     whole = curve(group, config, 3)
-    curve(group, config, 1)
-    assert curve(group, config, 2, group.checkpoint()) == whole[1:]
+    group.call(StartTrial(config))
+    checkpoint = group.checkpoint(group.call(RunEpoch()))
+    assert curve(group, config, 2, checkpoint) == whole[1:]
 
 
 def test_a_failed_trial_leaves_the_group_warm(group: WorkerGroup, config: TrainConfig) -> None:
@@ -107,10 +108,9 @@ def test_a_killed_worker_is_an_error_of_its_trial(tmp_path: Path, train_config: 
     endless = train_config.with_overrides({"data.two_rooms.trajectories": 2000})
     doomed.call(StartTrial(endless))
     worker = next(p for p in psutil.Process().children(recursive=True) if is_train_worker(p))
-    killer = _kill_after(worker.pid, seconds=1.0)
+    threading.Timer(0.5, os.kill, (worker.pid, signal.SIGKILL)).start()
     with pytest.raises(GroupDiedError):
         doomed.call(RunEpoch())
-    ray.get(killer)
     with pytest.raises(GroupDiedError):  # and stays dead
         doomed.call(RunEpoch())
     doomed.shutdown()
@@ -118,12 +118,3 @@ def test_a_killed_worker_is_an_error_of_its_trial(tmp_path: Path, train_config: 
 
 def is_train_worker(process: psutil.Process) -> bool:
     return "RayTrainWorker" in " ".join(process.cmdline())
-
-
-def _kill_after(pid: int, seconds: float) -> Any:
-    @ray.remote(num_cpus=0)
-    def kill() -> None:
-        time.sleep(seconds)
-        os.kill(pid, signal.SIGKILL)
-
-    return kill.remote()

@@ -5,7 +5,7 @@ import pytest
 
 from jepa_ray.config import SweepConfig
 from jepa_ray.sweep import results
-from jepa_ray.sweep.search import Status, Study, TuneSearcher
+from jepa_ray.sweep.search import Status, Study
 
 EPOCH = {"epoch_s": 2.0, "val_loss": 0.1}
 
@@ -105,8 +105,8 @@ class TestStatus:
 
     def test_an_error_is_failed_and_never_left_running(self, books: Study) -> None:
         books.note("a", error="train_loss is nan")
-        TuneSearcher(books).on_trial_complete("a", {"done": True})
-        TuneSearcher(books).on_trial_complete("b", error=True)
+        books.finish("a")
+        books.finish("b", failed=True)
         assert [books.record(t).status for t in "ab"] == [Status.FAILED, Status.FAILED]
         assert self.told(books, 0).state is optuna.trial.TrialState.FAIL
 
