@@ -135,6 +135,7 @@ class _Sweep:
         best = next((r for r in ranking if r.status in results.RANKED), None)
         if best and best.tune_id in checkpoints:
             written += results.write_best(study, best, checkpoints[best.tune_id] / CHECKPOINT_FILE, self.folder.path)
+        tracker.flush()
         if not study.exhausted or any(r.status is Status.RUNNING for r in study.records()):
             raise Interrupted(f"interrupted with {len(ranking)} trials done; the same command continues")
         self._rank_in_mlflow(ranking, tracker, parent, written)
