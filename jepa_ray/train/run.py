@@ -26,16 +26,7 @@ from jepa_ray.train.loop import steps_per_epoch
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
 from jepa_ray.train.worker_group import WorkerGroup
 
-SHOWN = (
-    "train_loss",
-    "val_loss",
-    "val_cosine",
-    "val_rollout_mrr",
-    "embedding_std",
-    "effective_rank",
-    "ema_gap",
-    "samples_per_s",
-)
+SHOWN = tuple(name for name in METRICS if name != "epoch_s")  # in the line of an epoch
 
 
 def run_training(config: TrainConfig, output: Path, console: Console, *, fresh: bool = False) -> pd.DataFrame:
