@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -99,7 +100,12 @@ class Recorder(Callback):
 
 
 def _error(trial: Trial) -> tuple[str, str]:
-    """Name and words of the exception at the end of the traceback that Tune kept."""
-    lines = [line.strip() for line in str(trial.get_error() or "").splitlines() if line.strip()]
+    """Name and words of the exception at the end of the traceback that Tune kept.
+
+    Read from the driver's own copy: `trial.get_error()` looks where it is synced to, later.
+    """
+    path = Path(trial.error_file) if trial.error_file else None
+    text = path.read_text() if path and path.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     name, _, words = (lines[-1] if lines else "an unknown error").partition(": ")
     return name.rpartition(".")[2], words or name
