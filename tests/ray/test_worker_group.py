@@ -103,11 +103,12 @@ def test_a_worker_that_dies_at_start_up_is_an_error_and_no_hang(tmp_path: Path, 
 
 def test_a_killed_worker_is_an_error_of_its_trial(tmp_path: Path, train_config: TrainConfig) -> None:
     """kill -9 in the middle of an epoch: the caller must not wait for a reply that never comes."""
+    others = train_workers()
     doomed = new_group(tmp_path, "doomed")
     doomed.start()
     endless = train_config.with_overrides({"data.two_rooms.trajectories": 2000})
     doomed.call(StartTrial(endless))
-    worker = next(p for p in psutil.Process().children(recursive=True) if is_train_worker(p))
+    (worker,) = train_workers() - others
     threading.Timer(0.5, os.kill, (worker.pid, signal.SIGKILL)).start()
     with pytest.raises(GroupDiedError):
         doomed.call(RunEpoch())
@@ -116,5 +117,6 @@ def test_a_killed_worker_is_an_error_of_its_trial(tmp_path: Path, train_config: 
     doomed.shutdown()
 
 
-def is_train_worker(process: psutil.Process) -> bool:
-    return "RayTrainWorker" in " ".join(process.cmdline())
+def train_workers() -> set[psutil.Process]:
+    children = psutil.Process().children(recursive=True)
+    return {process for process in children if "RayTrainWorker" in " ".join(process.cmdline())}
