@@ -14,7 +14,6 @@ from jepa_ray.sweep.search import Status, Study, TrialRecord
 from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
 
 RANKED = (Status.COMPLETE, Status.PRUNED)
-TIMES = ("seconds", "samples_per_s", "epoch_s", "mlflow_run_id")  # columns that differ between equal sweeps
 
 
 def ranking(study: Study) -> list[TrialRecord]:
