@@ -26,7 +26,9 @@ class Recorder(Callback):
         self._study, self._tracker, self._view = study, tracker, view
         self._sweep_id, self._parent = sweep_id, parent
         self._runs: dict[str, Run] = {}  # by Tune's trial id
-        self._ended = [study.best_value(r) for r in study.records() if r.status is not Status.RUNNING]
+        ended = [study.best_value(r) for r in study.records() if r.status is not Status.RUNNING]
+        self._ended = len(ended)
+        self._best = study.spec.objective.best(value for value in ended if value is not None)
         self._reconciled = False
         self._trained = False
         self.broken: GroupStartError | None = None
@@ -88,15 +90,15 @@ class Recorder(Callback):
             self._tracker.tag(run, tags)
             self._tracker.close_run(run, failed=record.status is Status.FAILED)
         self._view.trial_ended(record)
-        self._ended.append(self._study.best_value(record))
-        self._log_best()
+        self._log_best(self._study.best_value(record))
 
-    def _log_best(self) -> None:
+    def _log_best(self, value: float | None) -> None:
         """On the parent run: the best objective so far against the number of trials done."""
         objective = self._study.spec.objective
-        best = objective.best(value for value in self._ended if value is not None)
-        if best is not None:
-            self._tracker.log_epoch(self._parent, len(self._ended), {f"best_{objective.metric}": best})
+        self._ended += 1
+        self._best = objective.best(v for v in (self._best, value) if v is not None)
+        if self._best is not None:
+            self._tracker.log_epoch(self._parent, self._ended, {f"best_{objective.metric}": self._best})
 
 
 def _error(trial: Trial) -> tuple[str, str]:
