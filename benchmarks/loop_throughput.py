@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 from spread import Spread, paired_ratios, show
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -43,7 +44,7 @@ from jepa_ray.config import TrainConfig, load_train_config
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.data.formats.hdf5 import write_two_rooms
 from jepa_ray.data.two_rooms import simulate
-from jepa_ray.model.jepa import JEPA, build_jepa, jepa_loss
+from jepa_ray.model.jepa import JEPA, build_jepa
 from jepa_ray.train.cluster import ray_session
 from jepa_ray.train.loop import Trainer, step_settings, train_step
 from jepa_ray.train.mailbox import RunEpoch, StartTrial
@@ -141,6 +142,12 @@ def package_side(group: WorkerGroup) -> Pass:
 # ---------------------------------------------------------------------------------------- B: bare
 
 
+def one_step_loss(model: JEPA, observation: Tensor, action: Tensor, following: Tensor) -> Tensor:
+    with torch.no_grad():
+        target = model.target_encoder(following)
+    return functional.mse_loss(model.predict(model.encode(observation), action), target)
+
+
 def bare_side(config: TrainConfig, dataset: TrajectoryDataset) -> Pass:
     training, rows = config.training, dataset.train_index
     everything = torch.arange(int(rows.max()) + 2)
@@ -156,7 +163,7 @@ def bare_side(config: TrainConfig, dataset: TrajectoryDataset) -> Pass:
         batches = rows[torch.randperm(len(rows))].split(training.batch_size)
         full = [batch for batch in batches if len(batch) == training.batch_size]
         for batch in full:
-            loss = jepa_loss(model(frames[batch], actions[batch], frames[batch + 1]))
+            loss = one_step_loss(model, frames[batch], actions[batch], frames[batch + 1])
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trained, training.grad_clip_norm or float("inf"))
@@ -204,7 +211,7 @@ def usual_side(config: TrainConfig, dataset: TrajectoryDataset) -> Pass:
         started, total = time.perf_counter(), 0.0
         for observation, action, following in loader:
             optimizer.zero_grad()
-            loss = jepa_loss(model(observation, action, following))
+            loss = one_step_loss(model, observation, action, following)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip_norm or float("inf"))
             optimizer.step()

@@ -6,12 +6,14 @@ import typer
 
 from jepa_ray import cli
 from jepa_ray.data.__main__ import app as data_app
+from jepa_ray.evaluate import evaluate
 from jepa_ray.sweep.__main__ import sweep
 from jepa_ray.train.__main__ import train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 app.command()(sweep)
 app.command()(train)
+app.command()(evaluate)
 app.add_typer(data_app, name="data")
 
 

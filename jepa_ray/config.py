@@ -31,14 +31,47 @@ Metric = Literal[
     "train_loss",
     "val_loss",
     "val_cosine",
+    "val_skill",
+    "persistence_ratio",
+    "action_gap",
     "val_rollout_mrr",
+    "val_mrr_chance",
+    "val_mrr_z",
+    "val_mrr_within",
+    "val_mrr_within_chance",
+    "val_mrr_within_z",
+    "val_mrr_copy",
+    "rollout_probe_r2",
     "embedding_std",
     "effective_rank",
+    "temporal_share",
     "ema_gap",
+    "ema_param_gap",
     "samples_per_s",
     "epoch_s",
 ]
 METRICS: tuple[str, ...] = get_args(Metric)
+SMALLER_IS_BETTER = {"train_loss", "val_loss", "persistence_ratio", "epoch_s"}
+
+# What is wrong with a metric as an objective: a model that knows nothing can have the best value of it.
+FAKED_BY: dict[str, str] = {
+    "train_loss": "collapse: a constant embedding has loss 0",
+    "val_loss": "collapse: a constant embedding has loss 0",
+    "val_cosine": "collapse: constant embeddings have cosine 1",
+    "val_skill": "slow features: knowing the trajectory explains most of the variance",
+    "persistence_ratio": "an encoder whose steps are noise: copies of noise are easy to beat",
+    "action_gap": "an encoder that keeps nothing but the action's effect",
+    "val_mrr_chance": "nothing: it is the chance level, and the same for all models",
+    "val_mrr_within_chance": "nothing: it is the chance level, and the same for all models",
+    "val_mrr_copy": "a smooth encoder: it does not look at the predictions",
+    "embedding_std": "noise, and the LayerNorm that sets it",
+    "effective_rank": "noise, which has full rank, and the embedding's width",
+    "temporal_share": "noise",
+    "ema_gap": "the ema_decay that sets it",
+    "ema_param_gap": "the ema_decay that sets it",
+    "samples_per_s": "the smallest model",
+    "epoch_s": "the smallest model",
+}
 
 
 class _Section(BaseModel):
@@ -105,9 +138,28 @@ class ModelConfig(_Section):
         return self
 
 
+Weight = Annotated[float, Field(ge=0)]  # of a loss term; 0 leaves it out
+
+
+class LossConfig(_Section):
+    """Section `training.loss`: terms beside the objective, each a weight; all of them can be swept."""
+
+    rollout_steps: int = Field(1, ge=1, description="K: open-loop steps that the objective is averaged over.")
+    variance: Weight = Field(0.0, description="VICReg's hinge on the std of each embedding dimension.")
+    covariance: Weight = Field(0.0, description="VICReg's squared off-diagonal covariances.")
+    sigreg: Weight = Field(0.0, description="SIGReg: distance of the embeddings from an isotropic Gaussian.")
+    sigreg_directions: int = Field(256, ge=1, description="Random directions that SIGReg tests, new at each step.")
+    inverse_dynamics: Weight = Field(0.0, description="Error of the action told from two successive embeddings.")
+    temporal_similarity: Weight = Field(0.0, description="Squared distance of successive embeddings.")
+
+
 class TrainingConfig(_Section):
     """Section `training`: optimisation, budget and workers of one run."""
 
+    objective: Literal["jepa", "generative"] = Field(
+        "jepa", description="jepa: predict the next embedding; generative: decode the next observation."
+    )
+    loss: LossConfig = LossConfig()
     ema_decay: float = Field(0.995, ge=0, lt=1, description="Decay of the target encoder per optimiser step.")
     ema_decay_final: float | None = Field(
         None, ge=0, le=1, description="If set, the decay moves on a cosine from ema_decay to this over the run."
@@ -123,6 +175,9 @@ class TrainingConfig(_Section):
     num_epochs: int = Field(100, ge=1, description="Passes over the training transitions.")
     patience: int | None = Field(
         15, ge=1, description="Stop after this many epochs without a better objective; null: never."
+    )
+    collapse_epochs: int | None = Field(
+        10, ge=1, description="Stop a run that is still at chance after so many epochs; null: never."
     )
     rollout_horizon: int = Field(5, ge=1, description="K of val_rollout_mrr: open-loop steps, averaged over 1..K.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast forward and loss.")
@@ -184,7 +239,20 @@ class Objective(_Section):
     metric: Metric = Field(
         "val_rollout_mrr", description="What is optimised; see EXPERIMENTS.md before choosing a loss."
     )
-    mode: Mode = Field("max", description="Whether larger or smaller is better.")
+    mode: Mode = Field("max", description="Whether larger or smaller is better; unset: what the metric calls better.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_mode(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "mode" not in values and values.get("metric") in SMALLER_IS_BETTER:
+            return {**values, "mode": "min"}
+        return values
+
+    @property
+    def warning(self) -> str | None:
+        """What can fake the metric, if anything is known to."""
+        how = FAKED_BY.get(self.metric)
+        return f"objective {self.metric} can be faked by {how}; val_rollout_mrr cannot" if how else None
 
     def better(self, a: float, b: float | None) -> bool:
         """Whether value `a` beats `b`; anything beats nothing."""
@@ -317,6 +385,75 @@ class Resources(_Section):
         return value
 
 
+PLANNING_PRESETS: dict[str, dict[str, Any]] = {
+    # The field's: CEM 300 x 30, top 30, 5 blocks of 5 steps, 50 episodes (DINO-WM, stable-worldmodel).
+    "paper": {
+        "planner": "cem",
+        "samples": 300,
+        "iterations": 30,
+        "elites": 30,
+        "horizon": 5,
+        "action_block": 5,
+        "replan_every": 5,
+        "goal_ahead": 25,
+        "budget": 50,
+        "episodes": 50,
+    },
+}
+
+
+class PlanningConfig(_Section):
+    """Section `planning`: how a world model is planned with, and on which tasks.
+
+    `preset: paper` stands for the keys of the field's protocol, 70 x the work of the defaults; keys beside it go first.
+    """
+
+    planner: Literal["cem", "mppi"] = Field("cem", description="Search for the cheapest plan.")
+    samples: int = Field(64, ge=2, description="Candidate plans of an iteration.")
+    iterations: int = Field(4, ge=1, description="Iterations of the search in one planning step.")
+    elites: int = Field(8, ge=1, description="cem: cheapest candidates that the next iteration is fitted to.")
+    temperature: float = Field(
+        0.1, gt=0, description="mppi: a candidate this many standard deviations of cost dearer counts 1/e."
+    )
+    horizon: int = Field(4, ge=1, description="Actions of a plan.")
+    action_block: int = Field(3, ge=1, description="Environment steps that each action of a plan is held for.")
+    replan_every: int = Field(1, ge=1, description="Environment steps after which the plan is made anew.")
+    goal_ahead: int = Field(25, ge=1, description="A goal is what the behaviour policy sees this many steps later.")
+    budget: int = Field(50, ge=1, description="Environment steps to reach the goal in.")
+    episodes: int = Field(50, ge=1, description="Tasks; the interval of the success rate shrinks with their number.")
+    seed: int = Field(0, ge=0, description="Seed of tasks, planner and random policy; no task is one of the dataset's.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "preset" not in values:
+            return values
+        given = dict(values)
+        preset = given.pop("preset")
+        if preset not in PLANNING_PRESETS:
+            raise ValueError(f"preset is {preset}, but must be one of: {', '.join(PLANNING_PRESETS)}")
+        return PLANNING_PRESETS[preset] | given
+
+    @model_validator(mode="after")
+    def _search_fits(self) -> Self:
+        if self.planner == "cem" and self.elites > self.samples:
+            raise ValueError(f"elites is {self.elites}, but must not exceed samples ({self.samples})")
+        steps = self.horizon * self.action_block
+        if self.replan_every > steps:
+            raise ValueError(
+                f"replan_every is {self.replan_every}, but must not exceed the steps of a plan,"
+                f" horizon x action_block ({self.horizon} x {self.action_block} = {steps})"
+            )
+        return self
+
+
+class EvaluationConfig(_Section):
+    """Section `evaluation`: what the best trials are put to when all are done."""
+
+    plan_top_k: int = Field(0, ge=0, description="Plan with so many of the best trials, and rank them by success.")
+    planning: PlanningConfig = PlanningConfig()
+
+
 class SweepConfig(_Section):
     """A sweep: a base run, the space around it, and the budget to search it with."""
 
@@ -327,7 +464,17 @@ class SweepConfig(_Section):
     search: SearchConfig = SearchConfig()
     early_stopping: EarlyStopping = EarlyStopping()
     resources: Resources = Resources()
+    evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _can_plan(self) -> Self:
+        if self.evaluation.plan_top_k and self.base.data.builtin is None:
+            raise ValueError(
+                f"evaluation.plan_top_k is {self.evaluation.plan_top_k}, but a file has no environment to plan in:"
+                " planning needs data.builtin"
+            )
+        return self
 
     @model_validator(mode="after")
     def _space_fits_base(self) -> Self:
@@ -406,6 +553,11 @@ def load_sweep_config(path: Path, sets: Iterable[str] = ()) -> SweepConfig:
     elif isinstance(base, dict):
         _anchor_data_path(base, path)
     return _validate(SweepConfig, _override(spec, parse_sets(sets), "--set"), str(path))
+
+
+def planning_config(overrides: Mapping[str, Any]) -> PlanningConfig:
+    """How to plan, by the keys of `planning`. Raises `ConfigError`."""
+    return _validate(PlanningConfig, dict(overrides), "--set")
 
 
 def two_rooms_config(overrides: Mapping[str, Any]) -> TwoRoomsConfig:

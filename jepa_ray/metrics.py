@@ -1,25 +1,63 @@
-"""What a model knows, as functions of tensors; DESIGN in one line: loss and cosine can be faked, ranking can't.
+"""What a model knows, as functions of tensors: formula, range, source, and what fools each.
 
 Latent-space loss scales with the variance of the target, which the hyperparameters set themselves, and a collapsed
-model has loss 0 and cosine 1. `rollout_reciprocal_ranks` depends on neither scale, width nor collapse.
+model has loss 0 and cosine 1. Ranking depends on neither scale, width nor collapse.
+
+Legend of the shape comments: S roll-out starts, K steps, E trajectories, L rows of the longest, N embeddings, D wide.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def rollout_reciprocal_ranks(
+class CandidateRanks(NamedTuple):
+    """Where the truth came among its candidates, NaN where there is no truth to rank."""
+
+    lost: Tensor  # (S, K) candidates closer to the prediction than the truth; ties count half
+    rivals: Tensor  # (S, K) candidates beside the truth
+
+    def reciprocal(self) -> Tensor:
+        """1 / rank, (S, K) in (0, 1]: 1 for a perfect model, 2 / (C + 2) for one that ties all C rivals."""
+        return 1 / (1 + self.lost)
+
+    def chance(self) -> Tensor:
+        """Expected reciprocal rank (S, K) of a random order: the mean of 1/1 .. 1/(C + 1) for C rivals."""
+        candidates = self.rivals + 1
+        return (torch.digamma(candidates + 1) - torch.digamma(torch.ones_like(candidates))) / candidates
+
+    def __add__(self, other: object) -> CandidateRanks:
+        """The rank among the candidates of both."""
+        assert isinstance(other, CandidateRanks), other
+        return CandidateRanks(self.lost + other.lost, self.rivals + other.rivals)
+
+
+class RolloutRanks(NamedTuple):
+    """Ranks of the true future embedding for each open-loop prediction, by the kind of its rivals."""
+
+    within: CandidateRanks  # the other time steps of the same trajectory
+    across: CandidateRanks  # the same time step of the other trajectories
+
+    @property
+    def overall(self) -> CandidateRanks:
+        """Among both: `overall.reciprocal()` averaged is val_rollout_mrr."""
+        return self.within + self.across
+
+
+def rollout_ranks(
     predicted: Tensor, embeddings: Tensor, lengths: Tensor, episode: Tensor, start: Tensor
-) -> Tensor:
-    """Reciprocal rank of the true future embedding for each open-loop prediction, NaN past an episode's end.
+) -> RolloutRanks:
+    """Rank the true future embedding among candidates by Euclidean distance to each open-loop prediction.
 
     The Hits/MRR protocol of contrastive structured world models (Kipf et al. 2020) with harder negatives: the
     candidates for a prediction k steps ahead are every time step of the same trajectory, so that "nothing
-    moved" is a wrong answer, and the same time step of every other trajectory. They are ranked by Euclidean
-    distance to the prediction; ties count half, so a collapsed encoder scores chance and not 1.
+    moved" is a wrong answer, and the same time step of every other trajectory. Ties count half, so a
+    collapsed encoder scores chance and not 1. Fooled by neither scale nor width; a model that knows only which
+    trajectory it is in does well across trajectories, and at chance within them.
 
     Args:
         predicted: (S, K, D), predictions k = 1..K steps after each of S starts.
@@ -27,10 +65,6 @@ def rollout_reciprocal_ranks(
         lengths: (E,), rows of each trajectory.
         episode: (S,), trajectory of each start.
         start: (S,), row of each start within its trajectory.
-
-    Returns:
-        (S, K) in (0, 1], or NaN where start + k lies past the end. 1 for a perfect model; with C candidates, a
-        collapsed one gives 2 / (C + 1) and a random one H_C / C.
     """
     steps = torch.arange(1, predicted.shape[1] + 1, device=start.device)
     rows = torch.arange(embeddings.shape[1], device=start.device)
@@ -39,15 +73,12 @@ def rollout_reciprocal_ranks(
     time = time.clamp(max=embeddings.shape[1] - 1)
 
     own = _distances(predicted, embeddings[episode][:, None])  # (S, K, L)
-    own_is_candidate = (rows < lengths[episode, None])[:, None]  # (S, 1, L)
     true = own.gather(2, time[..., None])  # (S, K, 1)
+    own_is_rival = (rows < lengths[episode, None])[:, None] & (rows != time[..., None])  # (S, K, L)
     others = _distances(predicted, embeddings.transpose(0, 1)[time])  # (S, K, E)
-    other_is_candidate = time[..., None] < lengths  # (S, K, E)
-    other_is_candidate &= (torch.arange(len(lengths), device=start.device) != episode[:, None])[:, None]
-
-    # The true candidate ties with itself: half a rank, made whole by starting at a half.
-    rank = 0.5 + _places_lost(own, true, own_is_candidate) + _places_lost(others, true, other_is_candidate)
-    return torch.where(exists, 1 / rank, torch.nan)
+    other_is_rival = time[..., None] < lengths  # (S, K, E)
+    other_is_rival &= (torch.arange(len(lengths), device=start.device) != episode[:, None])[:, None]
+    return RolloutRanks(_ranks(own, true, own_is_rival, exists), _ranks(others, true, other_is_rival, exists))
 
 
 def _distances(predicted: Tensor, candidates: Tensor) -> Tensor:
@@ -55,9 +86,19 @@ def _distances(predicted: Tensor, candidates: Tensor) -> Tensor:
     return (predicted[:, :, None] - candidates).square_().sum(-1)
 
 
-def _places_lost(distance: Tensor, true: Tensor, is_candidate: Tensor) -> Tensor:
+def _ranks(distance: Tensor, true: Tensor, is_rival: Tensor, exists: Tensor) -> CandidateRanks:
     closer = (distance < true).float() + 0.5 * (distance == true).float()
-    return (closer * is_candidate).sum(-1)
+    lost, rivals = (closer * is_rival).sum(-1), is_rival.sum(-1).float()
+    return CandidateRanks(*(torch.where(exists, value, torch.nan) for value in (lost, rivals)))
+
+
+def above_chance(excess: Tensor) -> Tensor:
+    """Standard errors by which a mean excess over chance lies above 0, from one value per trajectory (E,), E >= 2.
+
+    Trajectories are the independent units: ranks within one are not. Below about 3 a model is at chance.
+    """
+    error = excess.std() / len(excess) ** 0.5
+    return (excess.mean() / error.clamp_min(1e-6)).clamp(-1e3, 1e3)
 
 
 def cosine(predicted: Tensor, target: Tensor) -> Tensor:
@@ -65,19 +106,101 @@ def cosine(predicted: Tensor, target: Tensor) -> Tensor:
     return F.cosine_similarity(predicted, target, dim=-1)
 
 
+def skill(error: Tensor, target: Tensor) -> Tensor:
+    """1 - MSE / Var(target) over embeddings (N, D), <= 1: the share of the target's variance that is explained.
+
+    0 for a model that predicts the mean. Fooled by slow features: knowing the trajectory explains most of the variance
+    where trajectories differ more than their time steps do. Blown up by collapse, where Var goes to 0.
+    """
+    return 1 - error / _positive(target.var(0, correction=0).mean())
+
+
+def persistence_ratio(error: Tensor, copied: Tensor) -> Tensor:
+    """MSE over the MSE of copying z_t, >= 0; above 1 a model is worse than "nothing moved".
+
+    Fooled by scale in neither direction; by a smooth encoder, whose copies are hard to beat.
+    """
+    return error / _positive(copied)
+
+
+def action_gap(error: Tensor, shuffled: Tensor) -> Tensor:
+    """MSE with the actions of other transitions over MSE, >= 0; 1 for a model that ignores actions.
+
+    Fooled by nothing known, but says little where actions matter little.
+    """
+    return shuffled / _positive(error)
+
+
 def embedding_std(embeddings: Tensor) -> Tensor:
-    """Standard deviation over N embeddings (N, D), averaged over dimensions; 0 means scale collapse."""
+    """Standard deviation over N embeddings (N, D), averaged over dimensions; 0 means scale collapse.
+
+    Fooled by slow features, and by scale: an encoder that ends in a LayerNorm has about 1 whatever it knows.
+    """
     return embeddings.std(dim=0, correction=0).mean()
 
 
 def effective_rank(embeddings: Tensor) -> Tensor:
-    """RankMe (Garrido et al. 2023): exp(entropy of the normalised singular values of (N, D)), in [1, min(N, D)]."""
+    """RankMe (Garrido et al. 2023): exp(entropy of the normalised singular values of (N, D)), in [1, min(N, D)].
+
+    Fooled by noise, which has full rank, and by the width of the embedding, which bounds it.
+    """
     singular = torch.linalg.svdvals(embeddings.float())
-    p = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny)
+    p = singular / _positive(singular.sum())
     entropy: Tensor = -torch.xlogy(p, p).sum()
     return entropy.exp()
 
 
+def temporal_share(embeddings: Tensor, episode: Tensor) -> Tensor:
+    """Share of the variance of (N, D) embeddings that lies within trajectories (N,) and not between them, in [0, 1].
+
+    Near 0 for slow-feature collapse: the embedding says which trajectory it is, not where in it.
+    """
+    count = int(episode.max()) + 1
+    sizes = torch.zeros(count, device=embeddings.device).index_add_(
+        0, episode, torch.ones_like(episode, dtype=torch.float)
+    )
+    means = embeddings.new_zeros(count, embeddings.shape[1]).index_add_(0, episode, embeddings)
+    within = (embeddings - (means / sizes.clamp_min(1)[:, None])[episode]).square().sum()
+    total = (embeddings - embeddings.mean(0)).square().sum()
+    return within / _positive(total)
+
+
 def ema_gap(online: Tensor, target: Tensor) -> Tensor:
-    """Distance of target from online embeddings (N, D) over the online ones' norm; 0 when the target caught up."""
-    return (online - target).norm() / online.norm().clamp_min(torch.finfo(online.dtype).tiny)
+    """Distance of target from online values over the online ones' norm; 0 when the target caught up.
+
+    Of embeddings (N, D), or of parameters flattened to one vector.
+    """
+    return (online - target).norm() / _positive(online.norm())
+
+
+class RidgeProbe(NamedTuple):
+    """A linear map from embeddings to labels."""
+
+    centre: Tensor  # (D,)
+    scale: Tensor  # (D,)
+    weights: Tensor  # (D, S)
+    bias: Tensor  # (S,)
+
+    @classmethod
+    def fit(cls, embeddings: Tensor, labels: Tensor, penalty: float = 1.0) -> RidgeProbe:
+        """Closed-form ridge regression of labels (N, S) on standardised embeddings (N, D), in float64."""
+        z, y = embeddings.double(), labels.double()
+        centre, scale, bias = z.mean(0), z.std(0, correction=0).clamp_min(1e-6), y.mean(0)
+        z = (z - centre) / scale
+        gram = z.T @ z + penalty * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+        return cls(centre, scale, torch.linalg.solve(gram, z.T @ (y - bias)), bias)
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """Labels (N, S) of embeddings (N, D)."""
+        return ((embeddings.double() - self.centre) / self.scale) @ self.weights + self.bias
+
+
+def r2(residual: Tensor, total: Tensor) -> Tensor:
+    """Mean over label dimensions of 1 - SSE / SST, from both (S,), <= 1; dimensions that never vary are left out."""
+    varies = total > 1e-9
+    return (1 - residual[varies] / total[varies]).mean() if varies.any() else residual.new_zeros(())
+
+
+def _positive(value: Tensor) -> Tensor:
+    """A denominator that is never 0, nor so small that ratios overflow."""
+    return value.clamp_min(1e-12)

@@ -1,6 +1,6 @@
 """Windows in memory: the split by trajectory, and batches gathered by index.
 
-No DataLoader and no per-sample Python: a batch is three `index_select`s on tensors that are views of the shared
+No DataLoader and no per-sample Python: a batch is two `index_select`s on tensors that are views of the shared
 memory map (CPU) or live on the device (GPU, where they fit).
 """
 
@@ -29,6 +29,7 @@ class DataSpec:
     num_actions: int  # number of discrete actions; 0 for continuous ones
     mean: tuple[float, ...]  # (C,) per channel or (D,) per dimension, over training rows, in raw units (0..255)
     std: tuple[float, ...]  # as mean; 1 where a channel is constant
+    action_std: tuple[float, ...] = ()  # (A,) per dimension of a continuous action, over training rows
 
     @property
     def is_pixels(self) -> bool:
@@ -37,11 +38,10 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Batch:
-    """B transitions, ready for the model."""
+    """B windows of K transitions, ready for the model; time first, so that each frame is one block of memory."""
 
-    observation: Tensor  # (B, C, H, W) uint8, or (B, D) float
-    action: Tensor  # (B, A) float, or (B,) int64
-    next_observation: Tensor  # as observation
+    observations: Tensor  # (K + 1, B, C, H, W) uint8, or (K + 1, B, D) float
+    actions: Tensor  # (K, B, A) float, or (K, B) int64
 
 
 class TrajectoryDataset:
@@ -55,14 +55,16 @@ class TrajectoryDataset:
         self.device = device
         self._observation = _hold(data.observation, device)
         self._action = _hold(data.action, device)
+        self._state = None if data.state is None else _hold(data.state, device)
         rng = np.random.default_rng(config.split_seed)
         order = rng.permutation(np.flatnonzero(data.lengths >= 2))
         held_out = min(max(1, round(config.val_fraction * len(order))), len(order) - 1)
         self.val_offsets = torch.from_numpy(data.offsets[np.sort(order[:held_out])])  # (Ev,)
         self.val_lengths = torch.from_numpy(data.lengths[np.sort(order[:held_out])])  # (Ev,)
         train = np.sort(order[held_out:])
-        self.train_index = _transitions(data.offsets[train], data.lengths[train])
-        self.val_index = _transitions(self.val_offsets.numpy(), self.val_lengths.numpy())
+        self._train_episodes = data.offsets[train], data.lengths[train]
+        self.train_index = self.train_windows(1)
+        self.val_index = _windows(self.val_offsets.numpy(), self.val_lengths.numpy(), 1)
         self.spec = _spec(data, self.train_index.numpy())
 
     @classmethod
@@ -70,9 +72,20 @@ class TrajectoryDataset:
         """The dataset a config names, through its cache. Raises `DataError`."""
         return cls(load_trajectories(config), config, device)
 
-    def batch(self, rows: Tensor) -> Batch:
-        """The transitions that start at `rows` (B,) int64, on the dataset's device."""
-        return Batch(self.observations(rows), self.actions(rows), self.observations(rows + 1))
+    @property
+    def has_states(self) -> bool:
+        """Whether rows carry state labels, which probes and planning are scored on."""
+        return self._state is not None
+
+    def train_windows(self, steps: int) -> Tensor:
+        """Rows (M,) at which a window of `steps` training transitions begins that stays in its trajectory."""
+        return _windows(*self._train_episodes, steps)
+
+    def batch(self, rows: Tensor, steps: int = 1) -> Batch:
+        """The windows of `steps` transitions that start at `rows` (B,) int64, on the dataset's device."""
+        times = rows + torch.arange(steps + 1)[:, None]  # (K + 1, B)
+        observations = self.observations(times.flatten()).unflatten(0, times.shape)
+        return Batch(observations, self.actions(times[:-1].flatten()).unflatten(0, (steps, -1)))
 
     def observations(self, rows: Tensor) -> Tensor:
         """Observations (B, C, H, W) uint8 or (B, D) float at `rows` (B,); the model normalises them."""
@@ -82,6 +95,11 @@ class TrajectoryDataset:
     def actions(self, rows: Tensor) -> Tensor:
         """Actions (B, A) float or (B,) int64 at `rows` (B,)."""
         return self._action.index_select(0, rows.to(self._action.device)).to(self.device, non_blocking=True)
+
+    def states(self, rows: Tensor) -> Tensor:
+        """State labels (B, S) float at `rows` (B,), where the data has them."""
+        assert self._state is not None, "asked for states of data without labels"
+        return self._state.index_select(0, rows.to(self._state.device)).to(self.device, non_blocking=True)
 
 
 def _hold(array: np.ndarray, device: torch.device) -> Tensor:
@@ -94,8 +112,10 @@ def _hold(array: np.ndarray, device: torch.device) -> Tensor:
     return view.to(device) if fits else view
 
 
-def _transitions(offsets: np.ndarray, lengths: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.concatenate([np.arange(o, o + n - 1) for o, n in zip(offsets, lengths, strict=True)]))
+def _windows(offsets: np.ndarray, lengths: np.ndarray, steps: int) -> Tensor:
+    """First rows of the windows of `steps` transitions that fit into the given episodes."""
+    rows = [np.arange(o, o + max(0, n - steps)) for o, n in zip(offsets, lengths, strict=True)]
+    return torch.from_numpy(np.concatenate(rows))
 
 
 def _spec(data: CachedTrajectories, train_rows: np.ndarray) -> DataSpec:
@@ -108,12 +128,13 @@ def _spec(data: CachedTrajectories, train_rows: np.ndarray) -> DataSpec:
         num_actions=int(data.action.max()) + 1 if discrete else 0,
         mean=mean,
         std=std,
+        action_std=() if discrete else _moments(data.action, train_rows)[1],
     )
 
 
-def _moments(observation: np.ndarray, train_rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments(column: np.ndarray, train_rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std over the last axis, from at most MOMENT_ROWS evenly spaced training rows."""
     stride = -(-len(train_rows) // MOMENT_ROWS)
-    sample = observation[train_rows[::stride]].reshape(-1, observation.shape[-1]).astype(np.float64)
+    sample = column[train_rows[::stride]].reshape(-1, column.shape[-1]).astype(np.float64)
     std = sample.std(0)
     return tuple(sample.mean(0).tolist()), tuple(np.where(std > 1e-6, std, 1.0).tolist())

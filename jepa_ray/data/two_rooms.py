@@ -90,16 +90,23 @@ def simulate(config: TwoRoomsConfig) -> TwoRoomsEpisodes:
     rng = np.random.default_rng(config.seed)
     episodes, rows, size = config.trajectories, config.steps + 1, config.image_size
     rooms = Rooms.sample(episodes, config.wall, rng)
+    action, state = walk(rooms, config.steps, rng)
+    pixels = np.empty((episodes, rows, size, size, 3), np.uint8)
+    for t in range(rows):
+        pixels[:, t] = rooms.render(state[:, t], size, config.dot_std)
+    return TwoRoomsEpisodes(pixels, action, state)
+
+
+def walk(rooms: Rooms, steps: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Actions and positions, both (E, steps + 1, 2), of the behaviour policy; an episode's last action is NaN."""
+    episodes = len(rooms.wall_x)
     position = rooms.starts(rng)
     push = rng.uniform(-1, 1, (episodes, 2))
-    pixels = np.empty((episodes, rows, size, size, 3), np.uint8)
-    action = np.full((episodes, rows, 2), np.nan, np.float32)
-    state = np.empty((episodes, rows, 2), np.float32)
-    for t in range(rows):
-        pixels[:, t], state[:, t] = rooms.render(position, size, config.dot_std), position
-        if t + 1 == rows:
-            break
+    action = np.full((episodes, steps + 1, 2), np.nan, np.float32)
+    state = np.empty((episodes, steps + 1, 2), np.float32)
+    state[:, 0] = position
+    for t in range(steps):
         push = MOMENTUM * push + np.sqrt(1 - MOMENTUM**2) * rng.normal(0, 0.6, (episodes, 2))
         action[:, t] = np.clip(push, -1, 1)
-        position = rooms.step(position, action[:, t])
-    return TwoRoomsEpisodes(pixels, action, state)
+        state[:, t + 1] = position = rooms.step(position, action[:, t])
+    return action, state

@@ -1,12 +1,13 @@
-"""JEPA: the composition of encoders, transition and target encoder, and the EMA that moves the target."""
+"""JEPA: the composition of encoders, transition and target encoder, and the EMA that moves the target.
+
+What it is trained with is in `losses.py` and `learner.py`.
+"""
 
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_ray.config import ModelConfig
@@ -16,29 +17,17 @@ from jepa_ray.model.encoders import CnnEncoder, MlpEncoder, Normalise, VitEncode
 from jepa_ray.model.transition import TransformerTransition
 
 
-class Prediction(NamedTuple):
-    """What the loss compares."""
-
-    predicted: Tensor  # (B, D), z_hat_s'
-    target: Tensor  # (B, D), z_s' of the target encoder, without gradient
-
-
 class JEPA(nn.Module):
     """Joint-embedding predictive world model (LeCun 2022) with an EMA target encoder (as in I-JEPA, BYOL)."""
 
-    def __init__(self, state_encoder: nn.Module, action_encoder: nn.Module, transition: nn.Module) -> None:
+    def __init__(
+        self, state_encoder: nn.Module, action_encoder: nn.Module, transition: nn.Module, target_encoder: nn.Module
+    ) -> None:
         super().__init__()
         self.state_encoder = state_encoder
         self.action_encoder = action_encoder
         self.transition = transition
-        self.target_encoder = copy.deepcopy(state_encoder).requires_grad_(False)
-
-    def forward(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Prediction:
-        """Predict the target embeddings of `next_observation` (B, ...) from `observation` and `action`."""
-        predicted = self.predict(self.encode(observation), action)
-        with torch.no_grad():
-            target = self.target_encoder(next_observation)
-        return Prediction(predicted, target)
+        self.target_encoder = target_encoder
 
     def encode(self, observation: Tensor) -> Tensor:
         """Online embeddings (B, D) of raw observations: (B, C, H, W) uint8 pixels or (B, D_obs) float vectors."""
@@ -48,32 +37,38 @@ class JEPA(nn.Module):
         """Embeddings (B, D) one step after embeddings (B, D) under raw actions (B, A) or (B,)."""
         return self.transition(state, self.action_encoder(action))
 
-    @torch.no_grad()
-    def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
-        """Open-loop predictions (B, K, D) from embeddings (B, D) under actions (B, K, A) or (B, K)."""
+    def unroll(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Open-loop predictions (K, B, D) from embeddings (B, D) under actions (K, B, A) or (K, B); time first."""
         predictions = []
-        for action in actions.unbind(1):
+        for action in actions:
             state = self.predict(state, action)
             predictions.append(state)
-        return torch.stack(predictions, dim=1)
+        return torch.stack(predictions)
+
+    @torch.no_grad()
+    def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Open-loop predictions (B, K, D) from embeddings (B, D) under actions (B, K, A) or (B, K), no gradient."""
+        return self.unroll(state, actions.transpose(0, 1)).transpose(0, 1)
 
 
 class EmaUpdate:
     """target <- decay * target + (1 - decay) * online, for parameters and floating-point buffers, in one fused call.
 
-    Integer buffers (counters) are copied. (Polyak averaging; Lillicrap et al. 2016, Grill et al. 2020.)
+    Integer buffers (counters) are copied; a model that is its own target is left alone. (Polyak averaging; Lillicrap
+    et al. 2016, Grill et al. 2020.)
     """
 
     def __init__(self, online: nn.Module, target: nn.Module) -> None:
-        pairs = list(zip(_tensors(online), _tensors(target), strict=True))
+        pairs = list(zip(_tensors(online), _tensors(target), strict=True)) if target is not online else []
         self._floats = [(o, t) for o, t in pairs if t.is_floating_point()]
         self._counters = [(o, t) for o, t in pairs if not t.is_floating_point()]
 
     @torch.no_grad()
     def __call__(self, decay: float) -> None:
         """Move the target once."""
-        online, target = [o for o, _ in self._floats], [t for _, t in self._floats]
-        torch._foreach_lerp_(target, online, 1 - decay)
+        if self._floats:
+            online, target = [o for o, _ in self._floats], [t for _, t in self._floats]
+            torch._foreach_lerp_(target, online, 1 - decay)
         for source, counter in self._counters:
             counter.copy_(source)
 
@@ -82,17 +77,14 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def jepa_loss(prediction: Prediction) -> Tensor:
-    """Mean squared error in embedding space, a scalar >= 0."""
-    return F.mse_loss(prediction.predicted, prediction.target)
+def build_jepa(config: ModelConfig, spec: DataSpec, *, ema_target: bool = True) -> JEPA:
+    """The model a config describes, for data of the given shapes. Raises `ConfigError` where they don't fit.
 
-
-def build_jepa(config: ModelConfig, spec: DataSpec) -> JEPA:
-    """The model a config describes, for data of the given shapes. Raises `ConfigError` where they don't fit."""
+    Without an EMA target (the generative baseline needs none) the online encoder is its own target.
+    """
+    encoder = nn.Sequential(Normalise(spec.mean, spec.std, len(spec.observation_shape)), _state_encoder(config, spec))
     return JEPA(
-        state_encoder=nn.Sequential(
-            Normalise(spec.mean, spec.std, len(spec.observation_shape)), _state_encoder(config, spec)
-        ),
+        state_encoder=encoder,
         action_encoder=action_encoder(spec.action_dim, spec.num_actions, config.latent_dim_action),
         transition=TransformerTransition(
             config.latent_dim_state,
@@ -102,6 +94,7 @@ def build_jepa(config: ModelConfig, spec: DataSpec) -> JEPA:
             mlp_ratio=config.transition_mlp_ratio,
             dropout=config.transition_dropout,
         ),
+        target_encoder=copy.deepcopy(encoder).requires_grad_(False) if ema_target else encoder,
     )
 
 

@@ -41,6 +41,8 @@ def _print_plan(config: SweepConfig) -> None:
     resources = config.resources
     points = "infinitely many" if planned.points is None else planned.points
     print(f"sweep {config.name}: {config.search.algorithm} search, {config.objective.mode} {config.objective.metric}")
+    if config.objective.warning:
+        print(f"warning: {config.objective.warning}")
     print(f"space: {points} points")
     print("".join(f"  {line}\n" for line in dump_yaml(config.to_dict()["space"]).splitlines()), end="")
     print(f"trials: {planned.trials}, at most {planned.max_epochs} epochs each, rungs at {planned.rungs or 'none'}")

@@ -56,9 +56,12 @@ class Recorder(Callback):
         if failure := result.get("failure"):
             self._study.note(trial.trial_id, error=failure)
             return
-        metrics = {name: result[name] for name in METRICS}
+        metrics = {name: result[name] for name in METRICS if name in result}
         self._trained = True
-        self._study.report(trial.trial_id, result["epoch"], metrics, last=result["finished"])
+        reached_its_end = result["finished"] and not result["collapse"]
+        self._study.report(trial.trial_id, result["epoch"], metrics, last=reached_its_end)
+        if collapse := result["collapse"]:
+            self._study.note(trial.trial_id, collapse=collapse)
         self._tracker.log_epoch(self._runs[trial.trial_id], result["epoch"], metrics)
         self._view.epoch_done(self._study.number(trial.trial_id), result["epoch"], metrics)
 
@@ -86,8 +89,8 @@ class Recorder(Callback):
         self._study.finish(tune_id, failed=failed)
         record = self._study.record(tune_id)
         if run := self._runs.get(tune_id):
-            tags = {"status": str(record.status)} | ({"error": record.error} if record.error else {})
-            self._tracker.tag(run, tags)
+            why = {"error": record.error, "collapsed": record.collapse}
+            self._tracker.tag(run, {"status": str(record.status)} | {k: v for k, v in why.items() if v})
             self._tracker.close_run(run, failed=record.status is Status.FAILED)
         self._view.trial_ended(record)
         self._log_best(self._study.best_value(record))

@@ -45,6 +45,7 @@ def leaderboard(study: Study) -> pd.DataFrame:
                 **{name: at_best.get(name) for name in METRICS},
                 "seconds": round(record.seconds, 3),
                 "mlflow_run_id": record.mlflow_run_id,
+                "collapse": record.collapse,
             }
         )
     columns = [
@@ -57,6 +58,7 @@ def leaderboard(study: Study) -> pd.DataFrame:
         *METRICS,
         "seconds",
         "mlflow_run_id",
+        "collapse",
     ]
     return pd.DataFrame(rows, columns=columns)
 

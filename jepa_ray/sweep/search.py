@@ -47,6 +47,7 @@ class TrialRecord:
     history: list[dict[str, float]]  # metrics of epoch 1, 2, ...
     finished: bool = False  # reached its own end: max_epochs, or patience
     error: str | None = None
+    collapse: str | None = None  # the diagnosis, where it stopped the trial
     mlflow_run_id: str | None = None
     tune_id: str | None = None
 
@@ -143,7 +144,7 @@ class Study:
         self._storage.set_trial_user_attr(trial_id, f"epoch_{epoch}", {"last": last, **metrics})
 
     def note(self, tune_id: str, **values: str) -> None:
-        """Attach `mlflow_run_id` or `error` to a trial."""
+        """Attach `mlflow_run_id`, `error` or `collapse` to a trial."""
         for name, value in values.items():
             self._storage.set_trial_user_attr(self._id(self.number(tune_id)), name, value)
 
@@ -198,6 +199,7 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         history=[{name: value for name, value in row.items() if name != "last"} for row in rows],
         finished=bool(rows and rows[-1]["last"]),
         error=attrs.get("error"),
+        collapse=attrs.get("collapse"),
         mlflow_run_id=attrs.get("mlflow_run_id"),
         tune_id=attrs.get("tune_id"),
     )

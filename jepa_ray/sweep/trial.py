@@ -86,7 +86,8 @@ class SweepTrial(Trainable):
             raise
         except (TrialError, ConfigError) as error:
             return {"failure": str(error), "done": True, self.spec.objective.metric: float("nan")}
-        return {**result.metrics, "epoch": result.epoch, "finished": result.finished, "done": result.finished}
+        ended = {"finished": result.finished, "collapse": result.collapse, "done": result.finished}
+        return {**result.metrics, "epoch": result.epoch, **ended}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         if self._group and self._last:

@@ -74,7 +74,9 @@ class SweepView:
         self._ended_here += 1
         value = record.history[-1][self._spec.objective.metric] if record.history else float("nan")
         result = f"{record.trial_id}  {record.status:<8}  {len(record.history)} epochs  {value:.4f}"
-        line = f"{result}  {describe(record.params)}" + (f"  {record.error}" if record.error else "")
+        line = f"{result}  {describe(record.params)}" + (
+            f"  {reason}" if (reason := record.error or record.collapse) else ""
+        )
         left = self._time_left()
         if not self._console.is_terminal:
             line += f"  [{sum(self._ended.values())}/{self._plan.trials}{', ' + left + ' left' if left else ''}]"

@@ -65,12 +65,16 @@ def best_model(checkpoint: Checkpoint) -> Checkpoint:
 
 def load_model(path: Path) -> tuple[JEPA, TrainConfig]:
     """Rebuild the model of a checkpoint file, in eval mode on the CPU. Raises `DataError`."""
-    checkpoint = read_checkpoint(path)
+    return rebuild(read_checkpoint(path), str(path))
+
+
+def rebuild(checkpoint: Checkpoint, source: str) -> tuple[JEPA, TrainConfig]:
+    """The model of a checkpoint and its config, in eval mode on the CPU. Raises `DataError`, which names the source."""
     try:
         config = TrainConfig.model_validate(checkpoint["config"])
         spec = DataSpec(**checkpoint["data_spec"])
-        model = build_jepa(config.model, spec)
+        model = build_jepa(config.model, spec, ema_target=config.training.objective == "jepa")
         model.load_state_dict(checkpoint["model"])
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
-        raise DataError(f"{path}: does not rebuild its model ({error})") from None
+        raise DataError(f"{source}: does not rebuild its model ({error})") from None
     return model.eval(), config

@@ -18,18 +18,20 @@ from torch import Tensor, nn
 
 from jepa_ray.config import TrainConfig, TrainingConfig
 from jepa_ray.data.dataset import Batch, TrajectoryDataset
+from jepa_ray.diagnosis import diagnose
 from jepa_ray.errors import ConfigError, TrialError
-from jepa_ray.model.jepa import JEPA, EmaUpdate, Prediction, build_jepa, jepa_loss
+from jepa_ray.model.jepa import JEPA, EmaUpdate
+from jepa_ray.model.learner import Learner, build_learner
 from jepa_ray.train import checkpoint as ckpt
 from jepa_ray.train.evaluation import evaluate
 from jepa_ray.train.ranks import Ranks
 
 
-class Forward(Protocol):
-    """The model as the step calls it: bare, compiled, or wrapped for DDP."""
+class Loss(Protocol):
+    """The learner as the step calls it: bare, compiled, or wrapped for DDP."""
 
-    def __call__(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Prediction:
-        """As `JEPA.forward`."""
+    def __call__(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """As `Learner.forward`."""
         ...
 
 
@@ -37,12 +39,18 @@ class Forward(Protocol):
 class TrainState:
     """Everything that training changes."""
 
-    model: JEPA
+    learner: Learner
     optimizer: torch.optim.Optimizer
     update_target: EmaUpdate
-    forward: Forward
+    loss: Loss
     epoch: int = 0  # epochs finished
     best: dict[str, Any] | None = None  # {"epoch", "metrics", "model"} of the best epoch so far
+    collapse: str | None = None  # the diagnosis that ended the run
+
+    @property
+    def model(self) -> JEPA:
+        """What remains after training."""
+        return self.learner.model
 
 
 @dataclass(frozen=True)
@@ -57,13 +65,13 @@ class StepSettings:
 
 def train_step(state: TrainState, batch: Batch, settings: StepSettings) -> Tensor:
     """One optimiser step and one EMA update; returns the detached loss, without waiting for it."""
-    with torch.autocast(batch.observation.device.type, torch.bfloat16, enabled=settings.bf16):
-        loss = jepa_loss(state.forward(batch.observation, batch.action, batch.next_observation))
+    with torch.autocast(batch.observations.device.type, torch.bfloat16, enabled=settings.bf16):
+        loss = state.loss(batch.observations, batch.actions)
     loss.backward()
     for group in state.optimizer.param_groups:
         group["lr"] = settings.learning_rate
     if settings.grad_clip_norm is not None:
-        nn.utils.clip_grad_norm_(_trained(state.model), settings.grad_clip_norm)
+        nn.utils.clip_grad_norm_(_trained(state.learner), settings.grad_clip_norm)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.update_target(settings.ema_decay)
@@ -78,15 +86,17 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, dataset: TrajectoryDataset, ranks: Ranks | None = None) -> None:
         self.config, self.dataset, self.ranks = config, dataset, ranks or Ranks.current()
-        self.steps_per_epoch = steps_per_epoch(config.training, dataset)
+        self._windows = windows(config.training, dataset)
+        self.steps_per_epoch = len(self._windows) // config.training.batch_size
         self.state = _initial_state(config, dataset, self.ranks)
 
     @property
     def finished(self) -> bool:
-        """Whether num_epochs are over, or patience is."""
+        """Whether num_epochs are over, or patience is, or the model has collapsed."""
         training, state = self.config.training, self.state
         stale = state.epoch - (state.best["epoch"] if state.best else 0)
-        return state.epoch >= training.num_epochs or (training.patience is not None and stale >= training.patience)
+        out_of_patience = training.patience is not None and stale >= training.patience
+        return state.epoch >= training.num_epochs or out_of_patience or state.collapse is not None
 
     def run_epoch(self) -> dict[str, float]:
         """Train and validate one epoch; returns every metric by name.
@@ -104,18 +114,20 @@ class Trainer:
             "epoch_s": time.perf_counter() - started,
         }
         self._keep_if_best(metrics)
+        self._check_collapse(metrics)
         return metrics
 
     def _train(self) -> float:
         state, training = self.state, self.config.training
         seed_for_epoch(self.config.experiment.seed, state.epoch, self.ranks.rank)
+        state.learner.reseed(epoch_seed(self.config.experiment.seed, state.epoch, rank=0))  # alike on all ranks
         order = self._permutation()
         share = self.ranks.share(training.batch_size)
         losses = torch.zeros((), device=self.dataset.device)
         for step in range(self.steps_per_epoch):
             rows = order[step * training.batch_size : (step + 1) * training.batch_size][share]
             settings = step_settings(training, state.epoch * self.steps_per_epoch + step, self.steps_per_epoch)
-            losses += train_step(state, self.dataset.batch(rows), settings)
+            losses += train_step(state, self.dataset.batch(rows, training.loss.rollout_steps), settings)
         state.epoch += 1
         loss = float(self.ranks.sum(losses)) / (self.steps_per_epoch * self.ranks.world)
         if not math.isfinite(loss):
@@ -124,7 +136,7 @@ class Trainer:
 
     def _permutation(self) -> Tensor:
         rng = np.random.default_rng((self.config.experiment.seed, self.state.epoch))
-        return self.dataset.train_index[torch.from_numpy(rng.permutation(len(self.dataset.train_index)))]
+        return self._windows[torch.from_numpy(rng.permutation(len(self._windows)))]
 
     def _keep_if_best(self, metrics: dict[str, float]) -> None:
         objective, best = self.config.experiment.objective, self.state.best
@@ -135,32 +147,44 @@ class Trainer:
             weights = {name: tensor.detach().clone() for name, tensor in self.state.model.state_dict().items()}
             self.state.best = {"epoch": self.state.epoch, "metrics": dict(metrics), "model": weights}
 
+    def _check_collapse(self, metrics: dict[str, float]) -> None:
+        """Give up on a model that is still at chance when even late starters have left it behind."""
+        after = self.config.training.collapse_epochs
+        if after is not None and self.state.epoch >= after:
+            diagnosis = diagnose(metrics)
+            self.state.collapse = str(diagnosis) if diagnosis.collapsed else None
+
     def checkpoint(self) -> ckpt.Checkpoint:
         """Everything it takes to resume bit for bit; plain values and tensors."""
         state = self.state
         return ckpt.describe(self.config, self.dataset.spec) | {
             "model": state.model.state_dict(),
+            "terms": state.learner.terms.state_dict(),
             "optimizer": state.optimizer.state_dict(),
             "epoch": state.epoch,
             "best": state.best,
+            "collapse": state.collapse,
         }
 
     def restore(self, checkpoint: ckpt.Checkpoint) -> None:
         """Continue from a `checkpoint()` of the same config."""
         self.state.model.load_state_dict(checkpoint["model"])
+        self.state.learner.terms.load_state_dict(checkpoint["terms"])
         self.state.optimizer.load_state_dict(checkpoint["optimizer"])
         self.state.epoch, self.state.best = checkpoint["epoch"], checkpoint["best"]
+        self.state.collapse = checkpoint["collapse"]
 
 
-def steps_per_epoch(training: TrainingConfig, dataset: TrajectoryDataset) -> int:
-    """Full batches in one pass over the training transitions. Raises `ConfigError` if there is none."""
-    steps = len(dataset.train_index) // training.batch_size
-    if not steps:
+def windows(training: TrainingConfig, dataset: TrajectoryDataset) -> Tensor:
+    """First rows (M,) of the training windows, enough for a batch. Raises `ConfigError` if there are fewer."""
+    found = dataset.train_windows(training.loss.rollout_steps)
+    if len(found) < training.batch_size:
+        steps = training.loss.rollout_steps
+        what = "transitions" if steps == 1 else f"windows of training.loss.rollout_steps {steps}"
         raise ConfigError(
-            f"training.batch_size is {training.batch_size}, but the data has only"
-            f" {len(dataset.train_index)} training transitions"
+            f"training.batch_size is {training.batch_size}, but the data has only {len(found)} training {what}"
         )
-    return steps
+    return found
 
 
 def step_settings(training: TrainingConfig, step: int, steps_per_epoch: int) -> StepSettings:
@@ -178,7 +202,12 @@ def step_settings(training: TrainingConfig, step: int, steps_per_epoch: int) -> 
 
 def seed_for_epoch(seed: int, epoch: int, rank: int) -> None:
     """Set torch's global generators (initialisation, dropout) from (seed, epoch, rank)."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0]))
+    torch.manual_seed(epoch_seed(seed, epoch, rank))
+
+
+def epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """A 64-bit seed that (seed, epoch, rank) determines, and neighbours don't share."""
+    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0])
 
 
 def _half_cosine(progress: float) -> float:
@@ -188,23 +217,23 @@ def _half_cosine(progress: float) -> float:
 
 def _initial_state(config: TrainConfig, dataset: TrajectoryDataset, ranks: Ranks) -> TrainState:
     seed_for_epoch(config.experiment.seed, 0, 0)  # the same on every rank: DDP starts from equal parameters
-    model = build_jepa(config.model, dataset.spec).to(dataset.device)
+    learner = build_learner(config.model, config.training, dataset.spec, ranks.average).to(dataset.device)
     optimizer = torch.optim.AdamW(
-        _parameter_groups(model, config.training.weight_decay), lr=config.training.learning_rate, fused=True
+        _parameter_groups(learner, config.training.weight_decay), lr=config.training.learning_rate, fused=True
     )
     if config.training.compile:
-        model.compile()
-    update_target = EmaUpdate(model.state_encoder, model.target_encoder)
-    return TrainState(model, optimizer, update_target, ranks.wrap(model))
+        learner.compile()
+    update_target = EmaUpdate(learner.model.state_encoder, learner.model.target_encoder)
+    return TrainState(learner, optimizer, update_target, ranks.wrap(learner))
 
 
-def _trained(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
+def _trained(learner: nn.Module) -> list[nn.Parameter]:
+    return [p for p in learner.parameters() if p.requires_grad]
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay on matrices and kernels, not on biases, norms and positions of one axis."""
-    trained = _trained(model)
+    trained = _trained(learner)
     return [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},

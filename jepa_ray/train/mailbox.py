@@ -48,6 +48,7 @@ class EpochResult:
     epoch: int
     metrics: dict[str, float]
     finished: bool  # whether it was the trial's last
+    collapse: str | None  # the diagnosis, where it ended the trial
     checkpoint: list[Any]  # one reference to the training checkpoint's bytes, fetched by `WorkerGroup.checkpoint`
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,6 +33,10 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def average(self, statistic: Tensor) -> Tensor:
+        """Mean of a statistic over ranks, with gradients: that of the whole batch, as ranks hold equal shares."""
+        return _AverageOverRanks.apply(statistic) if self.world > 1 else statistic
+
     def share(self, count: int) -> slice:
         """This rank's contiguous part of `count` items; the parts of all ranks make up the whole."""
         return slice(self.rank * count // self.world, (self.rank + 1) * count // self.world)
@@ -47,3 +52,25 @@ class Ranks:
         dist.all_gather(parts, padded)
         sizes = [s.stop - s.start for s in (Ranks(r, self.world).share(count) for r in range(self.world))]
         return torch.cat([p[:size] for p, size in zip(parts, sizes, strict=True)])
+
+
+class _AverageOverRanks(torch.autograd.Function):
+    """All-reduce whose backward all-reduces too.
+
+    A plain `all_reduce` leaves each rank with its own gradient: right loss, wrong gradient, no error.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, statistic: Tensor) -> Tensor:
+        return _mean(statistic)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # All ranks differentiate the same loss, each through its own part, and DDP averages what they find.
+        return _mean(gradient)
+
+
+def _mean(values: Tensor) -> Tensor:
+    total = values.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

@@ -18,15 +18,25 @@ from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import ConfigError, Interrupted
 from jepa_ray.files import RunFolder, write_atomically
 from jepa_ray.machine import Machine
-from jepa_ray.model.jepa import build_jepa
+from jepa_ray.model.learner import build_learner
 from jepa_ray.tracking import Tracker, flat_params
 from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
 from jepa_ray.train.cluster import ray_session
-from jepa_ray.train.loop import steps_per_epoch
+from jepa_ray.train.loop import windows
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
+from jepa_ray.train.ranks import Ranks
 from jepa_ray.train.worker_group import WorkerGroup
 
-SHOWN = tuple(name for name in METRICS if name != "epoch_s")  # in the line of an epoch
+# In the line of an epoch; metrics.csv and MLflow have all.
+SHOWN = (
+    "train_loss",
+    "val_loss",
+    "val_cosine",
+    "val_rollout_mrr",
+    "rollout_probe_r2",
+    "embedding_std",
+    "samples_per_s",
+)
 
 
 def run_training(config: TrainConfig, output: Path, console: Console, *, fresh: bool = False) -> pd.DataFrame:
@@ -53,10 +63,15 @@ def check_trainable(config: TrainConfig, console: Console) -> None:
 
     Raises `DataError` or `ConfigError`.
     """
+    objective = config.experiment.objective
+    if objective.warning:
+        console.print(f"warning: {objective.warning}", style="yellow", soft_wrap=True)
     with console.status("reading the data"):
         dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
-    steps_per_epoch(config.training, dataset)
-    build_jepa(config.model, dataset.spec)
+    if objective.metric == "rollout_probe_r2" and not dataset.has_states:
+        raise ConfigError("objective.metric is rollout_probe_r2, but the data has no state labels to probe for")
+    windows(config.training, dataset)
+    build_learner(config.model, config.training, dataset.spec, Ranks().average)
 
 
 def _check_fits(config: TrainConfig, machine: Machine) -> None:
@@ -129,16 +144,19 @@ class _Run:
         """The checkpoint last: what resumes must not be ahead of what is recorded."""
         best = best_model(from_bytes(checkpoint))
         is_best = best["epoch"] == result.epoch
-        self.rows.append({"epoch": result.epoch, **{name: result.metrics[name] for name in METRICS}})
+        measured = {name: result.metrics[name] for name in METRICS if name in result.metrics}
+        self.rows.append({"epoch": result.epoch, **measured})
         write_atomically(self.folder.path / "metrics.csv", pd.DataFrame(self.rows).to_csv(index=False).encode())
         if is_best:
             write_atomically(self.folder.path / "best_jepa_model.pt", to_bytes(best))
         write_atomically(self.checkpoint, checkpoint)
-        shown = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in SHOWN)
+        shown = "  ".join(f"{name} {measured[name]:.4g}" for name in SHOWN if name in measured)
         total = self.config.training.num_epochs
         self.console.print(
             f"epoch {result.epoch}/{total}  {shown}{'  *' if is_best else ''}", soft_wrap=True, highlight=False
         )
+        if result.collapse:
+            self.console.print(f"stopped, collapsed: {result.collapse}", style="yellow", soft_wrap=True)
 
 
 def _read_metrics(folder: RunFolder) -> pd.DataFrame:

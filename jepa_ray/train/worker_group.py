@@ -206,7 +206,8 @@ class _Bench:
             case RunEpoch():
                 metrics = self._trial.run_epoch()
                 saved = [ray.put(to_bytes(self._trial.checkpoint()))] if self._ranks.rank == 0 else []
-                return EpochResult(self._trial.state.epoch, metrics, self._trial.finished, saved)
+                state = self._trial.state
+                return EpochResult(state.epoch, metrics, self._trial.finished, state.collapse, saved)
         return None
 
     @property

@@ -59,7 +59,7 @@ def test_no_window_crosses_an_episode_and_no_episode_is_on_both_sides(
     for rows in (dataset.train_index, dataset.val_index):
         assert len(rows) > 0
         batch = dataset.batch(rows)
-        here, there = batch.observation, batch.next_observation
+        here, there = batch.observations
         assert torch.equal(there[:, 0], here[:, 0] + 1)  # the next row
         assert torch.equal(there[:, 1], here[:, 1])  # of the same episode
     train, val = (episodes_of(dataset, rows) for rows in (dataset.train_index, dataset.val_index))
@@ -68,6 +68,23 @@ def test_no_window_crosses_an_episode_and_no_episode_is_on_both_sides(
     covered = sorted(dataset.train_index.tolist() + dataset.val_index.tolist())
     ends = (np.cumsum(lengths) - 1).tolist()
     assert covered == [row for row in range(sum(lengths)) if row not in ends]
+
+
+@settings(deadline=None, max_examples=40)
+@given(lengths=ragged, seed=st.integers(0, 100), steps=st.integers(1, 6))
+def test_windows_of_many_steps_stay_in_their_episode(lengths: list[int], seed: int, steps: int) -> None:
+    data = in_memory(lengths)
+    dataset = split(data, split_seed=seed)
+    rows = dataset.train_windows(steps)
+    train = episodes_of(dataset, dataset.train_index)
+    assert len(rows) == sum(max(0, lengths[e] - steps) for e in train)
+    if len(rows):
+        batch = dataset.batch(rows, steps)
+        for k in range(steps + 1):
+            np.testing.assert_array_equal(batch.observations[k], data.observation[rows + k])
+        for k in range(steps):
+            np.testing.assert_array_equal(batch.actions[k], data.action[rows + k])
+        assert (batch.observations[..., 1] == batch.observations[0, :, 1]).all()  # the same episode throughout
 
 
 @settings(deadline=None, max_examples=30)
@@ -118,11 +135,11 @@ def test_pixel_batch_equals_naive_indexing(tmp_path: Path, canonical_h5: MakeH5,
     raw = load_trajectories(DataConfig(path=path, cache_dir=tmp_path / "cache"))
     batch = dataset.batch(torch.tensor(rows))
     for i, row in enumerate(rows):
-        np.testing.assert_array_equal(batch.observation[i], np.moveaxis(pixels[row], -1, 0))
-        np.testing.assert_array_equal(batch.next_observation[i], np.moveaxis(pixels[row + 1], -1, 0))
-        np.testing.assert_array_equal(batch.action[i], raw.action[row])
-    assert batch.observation.dtype == torch.uint8
-    assert dataset.spec.observation_shape == tuple(batch.observation.shape[1:]) == (3, 16, 20)
+        np.testing.assert_array_equal(batch.observations[0, i], np.moveaxis(pixels[row], -1, 0))
+        np.testing.assert_array_equal(batch.observations[1, i], np.moveaxis(pixels[row + 1], -1, 0))
+        np.testing.assert_array_equal(batch.actions[0, i], raw.action[row])
+    assert batch.observations.dtype == torch.uint8
+    assert dataset.spec.observation_shape == tuple(batch.observations.shape[2:]) == (3, 16, 20)
     assert dataset.spec.is_pixels
 
 
@@ -131,9 +148,9 @@ def test_vector_batch_equals_naive_indexing() -> None:
     dataset = split(data)
     rows = torch.tensor([0, 11, 7])
     batch = dataset.batch(rows)
-    np.testing.assert_array_equal(batch.observation, data.observation[rows])
-    np.testing.assert_array_equal(batch.action, data.action[rows])
-    np.testing.assert_array_equal(batch.next_observation, data.observation[rows + 1])
+    np.testing.assert_array_equal(batch.observations[0], data.observation[rows])
+    np.testing.assert_array_equal(batch.actions[0], data.action[rows])
+    np.testing.assert_array_equal(batch.observations[1], data.observation[rows + 1])
     assert dataset.spec.observation_shape == (3,)
     assert not dataset.spec.is_pixels
 

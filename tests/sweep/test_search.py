@@ -151,7 +151,7 @@ class TestLeaderboard:
         assert columns[:7] == [
             "rank", "trial_id", "status", "epochs", "objective", "training.ema_decay", "model.transition_depth",
         ]  # fmt: skip
-        assert columns[-2:] == ["seconds", "mlflow_run_id"]
+        assert columns[-3:] == ["seconds", "mlflow_run_id", "collapse"]
 
     def test_a_loss_is_ranked_upwards(self, tmp_path: Path) -> None:
         minimise = spec(algorithm="grid").model_copy(

@@ -10,6 +10,7 @@ from jepa_ray.config import METRICS, TrainConfig, TrainingConfig
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import ConfigError, TrialError
 from jepa_ray.train import checkpoint as ckpt
+from jepa_ray.train import loop
 from jepa_ray.train.loop import Trainer, step_settings, train_step
 from jepa_ray.train.ranks import Ranks
 
@@ -195,3 +196,60 @@ def test_the_loop_runs_where_ray_and_mlflow_are_not_installed() -> None:
         "import jepa_ray.train.loop, jepa_ray.train.checkpoint\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+class TestCollapse:
+    """A run at chance is ended, but not before its time, and not if it gets going before then."""
+
+    def run_with(
+        self,
+        train_config: TrainConfig,
+        dataset: TrajectoryDataset,
+        monkeypatch: pytest.MonkeyPatch,
+        z: list[float],
+        **kw: object,
+    ) -> Trainer:
+        """Train up to len(z) epochs whose validation says so many standard errors above chance."""
+        run = trainer(train_config, dataset, training__patience=None, **kw)
+        curve = iter(z)
+
+        def measured(*_: object) -> dict[str, float]:
+            value = next(curve)
+            return real(*_) | {"val_mrr_z": value, "val_mrr_within_z": value}  # type: ignore[arg-type]
+
+        real = loop.evaluate
+        monkeypatch.setattr(loop, "evaluate", measured)
+        while not run.finished and run.state.epoch < len(z):
+            run.run_epoch()
+        return run
+
+    def test_still_at_chance_is_stopped_with_its_reason(
+        self, train_config: TrainConfig, dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = self.run_with(train_config, dataset, monkeypatch, [0.5] * 6, training__collapse_epochs=3)
+        assert (run.state.epoch, run.finished) == (3, True)
+        assert run.state.collapse is not None
+        assert "val_rollout_mrr" in run.state.collapse
+
+    def test_a_late_starter_is_not(
+        self, train_config: TrainConfig, dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The curve of a healthy run that looks collapsed up to its fourth epoch (EXPERIMENTS.md)."""
+        late = [0.1, -1.0, 0.4, 1.2, 5.0, 9.0, 12.0]
+        run = self.run_with(train_config, dataset, monkeypatch, late, training__collapse_epochs=5)
+        assert (run.state.epoch, run.state.collapse) == (7, None)
+
+    def test_null_never_stops(
+        self, train_config: TrainConfig, dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = self.run_with(train_config, dataset, monkeypatch, [0.0] * 4, training__collapse_epochs=None)
+        assert (run.state.epoch, run.finished) == (4, False)
+
+    def test_is_remembered_by_the_checkpoint(
+        self, train_config: TrainConfig, dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = self.run_with(train_config, dataset, monkeypatch, [0.0], training__collapse_epochs=1)
+        resumed = trainer(train_config, dataset, training__collapse_epochs=1)
+        resumed.restore(ckpt.from_bytes(ckpt.to_bytes(run.checkpoint())))
+        assert resumed.finished
+        assert resumed.state.collapse == run.state.collapse

@@ -1,0 +1,1 @@
+"""Our models behind other libraries' interfaces. Adapters follow a protocol and import none of these libraries."""

@@ -1,0 +1,107 @@
+"""python -m jepa_ray.evaluate CHECKPOINT: what a trained model knows, what is wrong with it, and whether it can plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jepa_ray import cli
+from jepa_ray.config import PlanningConfig, TrainConfig, parse_sets, planning_config
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from jepa_ray.diagnosis import Diagnosis
+    from jepa_ray.model.jepa import JEPA
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="E.g. a best_jepa_model.pt.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="PATH", help="Another dataset than the one it was trained on.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Plan with the model, and count the goals it reaches.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Draw planned episodes as .png or .gif.")
+    ] = None,
+    sets: cli.Sets = None,
+) -> None:
+    """Validate, diagnose and, with --plan, plan; --set takes the keys of `planning`, e.g. preset=paper."""
+    planning = planning_config(parse_sets(sets or ()))
+    from jepa_ray.train.checkpoint import load_model
+
+    console = cli.console()
+    model, config = load_model(checkpoint)
+    if data is not None:
+        config = config.with_overrides({"data.path": str(data.resolve()), "data.builtin": None}, "--data")
+    _print_validation(model, config, console)
+    if plan or picture:
+        _print_planning(model, config, planning, picture, console)
+
+
+def _print_validation(model: JEPA, config: TrainConfig, console: Console) -> None:
+    import torch
+    from rich.table import Table
+
+    from jepa_ray.data.dataset import TrajectoryDataset
+    from jepa_ray.diagnosis import diagnose
+    from jepa_ray.errors import DataError
+    from jepa_ray.train import evaluation
+    from jepa_ray.train.ranks import Ranks
+
+    dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
+    try:
+        measured = evaluation.evaluate(model, dataset, Ranks(), config.training.rollout_horizon)
+    except RuntimeError as error:  # torch says what did not fit
+        raise DataError(f"the data does not fit the model: {str(error).splitlines()[0]}") from None
+    table = Table(title=f"{len(dataset.val_lengths)} validation trajectories", title_justify="left", box=None)
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in measured.items():
+        table.add_row(name, f"{value:.4g}")
+    console.print(table)
+    _print_diagnosis(diagnose(measured), config, console)
+
+
+def _print_diagnosis(diagnosis: Diagnosis, config: TrainConfig, console: Console) -> None:
+    from jepa_ray.diagnosis import Condition, remedies
+
+    style = "green" if diagnosis.condition is Condition.HEALTHY else "yellow"
+    console.print(f"diagnosis: {diagnosis}", style=style, soft_wrap=True, highlight=False)
+    found = remedies(diagnosis.condition, config)
+    for remedy in found:
+        console.print(f"  try --set {remedy.key}={remedy.value}  ({remedy.why})", soft_wrap=True, highlight=False)
+
+
+def _print_planning(
+    model: JEPA, config: TrainConfig, planning: PlanningConfig, picture: Path | None, console: Console
+) -> None:
+    from jepa_ray.plan.picture import check_ending, save_picture
+    from jepa_ray.plan.success import plan_success
+
+    if picture:
+        check_ending(picture)
+    with console.status("planning"):
+        result = plan_success(model, config, planning, record=PICTURED if picture else 0)
+    console.print(f"planning success  {result.success}", highlight=False)
+    console.print(f"random policy     {result.random}", highlight=False)
+    console.print(
+        f"goals {planning.goal_ahead} steps ahead, budget {planning.budget};"
+        f" {result.seconds_per_planning_step:.2f} s a planning step for all episodes at once",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if picture:
+        save_picture(result.recordings, picture)
+        console.print(f"picture: {picture}", soft_wrap=True)
+
+
+PICTURED = 10  # episodes in a picture
+
+if __name__ == "__main__":
+    cli.run(app, "python -m jepa_ray.evaluate")
