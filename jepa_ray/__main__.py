@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from jepa_ray import cli
+from jepa_ray.compare.__main__ import compare
 from jepa_ray.data.__main__ import app as data_app
 from jepa_ray.evaluate import evaluate
 from jepa_ray.sweep.__main__ import sweep
@@ -14,6 +15,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 app.command()(sweep)
 app.command()(train)
 app.command()(evaluate)
+app.command()(compare)
 app.add_typer(data_app, name="data")
 
 

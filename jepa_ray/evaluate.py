@@ -1,4 +1,4 @@
-"""python -m jepa_ray.evaluate CHECKPOINT: what a trained model knows, what is wrong with it, and whether it can plan."""
+"""python -m jepa_ray.evaluate CHECKPOINT: what a model knows, what is wrong with it, and whether it can plan."""
 
 from __future__ import annotations
 

@@ -80,20 +80,20 @@ class Tracker:
         self._client.log_batch(run.info.run_id, params=values)
         return str(run.info.run_id)
 
-    def log_epoch(self, run: Run, epoch: int, metrics: Mapping[str, float]) -> None:
+    def log_epoch(self, run: Run | str, epoch: int, metrics: Mapping[str, float]) -> None:
         """One epoch's metrics, in one batch, stepped by epoch."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         batch = [Metric(name, value, now, epoch) for name, value in metrics.items()]
-        self._later(lambda: self._client.log_batch(run.result(), metrics=batch))
+        self._later(lambda: self._client.log_batch(_id(run), metrics=batch))
 
     def tag(self, run: Run | str, tags: Mapping[str, str]) -> None:
         """Set tags, in one batch."""
         from mlflow.entities import RunTag
 
         batch = [RunTag(k, v[:MAX_VALUE]) for k, v in tags.items()]
-        self._later(lambda: self._client.log_batch(run if isinstance(run, str) else run.result(), tags=batch))
+        self._later(lambda: self._client.log_batch(_id(run), tags=batch))
 
     def attach(self, run: Run, files: Iterable[Path]) -> None:
         """Log files as artifacts of a run."""
@@ -115,6 +115,10 @@ class Tracker:
         future = self._writer.submit(write, *arguments)
         self._pending.append(future)
         return future
+
+
+def _id(run: Run | str) -> str:
+    return run if isinstance(run, str) else run.result()
 
 
 def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

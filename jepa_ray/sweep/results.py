@@ -16,14 +16,18 @@ from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
 RANKED = (Status.COMPLETE, Status.PRUNED)
 
 
-def ranking(study: Study) -> list[TrialRecord]:
-    """Complete trials by objective, then pruned ones (judged on fewer epochs), then failed ones."""
+def ranking(study: Study, *, by_finals: bool = True) -> list[TrialRecord]:
+    """Complete trials by objective, then pruned ones (judged on fewer epochs), then failed ones.
+
+    Before them all those that were planned with, by success; where it is equal, by objective.
+    """
     order = [*RANKED, Status.FAILED]
     sign = -1 if study.spec.objective.mode == "max" else 1
 
-    def place(record: TrialRecord) -> tuple[int, float, int]:
+    def place(record: TrialRecord) -> tuple[float, int, float, int]:
         best = study.best_value(record)
-        return order.index(record.status), float("inf") if best is None else sign * best, record.number
+        success = record.finals.plan_success if by_finals and record.finals else -1.0
+        return -success, order.index(record.status), float("inf") if best is None else sign * best, record.number
 
     return sorted((r for r in study.records() if r.status is not Status.RUNNING), key=place)
 
@@ -46,6 +50,7 @@ def leaderboard(study: Study) -> pd.DataFrame:
                 "seconds": round(record.seconds, 3),
                 "mlflow_run_id": record.mlflow_run_id,
                 "collapse": record.collapse,
+                "plan_success": record.finals.plan_success if record.finals else None,
             }
         )
     columns = [
@@ -59,6 +64,7 @@ def leaderboard(study: Study) -> pd.DataFrame:
         "seconds",
         "mlflow_run_id",
         "collapse",
+        "plan_success",
     ]
     return pd.DataFrame(rows, columns=columns)
 
@@ -84,7 +90,7 @@ def write_best(study: Study, best: TrialRecord, checkpoint: Path, folder: Path) 
 def table(frame: pd.DataFrame, spec: SweepConfig, top: int = 10) -> Table:
     """The head of the leaderboard, for a terminal."""
     shown = Table(title=f"{spec.name}: best {min(top, len(frame))} of {len(frame)} trials by {spec.objective.metric}")
-    keys = list(spec.space)
+    keys, planned = list(spec.space), bool(spec.evaluation.plan_top_k)
     for name in [
         "rank",
         "trial",
@@ -94,11 +100,13 @@ def table(frame: pd.DataFrame, spec: SweepConfig, top: int = 10) -> Table:
         *[key.rpartition(".")[2] for key in keys],
         "val_loss",
         "val_cosine",
+        *(["plan_success"] if planned else []),
         "seconds",
     ]:
         shown.add_column(name, justify="left" if name in ("trial", "status") else "right")
     for row in frame.head(top).to_dict("records"):
-        numbers = [row["objective"], *[row[key] for key in keys], row["val_loss"], row["val_cosine"], row["seconds"]]
+        shown_last = ["val_loss", "val_cosine", *(["plan_success"] if planned else []), "seconds"]
+        numbers = [row[name] for name in ("objective", *keys, *shown_last)]
         shown.add_row(
             str(row["rank"]), row["trial_id"], row["status"], str(row["epochs"]), *[_short(v) for v in numbers]
         )

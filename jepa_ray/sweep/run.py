@@ -26,6 +26,7 @@ from jepa_ray.errors import Interrupted, TrialError
 from jepa_ray.files import RunFolder
 from jepa_ray.machine import Machine
 from jepa_ray.sweep import results
+from jepa_ray.sweep.finals import hold_finals
 from jepa_ray.sweep.plan import Plan, plan
 from jepa_ray.sweep.recorder import Recorder
 from jepa_ray.sweep.scheduler import scheduler
@@ -130,13 +131,14 @@ class _Sweep:
         return {trial.trial_id: Path(trial.checkpoint.path) for trial in analysis.trials if trial.checkpoint}
 
     def _conclude(self, study: Study, tracker: Tracker, parent: Run, checkpoints: dict[str, Path]) -> pd.DataFrame:
+        self._finals(study, tracker, checkpoints)
         ranking = results.ranking(study)
         written = [self.folder.path / "spec.yaml", results.write_leaderboard(study, self.folder.path)]
         best = next((r for r in ranking if r.status in results.RANKED), None)
         if best and best.tune_id in checkpoints:
             written += results.write_best(study, best, checkpoints[best.tune_id] / CHECKPOINT_FILE, self.folder.path)
         tracker.flush()
-        if not study.exhausted or any(r.status is Status.RUNNING for r in study.records()):
+        if not _all_done(study):
             raise Interrupted(f"interrupted with {len(ranking)} trials done; the same command continues")
         self._rank_in_mlflow(ranking, tracker, parent, written)
         if best is None:
@@ -145,6 +147,14 @@ class _Sweep:
         self.folder.mark_finished(time.monotonic() - self.started)
         return _show(self.spec, self.folder, self.console)
 
+    def _finals(self, study: Study, tracker: Tracker, checkpoints: dict[str, Path]) -> None:
+        if _all_done(study) and self.spec.evaluation.plan_top_k:
+            with _sigterm_as_interrupt():
+                try:
+                    hold_finals(study, {k: v / CHECKPOINT_FILE for k, v in checkpoints.items()}, tracker, self.console)
+                except KeyboardInterrupt:
+                    raise Interrupted("interrupted while planning with the best; the same command continues") from None
+
     def _rank_in_mlflow(self, ranking: list[TrialRecord], tracker: Tracker, parent: Run, written: list[Path]) -> None:
         for rank, record in enumerate(ranking, start=1):
             if record.mlflow_run_id:
@@ -152,6 +162,10 @@ class _Sweep:
         tracker.attach(parent, written)
         tracker.close_run(parent)
         tracker.flush()
+
+
+def _all_done(study: Study) -> bool:
+    return study.exhausted and all(record.status is not Status.RUNNING for record in study.records())
 
 
 def _show(spec: SweepConfig, folder: RunFolder, console: Console) -> pd.DataFrame:

@@ -7,6 +7,7 @@ in `optuna.db` under the sweep's name, where Optuna's own dashboard can open it.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import itertools
 import warnings
@@ -38,6 +39,16 @@ _FROM_OPTUNA = {state: status for status, state in _TO_OPTUNA.items()}
 
 
 @dataclass(frozen=True)
+class Finals:
+    """What planning with a finalist showed."""
+
+    plan_success: float  # in [0, 1]
+    low: float  # of its 95 % interval
+    high: float
+    random: float  # success of random actions under the same protocol
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """One trial as the study remembers it."""
 
@@ -50,6 +61,7 @@ class TrialRecord:
     collapse: str | None = None  # the diagnosis, where it stopped the trial
     mlflow_run_id: str | None = None
     tune_id: str | None = None
+    finals: Finals | None = None  # of the best trials, where the spec asks for it
 
     @property
     def seconds(self) -> float:
@@ -148,6 +160,10 @@ class Study:
         for name, value in values.items():
             self._storage.set_trial_user_attr(self._id(self.number(tune_id)), name, value)
 
+    def record_finals(self, tune_id: str, finals: Finals) -> None:
+        """Remember how a finalist did."""
+        self._storage.set_trial_user_attr(self._id(self.number(tune_id)), "finals", dataclasses.asdict(finals))
+
     def finish(self, tune_id: str, *, failed: bool = False) -> None:
         """Close a trial's books: FAILED, COMPLETE if it reached its own end, else PRUNED; twice changes nothing.
 
@@ -202,6 +218,7 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         collapse=attrs.get("collapse"),
         mlflow_run_id=attrs.get("mlflow_run_id"),
         tune_id=attrs.get("tune_id"),
+        finals=Finals(**attrs["finals"]) if "finals" in attrs else None,
     )
 
 

@@ -1,0 +1,234 @@
+"""Which metric, known after training or after a few epochs, picks the model that plans best?
+
+    python benchmarks/which_metric.py train     # the documented 81 points, equally long: hours of one core; resumes
+    python benchmarks/which_metric.py measure   # all metrics of every epoch, planning with the last one; resumes
+    python benchmarks/which_metric.py report    # from the table (benchmarks/which_metric.csv), in seconds
+
+Trains the grid of sweeps/grid_full.yaml on the built-in data without early stopping, plans with every model, and asks
+of each metric: Spearman's rho with planning success over the 81 configurations (95 % interval by bootstrap over
+configurations), and the planning success of the configuration it would have picked; after the last epoch and earlier.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jepa_ray.config import SMALLER_IS_BETTER, PlanningConfig, SweepConfig, load_sweep_config
+from jepa_ray.data.dataset import TrajectoryDataset
+from jepa_ray.files import write_atomically
+from jepa_ray.plan.success import plan_success
+from jepa_ray.train.checkpoint import describe, load_model, to_bytes
+from jepa_ray.train.evaluation import evaluate
+from jepa_ray.train.loop import Trainer
+from jepa_ray.train.ranks import Ranks
+
+HERE = Path(__file__).parent
+SPEC = HERE.parent / "sweeps/grid_full.yaml"
+TABLE, PICTURE = HERE / "which_metric.csv", HERE.parent / "docs/which_metric.png"
+EPOCHS = 5
+PROCESSES = 2
+# Cheaper than the default of PlanningConfig by 6 x: every one of 81 models is planned with.
+PLANNING = PlanningConfig(samples=32, iterations=3, elites=6, replan_every=2, episodes=64)
+METRICS = {
+    "val_rollout_mrr": "label-free",
+    "val_mrr_within": "label-free",
+    "rollout_probe_r2": "needs labels",
+    "action_gap": "label-free",
+    "persistence_ratio": "label-free",
+    "val_skill": "label-free",
+    "effective_rank": "label-free",
+    "embedding_std": "label-free",
+    "temporal_share": "label-free",
+    "val_cosine": "label-free",
+    "val_loss": "label-free",
+    "train_loss": "label-free",
+}
+BOOTSTRAPS = 2000
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+Out = Annotated[Path, typer.Option("--out", help="Where checkpoints and measurements are kept.")]
+DEFAULT_OUT = Path("outputs/which_metric")
+
+
+def grid() -> tuple[SweepConfig, list[dict[str, Any]]]:
+    """The spec and its 81 points."""
+    spec = load_sweep_config(SPEC, [f"early_stopping.max_epochs={EPOCHS}"])
+    choices = [value for value in spec.space.values() if isinstance(value, list)]
+    return spec, [dict(zip(spec.space, point, strict=True)) for point in itertools.product(*choices)]
+
+
+def folder_of(out: Path, point: dict[str, Any]) -> Path:
+    ema, rate, dim, depth = point.values()
+    return out / f"ema{ema}-lr{rate:g}-dim{dim}-depth{depth}"
+
+
+def in_parallel(work: Callable[[tuple[Path, dict[str, Any]]], str], out: Path) -> None:
+    """Small models first; what is done already returns at once."""
+    points = sorted(grid()[1], key=lambda p: p["model.latent_dim_state"] * p["model.transition_depth"])
+    with multiprocessing.get_context("spawn").Pool(PROCESSES, maxtasksperchild=1) as pool:
+        for done, line in enumerate(pool.imap_unordered(work, [(out, point) for point in points]), start=1):
+            print(f"[{done}/{len(points)}] {line}", flush=True)
+
+
+# ------------------------------------------------------------------------------------------ train
+
+
+@app.command()
+def train(out: Out = DEFAULT_OUT) -> None:
+    """Train all points, a model checkpoint after each epoch."""
+    in_parallel(train_one, out)
+
+
+def train_one(job: tuple[Path, dict[str, Any]]) -> str:
+    torch.set_num_threads(1)
+    out, point = job
+    folder = folder_of(out, point)
+    if (folder / f"epoch_{EPOCHS}.pt").exists():
+        return f"{folder.name}: done before"
+    config = grid()[0].trial_config(point)
+    dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
+    trainer = Trainer(config, dataset)
+    for epoch in range(1, EPOCHS + 1):
+        metrics = trainer.run_epoch()
+        model = {"model": trainer.state.model.state_dict(), "epoch": epoch, "metrics": metrics}
+        write_atomically(folder / f"epoch_{epoch}.pt", to_bytes(describe(config, dataset.spec) | model))
+    return f"{folder.name}: val_rollout_mrr {metrics['val_rollout_mrr']:.3f}"
+
+
+# ---------------------------------------------------------------------------------------- measure
+
+
+@app.command()
+def measure(out: Out = DEFAULT_OUT) -> None:
+    """Validate every checkpoint, plan with the last of each point, and write the table."""
+    in_parallel(measure_one, out)
+    rows = [row for point in grid()[1] for row in json.loads((folder_of(out, point) / "measured.json").read_text())]
+    frame = pd.DataFrame(rows)
+    write_atomically(TABLE, frame.to_csv(index=False, float_format="%.6g").encode())
+    print(f"{TABLE}: {len(frame)} rows")
+
+
+def measure_one(job: tuple[Path, dict[str, Any]]) -> str:
+    torch.set_num_threads(1)
+    out, point = job
+    folder = folder_of(out, point)
+    target = folder / "measured.json"
+    if target.exists():
+        return f"{folder.name}: done before"
+    rows = [{**point, "epoch": epoch, **measure_epoch(folder / f"epoch_{epoch}.pt")} for epoch in range(1, EPOCHS + 1)]
+    found = plan_success(*load_model(folder / f"epoch_{EPOCHS}.pt"), PLANNING)
+    rows[-1] |= {"plan_success": found.success.value, "plan_random": found.random.value}
+    write_atomically(target, json.dumps(rows).encode())
+    return f"{folder.name}: plans {found.success}, val_rollout_mrr {rows[-1]['val_rollout_mrr']:.3f}"
+
+
+def measure_epoch(path: Path) -> dict[str, float]:
+    model, config = load_model(path)
+    dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
+    trained = torch.load(path, weights_only=True)["metrics"]["train_loss"]
+    return {"train_loss": trained, **evaluate(model, dataset, Ranks(), config.training.rollout_horizon)}
+
+
+# ----------------------------------------------------------------------------------------- report
+
+
+@app.command()
+def report() -> None:
+    """Print what each metric would have picked and how well it ranks, and draw it."""
+    frame = pd.read_csv(TABLE)
+    points = list(grid()[0].space)
+    success = frame[frame["epoch"] == EPOCHS].set_index(points)["plan_success"]
+    found = {
+        (metric, epoch): judge(frame[frame["epoch"] == epoch].set_index(points)[metric], success, metric)
+        for metric in METRICS
+        for epoch in range(1, EPOCHS + 1)
+    }
+    random = float(frame["plan_random"].dropna().mean())
+    print_table(found, success, random)
+    draw(found, success, random)
+
+
+def judge(values: pd.Series, success: pd.Series, metric: str) -> dict[str, Any]:
+    """Rho with its interval, and the success of the pick; oriented so that a larger rho is a better guide."""
+    oriented = -values if metric in SMALLER_IS_BETTER else values
+    both = pd.DataFrame({"metric": oriented, "success": success}).dropna()
+    rng, size = np.random.default_rng(0), len(both)
+    resampled = [both.iloc[rng.integers(0, size, size)] for _ in range(BOOTSTRAPS)]
+    rhos = [sample["metric"].corr(sample["success"], method="spearman") for sample in resampled]
+    pick = both["metric"].idxmax()
+    return {
+        "rho": both["metric"].corr(both["success"], method="spearman"),
+        "interval": np.nanpercentile(rhos, [2.5, 97.5]),
+        "picked": both.loc[pick, "success"],
+        "point": pick,
+    }
+
+
+def print_table(found: dict[tuple[str, int], dict[str, Any]], success: pd.Series, random: float) -> None:
+    title = f"{len(success)} configurations, {EPOCHS} epochs; best planner {success.max():.0%}, random {random:.0%}"
+    table = Table(title=title, title_justify="left")
+    for name in ("metric", "", "rho with planning", "plans, if picked by it", "picked"):
+        table.add_column(name)
+    for epoch in range(1, EPOCHS + 1):
+        table.add_column(f"rho, picks at {epoch}")
+    for metric, kind in METRICS.items():
+        last = found[metric, EPOCHS]
+        low, high = last["interval"]
+        early = [f"{found[metric, e]['rho']:+.2f} {found[metric, e]['picked']:.0%}" for e in range(1, EPOCHS + 1)]
+        picked = " ".join(f"{value:g}" for value in last["point"])
+        table.add_row(
+            metric, kind, f"{last['rho']:+.2f} [{low:+.2f}, {high:+.2f}]", f"{last['picked']:.0%}", picked, *early
+        )
+    Console(width=200).print(table)
+
+
+def draw(found: dict[tuple[str, int], dict[str, Any]], success: pd.Series, random: float) -> None:
+    import io
+
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1.25, 1), layout="constrained")
+    names = [m for m in METRICS if m not in ("val_mrr_within", "train_loss")][::-1]
+    picked = [100 * found[name, EPOCHS]["picked"] for name in names]
+    ours = "val_rollout_mrr"
+    left.barh(names, picked, color=["#0072B2" if name == ours else "#B8C4CC" for name in names])
+    left.bar_label(left.containers[0], fmt="%.0f %%", padding=3)
+    left.axvline(100 * random, color="#D55E00", linestyle="--", label=f"random policy {random:.0%}")
+    left.axvline(100 * success.max(), color="#009E73", linestyle=":", label=f"best of the grid {success.max():.0%}")
+    left.set(xlabel="goals reached by the configuration the metric picks, %", xlim=(0, 112))
+    left.legend(loc="lower right", fontsize=8)
+    shown = {ours: "#0072B2", "rollout_probe_r2": "#009E73", "effective_rank": "#CC79A7", "val_skill": "#E69F00"}
+    for name, colour in (shown | {"val_cosine": "#56B4E9", "val_loss": "#D55E00"}).items():
+        rhos = [found[name, epoch]["rho"] for epoch in range(1, EPOCHS + 1)]
+        right.plot(
+            range(1, EPOCHS + 1), rhos, marker="o", color=colour, label=name, linewidth=3 if name == ours else 1.5
+        )
+    right.axhline(0, color="#888888", linewidth=0.8)
+    right.set(xlabel="epoch at which the metric is read", ylabel="Spearman's rho with planning success", ylim=(-1, 1))
+    right.set_xticks(range(1, EPOCHS + 1))
+    right.legend(fontsize=8, ncols=2, loc="lower right")
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=130)
+    write_atomically(PICTURE, buffer.getvalue())
+    print(PICTURE)
+
+
+if __name__ == "__main__":
+    app()
