@@ -268,6 +268,7 @@ class TrackingConfig(_Section):
 
     uri: str | None = Field(None, description="MLflow tracking URI; null: sqlite under the output root.")
     experiment: str | None = Field(None, description="MLflow experiment; null: the name of the sweep or run.")
+    wandb: str | None = Field(None, min_length=1, description="A W&B project to log runs and trials to as well.")
 
 
 # A name becomes a folder: no separators, no leading dot.

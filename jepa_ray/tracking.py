@@ -15,6 +15,7 @@ from typing import Any
 
 from jepa_ray.config import TrackingConfig
 from jepa_ray.errors import ConfigError
+from jepa_ray.wandb_mirror import WandbMirror
 
 Run = Future[str]  # the id of an MLflow run, known once the run is written
 
@@ -42,6 +43,7 @@ class Tracker:
             logging.getLogger(noisy).setLevel(logging.ERROR)
         self.uri = config.uri or default_uri(output)
         name = config.experiment or default_experiment
+        self._mirror = WandbMirror(config.wandb, name, output) if config.wandb else None
         output.mkdir(parents=True, exist_ok=True)
         try:
             self._client = MlflowClient(tracking_uri=self.uri)
@@ -67,13 +69,23 @@ class Tracker:
         return self._later(self._open, key, name, dict(params), parent, dict(tags or {}))
 
     def _open(self, key: str, name: str, params: dict[str, Any], parent: Run | None, tags: dict[str, str]) -> str:
+        run_id = self._find(key) or self._create(key, name, params, parent, tags)
+        if self._mirror and tags.get("kind") != "sweep":  # W&B has no nested runs: its trials are a group
+            self._mirror.open(run_id, name, params)
+        return run_id
+
+    def _find(self, key: str) -> str | None:
+        if not self._may_know_runs:
+            return None
+        found = self._client.search_runs([self._experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        if not found:
+            return None
+        self._client.update_run(found[0].info.run_id, status="RUNNING")
+        return str(found[0].info.run_id)
+
+    def _create(self, key: str, name: str, params: dict[str, Any], parent: Run | None, tags: dict[str, str]) -> str:
         from mlflow.entities import Param
 
-        if self._may_know_runs:
-            found = self._client.search_runs([self._experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-            if found:
-                self._client.update_run(found[0].info.run_id, status="RUNNING")
-                return str(found[0].info.run_id)
         under = {"mlflow.parentRunId": parent.result()} if parent else {}
         run = self._client.create_run(self._experiment, run_name=name, tags={KEY_TAG: key, **under, **tags})
         values = [Param(k, str(v)[:MAX_VALUE]) for k, v in params.items()]
@@ -87,6 +99,8 @@ class Tracker:
         now = int(time.time() * 1000)
         batch = [Metric(name, value, now, epoch) for name, value in metrics.items()]
         self._later(lambda: self._client.log_batch(_id(run), metrics=batch))
+        if mirror := self._mirror:
+            self._later(lambda: mirror.log(_id(run), epoch, metrics))
 
     def tag(self, run: Run | str, tags: Mapping[str, str]) -> None:
         """Set tags, in one batch."""
@@ -94,6 +108,8 @@ class Tracker:
 
         batch = [RunTag(k, v[:MAX_VALUE]) for k, v in tags.items()]
         self._later(lambda: self._client.log_batch(_id(run), tags=batch))
+        if mirror := self._mirror:
+            self._later(lambda: mirror.tag(_id(run), tags))
 
     def attach(self, run: Run, files: Iterable[Path]) -> None:
         """Log files as artifacts of a run."""
@@ -103,9 +119,13 @@ class Tracker:
     def close_run(self, run: Run, *, failed: bool = False) -> None:
         """Mark a run FINISHED or FAILED."""
         self._later(lambda: self._client.set_terminated(run.result(), "FAILED" if failed else "FINISHED"))
+        if mirror := self._mirror:
+            self._later(lambda: mirror.close(run.result(), failed=failed))
 
     def flush(self) -> None:
-        """Wait until everything is written; raises what went wrong."""
+        """Wait until everything is written, before a session ends; raises what went wrong."""
+        if self._mirror:
+            self._later(self._mirror.close_all)
         while self._pending:
             self._pending.popleft().result()
 

@@ -65,3 +65,30 @@ def test_a_store_that_cannot_be_opened_is_a_config_error(tmp_path: Path) -> None
 
 def test_flat_params_are_dotted() -> None:
     assert flat_params({"a": {"b": 1, "c": {"d": None}}, "e": [1]}) == {"a.b": 1, "a.c.d": None, "e": [1]}
+
+
+class TestWandb:
+    """Offline, as the real library writes it; read back from its own files."""
+
+    def test_a_trial_is_mirrored_and_the_sweep_itself_is_not(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("wandb")
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        tracker = Tracker(TrackingConfig(wandb="unit"), tmp_path, "unit")
+        parent = tracker.open_run("p", "sweep", {}, tags={"kind": "sweep"})
+        runs = [tracker.open_run(f"p/{i}", f"trial {i}", {"model.latent_dim_state": 64}, parent=parent) for i in (0, 1)]
+        for run in runs:
+            tracker.log_epoch(run, 1, {"val_rollout_mrr": 0.5})
+        tracker.close_run(runs[0])
+        tracker.flush()
+        found = sorted(path.name.rpartition("-")[2] for path in tmp_path.glob("wandb/offline-run-*"))
+        assert found == sorted(run.result() for run in runs)
+        for path in tmp_path.glob("wandb/offline-run-*/*.wandb"):
+            assert b"val_rollout_mrr" in path.read_bytes()
+
+    def test_not_installed_is_bad_input(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ConfigError, match=r"tracking\.wandb is unit.*jepa-ray\[wandb\]"):
+            Tracker(TrackingConfig(wandb="unit"), tmp_path / "new", "unit")
+        assert not (tmp_path / "new").exists()
