@@ -48,6 +48,10 @@ def spec(train_config: TrainConfig) -> dict[str, Any]:
     }
 
 
+UNTRAINED = 1e-12  # a learning rate that leaves a model as it was drawn: at chance
+FAST_PLANNING = {"samples": 4, "elites": 2, "iterations": 1, "episodes": 4, "budget": 4}
+
+
 def write(spec: dict[str, Any], folder: Path) -> Path:
     path = folder / "spec.yaml"
     path.write_text(yaml.safe_dump(spec))
@@ -176,12 +180,33 @@ def test_a_sweep_leaves_what_it_promises(spec: dict[str, Any], tmp_path: Path) -
 
 
 def test_equal_sweeps_give_equal_leaderboards(spec: dict[str, Any], tmp_path: Path) -> None:
-    spec |= {"search": {"algorithm": "tpe", "num_trials": 3, "seed": 1}, "resources": {"max_concurrent": 1}}
+    """Trials stopped for collapse and finals by planning included."""
+    spec["base"]["training"]["collapse_epochs"] = 2
+    spec["space"]["training.learning_rate"] = [UNTRAINED, 1e-3]
+    spec |= {
+        "search": {"algorithm": "tpe", "num_trials": 3, "seed": 1},
+        "early_stopping": {"enabled": False, "max_epochs": 3},
+        "resources": {"max_concurrent": 1},
+        "evaluation": {"plan_top_k": 2, "planning": FAST_PLANNING},
+    }
     frames = []
     for side in "ab":
         run(write(spec, tmp_path), tmp_path / side)
         frames.append(board(tmp_path / side).drop(columns=["seconds", "samples_per_s", "epoch_s", "mlflow_run_id"]))
     pd.testing.assert_frame_equal(*frames, check_exact=True)
+
+    frame = frames[0]
+    assert frame["plan_success"].notna().tolist() == [True, True, False]
+    assert frame["plan_success"][:2].is_monotonic_decreasing
+    collapsed = frame[frame["training.learning_rate"] == UNTRAINED]
+    assert len(collapsed) > 0
+    assert (collapsed["epochs"] == 2).all()
+    assert (collapsed["status"] == "PRUNED").all()
+    assert collapsed["collapse"].str.contains("val_rollout_mrr").all()
+    client = MlflowClient(f"sqlite:///{tmp_path / 'a' / 'mlflow.db'}")
+    trials = [client.get_run(run_id) for run_id in board(tmp_path / "a")["mlflow_run_id"]]
+    assert ["plan_success" in trial.data.metrics for trial in trials] == [True, True, False]
+    assert ["collapsed" in trial.data.tags for trial in trials] == frame["collapse"].notna().tolist()
 
 
 def test_a_killed_worker_costs_no_trial(spec: dict[str, Any], tmp_path: Path) -> None:
