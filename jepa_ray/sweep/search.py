@@ -161,8 +161,8 @@ class Study:
             self._storage.set_trial_user_attr(self._id(self.number(tune_id)), name, value)
 
     def record_finals(self, tune_id: str, finals: Finals) -> None:
-        """Remember how a finalist did."""
-        self._storage.set_trial_user_attr(self._id(self.number(tune_id)), "finals", dataclasses.asdict(finals))
+        """Remember how a finalist did: with the study, since Optuna's finished trials take no more attributes."""
+        self._study.set_user_attr(_finals_key(self.number(tune_id)), dataclasses.asdict(finals))
 
     def finish(self, tune_id: str, *, failed: bool = False) -> None:
         """Close a trial's books: FAILED, COMPLETE if it reached its own end, else PRUNED; twice changes nothing.
@@ -183,12 +183,13 @@ class Study:
 
     def record(self, tune_id: str) -> TrialRecord:
         """One trial as it stands."""
-        return _record(self._storage.get_trial(self._id(self.number(tune_id))))
+        return _record(self._storage.get_trial(self._id(self.number(tune_id))), self._study.user_attrs)
 
     def records(self) -> list[TrialRecord]:
         """All trials, oldest first."""
-        trials = self._study.get_trials(deepcopy=False)
-        return [_record(t) for t in trials if "replaced" not in t.user_attrs and t.state is not TrialState.WAITING]
+        trials, known = self._study.get_trials(deepcopy=False), self._study.user_attrs
+        kept = [t for t in trials if "replaced" not in t.user_attrs and t.state is not TrialState.WAITING]
+        return [_record(trial, known) for trial in kept]
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
@@ -204,8 +205,12 @@ def _sampler(spec: SweepConfig, seed: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-def _record(trial: FrozenTrial) -> TrialRecord:
-    attrs = trial.user_attrs
+def _finals_key(number: int) -> str:
+    return f"finals_{number}"
+
+
+def _record(trial: FrozenTrial, of_study: Mapping[str, Any]) -> TrialRecord:
+    attrs, finals = trial.user_attrs, of_study.get(_finals_key(trial.number))
     keys = itertools.takewhile(lambda key: key in attrs, (f"epoch_{i}" for i in itertools.count(1)))
     rows = [attrs[key] for key in keys]
     return TrialRecord(
@@ -218,7 +223,7 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         collapse=attrs.get("collapse"),
         mlflow_run_id=attrs.get("mlflow_run_id"),
         tune_id=attrs.get("tune_id"),
-        finals=Finals(**attrs["finals"]) if "finals" in attrs else None,
+        finals=Finals(**finals) if finals else None,
     )
 
 

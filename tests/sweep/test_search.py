@@ -151,7 +151,7 @@ class TestLeaderboard:
         assert columns[:7] == [
             "rank", "trial_id", "status", "epochs", "objective", "training.ema_decay", "model.transition_depth",
         ]  # fmt: skip
-        assert columns[-3:] == ["seconds", "mlflow_run_id", "collapse"]
+        assert columns[-4:] == ["seconds", "mlflow_run_id", "collapse", "plan_success"]
 
     def test_a_loss_is_ranked_upwards(self, tmp_path: Path) -> None:
         minimise = spec(algorithm="grid").model_copy(
