@@ -406,8 +406,8 @@ PLANNING_PRESETS: dict[str, dict[str, Any]] = {
 class PlanningConfig(_Section):
     """Section `planning`: how a world model is planned with, and on which tasks.
 
-    `preset: paper` stands for the keys of the field's protocol; keys beside it go first. One of its planning steps takes 70 x the
-    work of the defaults'.
+    `preset: paper` stands for the keys of the field's protocol; keys beside it go first. One of its planning
+    steps takes 70 x the work of the defaults'.
     """
 
     planner: Literal["cem", "mppi"] = Field("cem", description="Search for the cheapest plan.")

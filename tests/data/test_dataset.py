@@ -81,9 +81,9 @@ def test_windows_of_many_steps_stay_in_their_episode(lengths: list[int], seed: i
     if len(rows):
         batch = dataset.batch(rows, steps)
         for k in range(steps + 1):
-            np.testing.assert_array_equal(batch.observations[k], data.observation[rows + k])
+            np.testing.assert_array_equal(batch.observations[k], data.observation[rows.numpy() + k])
         for k in range(steps):
-            np.testing.assert_array_equal(batch.actions[k], data.action[rows + k])
+            np.testing.assert_array_equal(batch.actions[k], data.action[rows.numpy() + k])
         assert (batch.observations[..., 1] == batch.observations[0, :, 1]).all()  # the same episode throughout
 
 
