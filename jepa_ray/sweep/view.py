@@ -72,7 +72,9 @@ class SweepView:
         self._running.pop(record.number, None)
         self._count(record)
         self._ended_here += 1
-        value = record.history[-1][self._spec.objective.metric] if record.history else float("nan")
+        objective = self._spec.objective
+        best = objective.best(row[objective.metric] for row in record.history)  # as the leaderboard has it
+        value = float("nan") if best is None else best
         result = f"{record.trial_id}  {record.status:<8}  {len(record.history)} epochs  {value:.4f}"
         line = f"{result}  {describe(record.params)}" + (
             f"  {reason}" if (reason := record.error or record.collapse) else ""

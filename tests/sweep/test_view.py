@@ -61,11 +61,11 @@ def test_without_a_terminal_each_end_is_one_line_with_the_progress(spec: SweepCo
         view.trial_started(0, PARAMS)
         view.epoch_done(0, 1, row(0.5))
         view.retried(0, "the worker died")
-        view.trial_ended(TrialRecord(0, PARAMS, Status.COMPLETE, [row(0.5)]))
+        view.trial_ended(TrialRecord(0, PARAMS, Status.COMPLETE, [row(0.5), row(0.4)]))
     lines = printed(console).splitlines()
     assert lines[0] == "trial_00000  retried from its checkpoint: the worker died"
     assert lines[1].startswith(
-        "trial_00000  COMPLETE  1 epochs  0.5000  learning_rate=0.001 transition_depth=4  [1/4, 0:"
+        "trial_00000  COMPLETE  2 epochs  0.5000  learning_rate=0.001 transition_depth=4  [1/4, 0:"
     )
     assert len(lines) == 2
 
