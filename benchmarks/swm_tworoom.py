@@ -13,7 +13,7 @@ Both commands run where stable-worldmodel is installed, an environment of its ow
     PYTHONPATH=. .venv-swm/bin/python benchmarks/swm_tworoom.py evaluate \\
         outputs/sweeps/swm_tworoom/best_jepa_model.pt --data outputs/swm_tworoom_eval.h5 --seeds 0 1 2
 
-The tasks come from episodes that no model was trained on, walked by the field's own recipe (action noise 2).
+The tasks come from episodes that no model was trained on, walked by its expert with action noise 2.
 """
 
 from __future__ import annotations

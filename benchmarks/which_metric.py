@@ -38,6 +38,7 @@ HERE = Path(__file__).parent
 SPEC = HERE.parent / "sweeps/grid_full.yaml"
 TABLE, PICTURE = HERE / "which_metric.csv", HERE.parent / "docs/which_metric.png"
 EPOCHS = 5
+MEASURED = "measured.json"  # in the folder of each point
 PROCESSES = 2
 READ_AT = (1, 2, 5)  # epochs after which metrics are read
 # 32 x cheaper than the defaults, and harder to succeed with: 81 models are planned with, and should differ.
@@ -75,9 +76,10 @@ def folder_of(out: Path, point: dict[str, Any]) -> Path:
     return out / f"ema{ema}-lr{rate:g}-dim{dim}-depth{depth}"
 
 
-def in_parallel(work: Callable[[tuple[Path, dict[str, Any]]], str], out: Path) -> None:
-    """Small models first; what is done already returns at once."""
-    points = sorted(grid()[1], key=lambda p: p["model.latent_dim_state"] * p["model.transition_depth"])
+def in_parallel(work: Callable[[tuple[Path, dict[str, Any]]], str], out: Path, leaves: str) -> None:
+    """Small models first, without those whose folder has the file that the work leaves."""
+    missing = [point for point in grid()[1] if not (folder_of(out, point) / leaves).exists()]
+    points = sorted(missing, key=lambda p: p["model.latent_dim_state"] * p["model.transition_depth"])
     with multiprocessing.get_context("spawn").Pool(PROCESSES, maxtasksperchild=1) as pool:
         for done, line in enumerate(pool.imap_unordered(work, [(out, point) for point in points]), start=1):
             print(f"[{done}/{len(points)}] {line}", flush=True)
@@ -89,15 +91,13 @@ def in_parallel(work: Callable[[tuple[Path, dict[str, Any]]], str], out: Path) -
 @app.command()
 def train(out: Out = DEFAULT_OUT) -> None:
     """Train all points, a model checkpoint after each epoch."""
-    in_parallel(train_one, out)
+    in_parallel(train_one, out, f"epoch_{EPOCHS}.pt")
 
 
 def train_one(job: tuple[Path, dict[str, Any]]) -> str:
     torch.set_num_threads(1)
     out, point = job
     folder = folder_of(out, point)
-    if (folder / f"epoch_{EPOCHS}.pt").exists():
-        return f"{folder.name}: done before"
     config = grid()[0].trial_config(point)
     dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
     trainer = Trainer(config, dataset)
@@ -114,8 +114,8 @@ def train_one(job: tuple[Path, dict[str, Any]]) -> str:
 @app.command()
 def measure(out: Out = DEFAULT_OUT) -> None:
     """Validate every checkpoint, plan with the last of each point, and write the table."""
-    in_parallel(measure_one, out)
-    rows = [row for point in grid()[1] for row in json.loads((folder_of(out, point) / "measured.json").read_text())]
+    in_parallel(measure_one, out, MEASURED)
+    rows = [row for point in grid()[1] for row in json.loads((folder_of(out, point) / MEASURED).read_text())]
     frame = pd.DataFrame(rows)
     write_atomically(TABLE, frame.to_csv(index=False, float_format="%.6g").encode())
     print(f"{TABLE}: {len(frame)} rows")
@@ -125,13 +125,10 @@ def measure_one(job: tuple[Path, dict[str, Any]]) -> str:
     torch.set_num_threads(1)
     out, point = job
     folder = folder_of(out, point)
-    target = folder / "measured.json"
-    if target.exists():
-        return f"{folder.name}: done before"
     rows = [{**point, "epoch": epoch, **measure_epoch(folder / f"epoch_{epoch}.pt")} for epoch in READ_AT]
     found = plan_success(*load_model(folder / f"epoch_{EPOCHS}.pt"), PLANNING)
     rows[-1] |= {"plan_success": found.success.value, "plan_random": found.random.value}
-    write_atomically(target, json.dumps(rows).encode())
+    write_atomically(folder / MEASURED, json.dumps(rows).encode())
     return f"{folder.name}: plans {found.success}, val_rollout_mrr {rows[-1]['val_rollout_mrr']:.3f}"
 
 
