@@ -19,7 +19,6 @@ The tasks come from episodes that no model was trained on, walked by its expert 
 from __future__ import annotations
 
 import argparse
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -187,17 +186,11 @@ def planner(model: Any, world: Any, options: argparse.Namespace, seed: int) -> A
 
 def summary(wins: Sequence[int], episodes: int) -> str:
     """The rate over all seeds with its 95 % Wilson interval, and each seed's."""
-    low, high = wilson(sum(wins), episodes * len(wins))
+    from jepa_ray.plan.success import Rate
+
+    low, high = Rate(sum(wins), episodes * len(wins)).interval
     each = "/".join(f"{100 * w / episodes:.0f}" for w in wins)
     return f"{100 * sum(wins) / (episodes * len(wins)):5.1f} % [{100 * low:.0f}, {100 * high:.0f}] (seeds: {each})"
-
-
-def wilson(wins: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Score interval of a success probability (Wilson 1927)."""
-    p, shrink = wins / trials, 1 + z**2 / trials
-    centre = (p + z**2 / (2 * trials)) / shrink
-    half = z / shrink * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
-    return centre - half, centre + half
 
 
 def main() -> None:

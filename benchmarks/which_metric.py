@@ -29,7 +29,7 @@ from jepa_ray.config import SMALLER_IS_BETTER, PlanningConfig, SweepConfig, load
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.files import write_atomically
 from jepa_ray.plan.success import plan_success
-from jepa_ray.train.checkpoint import describe, load_model, to_bytes
+from jepa_ray.train.checkpoint import describe, load_model, read_checkpoint, rebuild, to_bytes
 from jepa_ray.train.evaluation import evaluate
 from jepa_ray.train.loop import Trainer
 from jepa_ray.train.ranks import Ranks
@@ -133,10 +133,13 @@ def measure_one(job: tuple[Path, dict[str, Any]]) -> str:
 
 
 def measure_epoch(path: Path) -> dict[str, float]:
-    model, config = load_model(path)
+    stored = read_checkpoint(path)
+    model, config = rebuild(stored, str(path))
     dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
-    trained = torch.load(path, weights_only=True)["metrics"]["train_loss"]
-    return {"train_loss": trained, **evaluate(model, dataset, Ranks(), config.training.rollout_horizon)}
+    return {
+        "train_loss": stored["metrics"]["train_loss"],
+        **evaluate(model, dataset, Ranks(), config.training.rollout_horizon),
+    }
 
 
 # ----------------------------------------------------------------------------------------- report

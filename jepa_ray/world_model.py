@@ -18,7 +18,7 @@ from jepa_ray.data.dataset import DataSpec
 from jepa_ray.errors import DataError
 from jepa_ray.model.jepa import JEPA
 from jepa_ray.model.transition import TransformerTransition
-from jepa_ray.train.checkpoint import load_model, read_checkpoint
+from jepa_ray.train.checkpoint import read_checkpoint, rebuild
 
 ENCODE_ROWS = 1024  # observations encoded at once, which bounds the memory of long inputs
 
@@ -122,8 +122,9 @@ class WorldModel:
 
 def load(checkpoint: Path, device: torch.device | str = "cpu") -> WorldModel:
     """The model of a checkpoint file, on `device`. Raises `DataError` if the file is none."""
-    model, config = load_model(checkpoint)
-    return WorldModel(model, config, DataSpec(**read_checkpoint(checkpoint)["data_spec"]), device)
+    stored = read_checkpoint(checkpoint)
+    model, config = rebuild(stored, str(checkpoint))
+    return WorldModel(model, config, DataSpec(**stored["data_spec"]), device)
 
 
 def _tensor(values: Array) -> Tensor:
