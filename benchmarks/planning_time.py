@@ -32,7 +32,7 @@ from jepa_ray.config import PlanningConfig, load_train_config
 from jepa_ray.data.dataset import DataSpec
 from jepa_ray.model.jepa import JEPA, build_jepa
 from jepa_ray.plan.environment import TwoRooms
-from jepa_ray.plan.goal import JepaWorld, goal_cost
+from jepa_ray.plan.goal import goal_cost
 from jepa_ray.plan.planners import Box
 from jepa_ray.plan.success import make_planner
 
@@ -92,14 +92,14 @@ def report(console: Console, title: str, seconds: dict[str, list[float]]) -> Non
 
 @torch.inference_mode()
 def mean_cost(model: JEPA, observation: Tensor, goal: Tensor, plans: Tensor) -> float:
-    cost = goal_cost(JepaWorld(model), model.encode(observation), model.encode(goal), 1)
+    cost = goal_cost(model, model.encode(observation), model.encode(goal), 1)
     return float(cost(plans[:, None]).mean())
 
 
 @torch.inference_mode()
 def package(model: JEPA, observation: Tensor, goal: Tensor, config: PlanningConfig) -> Tensor:
-    world, box = JepaWorld(model), Box(-torch.ones(2), torch.ones(2))
-    cost = goal_cost(world, world.encode(observation), world.encode(goal), config.action_block)
+    box = Box(-torch.ones(2), torch.ones(2))
+    cost = goal_cost(model, model.encode(observation), model.encode(goal), config.action_block)
     plan = torch.zeros(len(observation), config.horizon, 2)
     return make_planner(config)(cost, plan, box, torch.Generator().manual_seed(0))
 

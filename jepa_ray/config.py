@@ -61,8 +61,6 @@ FAKED_BY: dict[str, str] = {
     "val_skill": "slow features: knowing the trajectory explains most of the variance",
     "persistence_ratio": "an encoder whose steps are noise: copies of noise are easy to beat",
     "action_gap": "an encoder that keeps nothing but the action's effect",
-    "val_mrr_chance": "nothing: it is the chance level, and the same for all models",
-    "val_mrr_within_chance": "nothing: it is the chance level, and the same for all models",
     "val_mrr_copy": "a smooth encoder: it does not look at the predictions",
     "embedding_std": "noise, and the LayerNorm that sets it",
     "effective_rank": "noise, which has full rank, and the embedding's width",
@@ -72,6 +70,9 @@ FAKED_BY: dict[str, str] = {
     "samples_per_s": "the smallest model",
     "epoch_s": "the smallest model",
 }
+
+# The same for all models: no objective at all.
+CONSTANT = {"val_mrr_chance", "val_mrr_within_chance"}
 
 
 class _Section(BaseModel):
@@ -247,6 +248,15 @@ class Objective(_Section):
         if isinstance(values, dict) and "mode" not in values and values.get("metric") in SMALLER_IS_BETTER:
             return {**values, "mode": "min"}
         return values
+
+    @field_validator("metric")
+    @classmethod
+    def _differs(cls, metric: str) -> str:
+        if metric in CONSTANT:
+            raise ValueError(
+                f"{metric} is the chance level, the same for all models, but an objective must tell them apart"
+            )
+        return metric
 
     @property
     def warning(self) -> str | None:

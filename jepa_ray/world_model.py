@@ -6,7 +6,7 @@ Data goes in as it lies on disk; channel order, dtype and device are dealt with 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from jepa_ray.config import TrainConfig
 from jepa_ray.data.dataset import DataSpec
 from jepa_ray.errors import DataError
 from jepa_ray.model.jepa import JEPA
-from jepa_ray.model.transition import TransformerTransition
 from jepa_ray.train.checkpoint import read_checkpoint, rebuild
 
 ENCODE_ROWS = 1024  # observations encoded at once, which bounds the memory of long inputs
@@ -87,8 +86,7 @@ class WorldModel:
         state, steps = state.to(self.device), self._actions(actions)
         if torch.is_grad_enabled() and (state.requires_grad or steps.requires_grad):
             return self._model.unroll(state, steps.transpose(0, 1)).transpose(0, 1)
-        transition = cast(TransformerTransition, self._model.transition)  # its roll-out is the faster without gradients
-        return transition.rollout(state, self._model.action_encoder(steps))
+        return self._model.rollout(state, steps)
 
     def _encode(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.device)

@@ -168,6 +168,10 @@ def test_unknown_key_of_a_range_names_the_nearest(tmp_path: Path) -> None:
         ("data.two_rooms.image_size=8", "data.two_rooms.image_size is 8, but"),
         ("experiment.name=../escape", "experiment.name is '../escape', but"),
         ("experiment.name=.hidden", "experiment.name is '.hidden', but"),
+        (
+            "experiment.objective.metric=val_mrr_chance",
+            "experiment.objective.metric: val_mrr_chance is the chance level",
+        ),
         ("experiment.objective.metric=val_los", "experiment.objective.metric is 'val_los', but must be 'train_loss'"),
     ],
 )

@@ -21,7 +21,11 @@ class JEPA(nn.Module):
     """Joint-embedding predictive world model (LeCun 2022) with an EMA target encoder (as in I-JEPA, BYOL)."""
 
     def __init__(
-        self, state_encoder: nn.Module, action_encoder: nn.Module, transition: nn.Module, target_encoder: nn.Module
+        self,
+        state_encoder: nn.Module,
+        action_encoder: nn.Module,
+        transition: TransformerTransition,
+        target_encoder: nn.Module,
     ) -> None:
         super().__init__()
         self.state_encoder = state_encoder
@@ -38,7 +42,10 @@ class JEPA(nn.Module):
         return self.transition(state, self.action_encoder(action))
 
     def unroll(self, state: Tensor, actions: Tensor) -> Tensor:
-        """Open-loop predictions (K, B, D) from embeddings (B, D) under actions (K, B, A) or (K, B); time first."""
+        """Open-loop predictions (K, B, D) from embeddings (B, D) under actions (K, B, A) or (K, B); time first.
+
+        For training: it takes gradients.
+        """
         predictions = []
         for action in actions:
             state = self.predict(state, action)
@@ -47,8 +54,11 @@ class JEPA(nn.Module):
 
     @torch.no_grad()
     def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
-        """Open-loop predictions (B, K, D) from embeddings (B, D) under actions (B, K, A) or (B, K), no gradient."""
-        return self.unroll(state, actions.transpose(0, 1)).transpose(0, 1)
+        """Open-loop predictions (B, K, D) from embeddings (B, D) under actions (B, K, A) or (B, K), no gradient.
+
+        For validation and planning: the same as `unroll` to rounding, by the transition's faster path.
+        """
+        return self.transition.rollout(state, self.action_encoder(actions))
 
 
 class EmaUpdate:

@@ -7,8 +7,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from jepa_ray.model.jepa import JEPA
-from jepa_ray.model.transition import TransformerTransition
 from jepa_ray.plan.planners import Cost
 
 # Roll-outs computed together on a CPU: enough to pay for a call, few enough for their activations to stay in its cache.
@@ -16,7 +14,7 @@ CHUNK = 1024
 
 
 class World(Protocol):
-    """What planning needs of a world model; nothing of it takes gradients."""
+    """What planning needs of a world model: a `JEPA`, or anything that predicts embeddings. It takes no gradients."""
 
     def encode(self, observation: Tensor) -> Tensor:
         """Embeddings (B, D) of raw observations (B, ...)."""
@@ -25,20 +23,6 @@ class World(Protocol):
     def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
         """Embeddings (B, K, D) 1 to K steps after embeddings (B, D) under raw actions (B, K, A)."""
         ...
-
-
-class JepaWorld:
-    """A trained JEPA, rolled out by the fast path of its transition."""
-
-    def __init__(self, model: JEPA) -> None:
-        assert isinstance(model.transition, TransformerTransition), type(model.transition)
-        self._model, self._transition = model, model.transition
-
-    def encode(self, observation: Tensor) -> Tensor:
-        return self._model.encode(observation)
-
-    def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
-        return self._transition.rollout(state, self._model.action_encoder(actions))
 
 
 def goal_cost(world: World, state: Tensor, goal: Tensor, action_block: int) -> Cost:

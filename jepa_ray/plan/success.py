@@ -16,7 +16,7 @@ from jepa_ray.config import PlanningConfig, TrainConfig
 from jepa_ray.errors import ConfigError
 from jepa_ray.model.jepa import JEPA
 from jepa_ray.plan.environment import Environment, environment_of
-from jepa_ray.plan.goal import JepaWorld, World, goal_cost
+from jepa_ray.plan.goal import World, goal_cost
 from jepa_ray.plan.planners import CEM, MPPI, Box, Planner, shifted
 
 RANDOM_EPISODES = 1000  # tasks the random policy is measured on: they cost nothing, and the floor is known to 3 %
@@ -111,7 +111,7 @@ def plan_success(
         environment_of(train_config.data, config.goal_ahead, episodes, config.seed)
         for episodes in (config.episodes, RANDOM_EPISODES)
     )
-    world = JepaWorld(model.to(device).eval())
+    world = model.to(device).eval()
     return evaluate_planning(world, environment, floor, config, device=device, record=record)
 
 
