@@ -17,7 +17,7 @@ from jepa_ray.train.ranks import Ranks
 ENCODE_ROWS = 256  # observations encoded at once
 ROLLOUT_STARTS = 128  # roll-outs ranked at once
 MAX_TRAJECTORIES = 64  # validation trajectories that are ranked, and candidates for each other
-MAX_STARTS = 4096  # roll-outs ranked in all, evenly spaced where there are more
+MAX_STARTS = 1024  # roll-outs ranked in all, evenly spaced where there are more: neighbours tell the same
 MIN_TRAJECTORIES = 4  # fewer cannot tell a model from chance
 MAX_RANK_ROWS = 1024  # embeddings whose singular values are taken
 
