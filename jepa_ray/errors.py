@@ -27,6 +27,10 @@ class TrialError(JepaRayError):
     """A trial that could not go on: a loss that is not finite, or a worker group that died."""
 
 
+class StorageError(JepaRayError):
+    """What a sweep has to write cannot be written: the disk is full, or a server is gone. Ends it; nothing is lost."""
+
+
 class Interrupted(JepaRayError):
     """Ctrl-C or SIGTERM: what was learned is kept, and the same command continues."""
 

@@ -10,12 +10,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jepa_ray.config import TrackingConfig
 from jepa_ray.errors import ConfigError
 from jepa_ray.wandb_mirror import WandbMirror
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """A run as the tracking store has it."""
+
+    key: str
+    id: str
+    epochs: int  # logged so far
+    closed: bool
+
 
 Run = Future[str]  # the id of an MLflow run, known once the run is written
 
@@ -92,12 +104,38 @@ class Tracker:
         self._client.log_batch(run.info.run_id, params=values)
         return str(run.info.run_id)
 
+    def known_runs(self, prefix: str) -> list[KnownRun]:
+        """The runs whose key begins so, the oldest of each key; a double that a lost reply has left is deleted."""
+        known: list[KnownRun] = self._later(self._known_runs, prefix).result()
+        return known
+
+    def _known_runs(self, prefix: str) -> list[KnownRun]:
+        known: dict[str, KnownRun] = {}
+        token = None
+        while token is None or token:
+            page = self._client.search_runs(
+                [self._experiment],
+                f"tags.`{KEY_TAG}` LIKE '{prefix}%'",
+                max_results=1000,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            for run in page:
+                key, run_id = run.data.tags[KEY_TAG], str(run.info.run_id)
+                if key in known:
+                    self._client.delete_run(run_id)
+                    continue
+                closed = run.info.status in ("FINISHED", "FAILED")
+                known[key] = KnownRun(key, run_id, int(run.data.metrics.get("epoch", 0)), closed)
+            token = page.token or ""
+        return list(known.values())
+
     def log_epoch(self, run: Run | str, epoch: int, metrics: Mapping[str, float]) -> None:
         """One epoch's metrics, in one batch, stepped by epoch."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        batch = [Metric(name, value, now, epoch) for name, value in metrics.items()]
+        batch = [Metric(name, value, now, epoch) for name, value in {**metrics, "epoch": epoch}.items()]
         self._later(lambda: self._client.log_batch(_id(run), metrics=batch))
         if mirror := self._mirror:
             self._later(lambda: mirror.log(_id(run), epoch, metrics))

@@ -8,26 +8,32 @@ from rich.console import Console
 
 from jepa_ray.plan.success import PlanningResult, plan_success
 from jepa_ray.sweep import results
-from jepa_ray.sweep.search import Finals, Study, TrialRecord
+from jepa_ray.sweep.study import Finals, Study, TrialRecord
+from jepa_ray.sweep.trial import checkpoint_path
 from jepa_ray.tracking import Tracker
 from jepa_ray.train.checkpoint import best_model, from_bytes, rebuild
 
 CHECK = "plan_success"
 
 
-def hold_finals(study: Study, checkpoints: dict[str, Path], tracker: Tracker, console: Console) -> None:
+def hold_finals(study: Study, folder: Path, runs: dict[int, str], tracker: Tracker, console: Console) -> None:
     """Plan with the best `evaluation.plan_top_k` trials that have not been planned with yet, and record the outcome.
 
     Args:
-        checkpoints: training checkpoint of each trial, by Tune's id.
+        study: the books of the sweep.
+        folder: the sweep's, where the checkpoints lie.
+        runs: MLflow run of each trial, by number.
+        tracker: what writes to them.
+        console: what is told of each.
     """
-    wanted = study.spec.evaluation.plan_top_k
-    ranked = [record for record in results.ranking(study, by_finals=False) if record.tune_id in checkpoints]
-    for record in ranked[:wanted]:
+    for record in results.ranking(study, by_finals=False)[: study.spec.evaluation.plan_top_k]:
         if record.finals is None and record.status in results.RANKED:
             with console.status(f"planning with {record.trial_id}"):
-                found = _plan(study, checkpoints[str(record.tune_id)])
-            _record(study, record, found, tracker, console)
+                found = _plan(study, checkpoint_path(folder, record.number))
+            _record(study, record, found, console)
+            if run := runs.get(record.number):
+                values = {CHECK: found.success.value, f"{CHECK}_random": found.random.value}
+                tracker.log_epoch(run, len(record.history), values)
 
 
 def _plan(study: Study, path: Path) -> PlanningResult:
@@ -35,12 +41,9 @@ def _plan(study: Study, path: Path) -> PlanningResult:
     return plan_success(model, config, study.spec.evaluation.planning)
 
 
-def _record(study: Study, record: TrialRecord, found: PlanningResult, tracker: Tracker, console: Console) -> None:
+def _record(study: Study, record: TrialRecord, found: PlanningResult, console: Console) -> None:
     low, high = found.success.interval
-    study.record_finals(str(record.tune_id), Finals(found.success.value, low, high, found.random.value))
-    if record.mlflow_run_id:
-        values = {CHECK: found.success.value, f"{CHECK}_random": found.random.value}
-        tracker.log_epoch(record.mlflow_run_id, len(record.history), values)
+    study.record_finals(record.number, Finals(found.success.value, low, high, found.random.value))
     console.print(
         f"{record.trial_id}  plans with success {found.success}; a random policy: {found.random}",
         highlight=False,

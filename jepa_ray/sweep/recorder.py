@@ -9,7 +9,8 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from jepa_ray.config import METRICS
-from jepa_ray.sweep.search import Status, Study
+from jepa_ray.errors import JepaRayError, StorageError
+from jepa_ray.sweep.study import Status, Study, TrialRecord
 from jepa_ray.sweep.view import SweepView, describe
 from jepa_ray.tracking import Run, Tracker
 from jepa_ray.train.worker_group import GroupStartError
@@ -18,80 +19,106 @@ from jepa_ray.train.worker_group import GroupStartError
 class Recorder(Callback):
     """Driver-side; the only place where results are written.
 
-    Raises `GroupStartError` when a group cannot be started before anything was trained: then no other would, and
-    retrying every trial would only hide why.
+    Raises, and so ends the sweep, where going on would only lose trials: `StorageError` when checkpoints cannot be
+    written, `GroupStartError` when a group cannot be started before anything was trained.
     """
 
     def __init__(self, study: Study, tracker: Tracker, sweep_id: str, parent: Run, view: SweepView) -> None:
         self._study, self._tracker, self._view = study, tracker, view
         self._sweep_id, self._parent = sweep_id, parent
-        self._runs: dict[str, Run] = {}  # by Tune's trial id
+        self._runs: dict[int, Run] = {}  # by trial number
         ended = [study.best_value(r) for r in study.records() if r.status is not Status.RUNNING]
         self._ended = len(ended)
         self._best = study.spec.objective.best(value for value in ended if value is not None)
-        self._reconciled = False
         self._trained = False
-        self.broken: GroupStartError | None = None
+        self.broken: JepaRayError | None = None
 
-    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        if not self._reconciled:
-            self._study.requeue_unknown({trial.trial_id for trial in trials})
-            self._reconciled = True
+    def catch_up(self) -> None:
+        """Write to MLflow what an earlier session recorded in the study, but did not live to pass on."""
+        known = {run.key: run for run in self._tracker.known_runs(f"{self._sweep_id}/")}
+        for record in self._study.records():
+            run = known.get(self._key(record.number))
+            if run and run.closed and run.epochs >= len(record.history):
+                continue
+            if run is None and not record.history and record.status is Status.RUNNING:
+                continue
+            self._open(record)
+            for epoch, metrics in enumerate(record.history, start=1):
+                if run is None or epoch > run.epochs:
+                    self._tracker.log_epoch(self._runs[record.number], epoch, metrics)
+            if record.status is not Status.RUNNING:
+                self._close(record)
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        record = self._study.record(trial.trial_id)
-        if trial.trial_id not in self._runs:
-            self._runs[trial.trial_id] = self._tracker.open_run(
-                key=f"{self._sweep_id}/{record.number}",
+    def run_ids(self) -> dict[int, str]:
+        """The MLflow run of every trial, by number, once everything is written."""
+        self._tracker.flush()
+        known = self._tracker.known_runs(f"{self._sweep_id}/")
+        return {int(run.key.rpartition("/")[2]): run.id for run in known}
+
+    def _key(self, number: int) -> str:
+        return f"{self._sweep_id}/{number}"
+
+    def _open(self, record: TrialRecord) -> None:
+        if record.number not in self._runs:
+            self._runs[record.number] = self._tracker.open_run(
+                key=self._key(record.number),
                 name=f"{record.trial_id} {describe(record.params)}",
                 params=record.params,
                 parent=self._parent,
                 tags={"trial_id": record.trial_id, "status": Status.RUNNING},
             )
+
+    def _close(self, record: TrialRecord) -> None:
+        if run := self._runs.get(record.number):
+            why = {"error": record.error, "collapsed": record.collapse, "stopped": record.stop}
+            self._tracker.tag(run, {"status": str(record.status)} | {k: v for k, v in why.items() if v})
+            self._tracker.close_run(run, failed=record.status is Status.FAILED)
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        record = self._study.record(trial.config["number"])
+        self._open(record)
         self._view.trial_started(record.number, record.params)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
+        number = trial.config["number"]
         if failure := result.get("failure"):
-            self._study.note(trial.trial_id, error=failure)
+            self._study.note(number, error=failure)
             return
-        metrics = {name: result[name] for name in METRICS if name in result}
         self._trained = True
-        reached_its_end = result["finished"] and not result["collapse"]
-        self._study.report(trial.trial_id, result["epoch"], metrics, last=reached_its_end)
+        metrics = {name: result[name] for name in METRICS if name in result}
         if collapse := result["collapse"]:
-            self._study.note(trial.trial_id, collapse=collapse)
-        self._tracker.log_epoch(self._runs[trial.trial_id], result["epoch"], metrics)
-        self._view.epoch_done(self._study.number(trial.trial_id), result["epoch"], metrics)
+            self._study.note(number, collapse=collapse)
+        reached_its_end = result["finished"] and not collapse
+        if self._study.report(number, result["epoch"], metrics, last=reached_its_end):
+            self._tracker.log_epoch(self._runs[number], result["epoch"], metrics)
+        self._view.epoch_done(number, result["epoch"], metrics)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._check_groups_start(trial)
-        self._view.retried(self._study.number(trial.trial_id), _error(trial)[1])
+        self._check_worth_retrying(trial)
+        self._view.retried(trial.config["number"], _error(trial)[1])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._end(trial.trial_id)
+        self._end(trial.config["number"])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._check_groups_start(trial)
-        self._study.note(trial.trial_id, error=_error(trial)[1])
-        self._end(trial.trial_id, failed=True)
+        self._check_worth_retrying(trial)
+        self._study.note(trial.config["number"], error=_error(trial)[1])
+        self._end(trial.config["number"], failed=True)
 
-    def _check_groups_start(self, trial: Trial) -> None:
+    def _check_worth_retrying(self, trial: Trial) -> None:
         name, error = _error(trial)
         if name == GroupStartError.__name__ and not self._trained:
             self.broken = GroupStartError(error)
+        elif name == StorageError.__name__:
+            self.broken = StorageError(error)
+        if self.broken:
             raise self.broken
 
-    def _end(self, tune_id: str, *, failed: bool = False) -> None:
-        if tune_id in self._runs:
-            self._study.note(tune_id, mlflow_run_id=self._runs[tune_id].result())
-        self._study.finish(tune_id, failed=failed)
-        record = self._study.record(tune_id)
-        if run := self._runs.get(tune_id):
-            why = {"error": record.error, "collapsed": record.collapse}
-            self._tracker.tag(run, {"status": str(record.status)} | {k: v for k, v in why.items() if v})
-            self._tracker.close_run(run, failed=record.status is Status.FAILED)
+    def _end(self, number: int, *, failed: bool = False) -> None:
+        record = self._study.finish(number, failed=failed)
+        self._close(record)
         self._view.trial_ended(record)
         self._log_best(self._study.best_value(record))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ from rich.table import Table
 from jepa_ray.config import METRICS, SweepConfig, dump_yaml
 from jepa_ray.files import write_atomically
 from jepa_ray.sweep import space
-from jepa_ray.sweep.search import Status, Study, TrialRecord
+from jepa_ray.sweep.study import Status, Study, TrialRecord
 from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
 
 RANKED = (Status.COMPLETE, Status.PRUNED)
@@ -32,8 +33,8 @@ def ranking(study: Study, *, by_finals: bool = True) -> list[TrialRecord]:
     return sorted((r for r in study.records() if r.status is not Status.RUNNING), key=place)
 
 
-def leaderboard(study: Study) -> pd.DataFrame:
-    """One row a trial, best first; metrics are those of the trial's best epoch."""
+def leaderboard(study: Study, runs: Mapping[int, str]) -> pd.DataFrame:
+    """One row a trial, best first; metrics are those of the trial's best epoch. `runs`: MLflow run by trial number."""
     rows = []
     for rank, record in enumerate(ranking(study), start=1):
         best = study.best_value(record)
@@ -48,8 +49,9 @@ def leaderboard(study: Study) -> pd.DataFrame:
                 **{key: record.params.get(key) for key in study.spec.space},
                 **{name: at_best.get(name) for name in METRICS},
                 "seconds": round(record.seconds, 3),
-                "mlflow_run_id": record.mlflow_run_id,
+                "mlflow_run_id": runs.get(record.number),
                 "collapse": record.collapse,
+                "stop": record.stop,
                 "plan_success": record.finals.plan_success if record.finals else None,
             }
         )
@@ -64,15 +66,16 @@ def leaderboard(study: Study) -> pd.DataFrame:
         "seconds",
         "mlflow_run_id",
         "collapse",
+        "stop",
         "plan_success",
     ]
     return pd.DataFrame(rows, columns=columns)
 
 
-def write_leaderboard(study: Study, folder: Path) -> Path:
+def write_leaderboard(study: Study, runs: Mapping[int, str], folder: Path) -> Path:
     """`leaderboard.csv`, so far."""
     path = folder / "leaderboard.csv"
-    write_atomically(path, leaderboard(study).to_csv(index=False).encode())
+    write_atomically(path, leaderboard(study, runs).to_csv(index=False).encode())
     return path
 
 

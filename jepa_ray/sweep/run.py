@@ -17,21 +17,22 @@ from typing import Any
 
 import pandas as pd
 from ray import tune
-from ray.tune import CheckpointConfig, ResumeConfig
 from ray.tune.error import TuneError
 from rich.console import Console
 
 from jepa_ray.config import SweepConfig, dump_yaml
-from jepa_ray.errors import Interrupted, TrialError
+from jepa_ray.errors import Interrupted, JepaRayError, TrialError
 from jepa_ray.files import RunFolder
 from jepa_ray.machine import Machine
-from jepa_ray.sweep import results
+from jepa_ray.sweep import results, trial_name
 from jepa_ray.sweep.finals import hold_finals
 from jepa_ray.sweep.plan import Plan, plan
 from jepa_ray.sweep.recorder import Recorder
-from jepa_ray.sweep.scheduler import scheduler
-from jepa_ray.sweep.search import Status, Study, TrialRecord, TuneSearcher
-from jepa_ray.sweep.trial import CHECKPOINT_FILE, SweepTrial, trainable
+from jepa_ray.sweep.scheduler import TuneScheduler
+from jepa_ray.sweep.search import Search, TuneSearcher
+from jepa_ray.sweep.stopping import make_rule
+from jepa_ray.sweep.study import Status, Study, TrialRecord
+from jepa_ray.sweep.trial import SweepTrial, checkpoint_path, trainable
 from jepa_ray.sweep.view import SweepView, clock
 from jepa_ray.tracking import Run, Tracker
 from jepa_ray.train.cluster import Session, ray_session
@@ -74,7 +75,7 @@ class _Sweep:
         self, spec: SweepConfig, output: Path, folder: RunFolder, console: Console, trial_class: type[SweepTrial] | None
     ) -> None:
         self.spec, self.output, self.folder, self.console = spec, output, folder, console
-        self.trial_class = trial_class or trainable(spec, folder.path / "groups")
+        self.trial_class = trial_class or trainable(spec, folder.path)
         self.started = time.monotonic()
 
     def run(self, machine: Machine | None, address: str | None) -> pd.DataFrame:
@@ -88,14 +89,18 @@ class _Sweep:
     def _search(self, session: Session, machine: Machine | None, tracker: Tracker) -> pd.DataFrame:
         spec, folder = self.spec, self.folder
         plans = plan(spec, machine or Machine(session.cpus, session.gpus))
-        study = Study(spec, folder.path / "optuna.db")
+        study = Study.open(spec, folder.path / "optuna.db")
         self._greet(session, tracker, plans)
         space = {f"space.{key}": value for key, value in spec.to_dict()["space"].items()}
         parent = tracker.open_run(folder.id, spec.name, space, tags={"kind": "sweep"})
         done = [record for record in study.records() if record.status is not Status.RUNNING]
+        search = Search(study)
         with SweepView(spec, plans, self.console, done) as view:
-            checkpoints = self._tune(study, Recorder(study, tracker, folder.id, parent, view), plans.groups)
-        return self._conclude(study, tracker, parent, checkpoints)
+            recorder = Recorder(study, tracker, folder.id, parent, view)
+            if study.records():
+                recorder.catch_up()
+            self._tune(study, search, recorder, plans.groups)
+        return self._conclude(study, search, tracker, parent, recorder.run_ids())
 
     def _greet(self, session: Session, tracker: Tracker, plans: Plan) -> None:
         say = self.console.print
@@ -106,66 +111,72 @@ class _Sweep:
             say(f"Ray dashboard  {session.dashboard}{token}", soft_wrap=True)
         say(f"MLflow         mlflow ui --backend-store-uri {tracker.uri}", soft_wrap=True)
 
-    def _tune(self, study: Study, recorder: Recorder, groups: int) -> dict[str, Path]:
-        """Run Ray Tune to its end or interruption; returns the last checkpoint of each trial by Tune's id."""
-        began = any(self.folder.path.glob("tune/experiment_state-*.json"))
+    def _tune(self, study: Study, search: Search, recorder: Recorder, groups: int) -> None:
+        """Run Ray Tune until nothing is left to suggest, or to an interruption.
+
+        Tune begins anew in every session: what was done, and what is to be continued, it learns from the study.
+        """
+        if search.exhausted:
+            return
+        own = self.folder.path / "tune"
+        shutil.rmtree(own, ignore_errors=True)
         with _sigterm_as_interrupt(), _said_by(recorder):
-            analysis = tune.run(
+            tune.run(
                 self.trial_class,
                 name="tune",
                 storage_path=str(self.folder.path),
                 config={},
-                num_samples=self.spec.search.num_trials,
-                search_alg=TuneSearcher(study),
-                scheduler=scheduler(self.spec),
+                num_samples=-1,
+                search_alg=TuneSearcher(search, self.spec),
+                scheduler=TuneScheduler(make_rule(self.spec), study),
                 max_concurrent_trials=groups,
                 reuse_actors=True,
                 max_failures=self.spec.resources.max_failures,
-                checkpoint_config=CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
                 callbacks=[recorder],
-                resume_config=ResumeConfig(errored=ResumeConfig.ResumeType.SKIP) if began else None,
                 raise_on_failed_trial=False,
                 verbose=0,
-                trial_dirname_creator=lambda trial: f"trial_{trial.config['number']:05d}",
+                trial_dirname_creator=lambda trial: trial_name(trial.config["number"]),
             )
-        return {trial.trial_id: Path(trial.checkpoint.path) for trial in analysis.trials if trial.checkpoint}
 
-    def _conclude(self, study: Study, tracker: Tracker, parent: Run, checkpoints: dict[str, Path]) -> pd.DataFrame:
-        self._finals(study, tracker, checkpoints)
+    def _conclude(
+        self, study: Study, search: Search, tracker: Tracker, parent: Run, runs: dict[int, str]
+    ) -> pd.DataFrame:
+        over = search.exhausted and all(record.status is not Status.RUNNING for record in study.records())
+        if over:
+            self._finals(study, runs, tracker)
         ranking = results.ranking(study)
-        written = [self.folder.path / "spec.yaml", results.write_leaderboard(study, self.folder.path)]
+        written = [self.folder.path / "spec.yaml", results.write_leaderboard(study, runs, self.folder.path)]
         best = next((r for r in ranking if r.status in results.RANKED), None)
-        if best and best.tune_id in checkpoints:
-            written += results.write_best(study, best, checkpoints[best.tune_id] / CHECKPOINT_FILE, self.folder.path)
+        if best:
+            written += results.write_best(study, best, checkpoint_path(self.folder.path, best.number), self.folder.path)
         tracker.flush()
-        if not _all_done(study):
+        if not over:
             raise Interrupted(f"interrupted with {len(ranking)} trials done; the same command continues")
-        self._rank_in_mlflow(ranking, tracker, parent, written)
+        self._rank_in_mlflow(ranking, runs, tracker, parent, written)
         if best is None:
             raise TrialError(f"every trial failed; the first one: {ranking[0].error if ranking else 'none ran'}")
-        shutil.rmtree(self.folder.path / "groups", ignore_errors=True)
+        for leftover in ("groups", "tune"):
+            shutil.rmtree(self.folder.path / leftover, ignore_errors=True)
         self.folder.mark_finished(time.monotonic() - self.started)
         return _show(self.spec, self.folder, self.console)
 
-    def _finals(self, study: Study, tracker: Tracker, checkpoints: dict[str, Path]) -> None:
-        if _all_done(study) and self.spec.evaluation.plan_top_k:
+    def _finals(self, study: Study, runs: dict[int, str], tracker: Tracker) -> None:
+        if self.spec.evaluation.plan_top_k:
             with _sigterm_as_interrupt():
                 try:
-                    hold_finals(study, {k: v / CHECKPOINT_FILE for k, v in checkpoints.items()}, tracker, self.console)
+                    hold_finals(study, self.folder.path, runs, tracker, self.console)
                 except KeyboardInterrupt:
                     raise Interrupted("interrupted while planning with the best; the same command continues") from None
 
-    def _rank_in_mlflow(self, ranking: list[TrialRecord], tracker: Tracker, parent: Run, written: list[Path]) -> None:
+    def _rank_in_mlflow(
+        self, ranking: list[TrialRecord], runs: dict[int, str], tracker: Tracker, parent: Run, written: list[Path]
+    ) -> None:
         for rank, record in enumerate(ranking, start=1):
-            if record.mlflow_run_id:
-                tracker.tag(record.mlflow_run_id, {"rank": str(rank)})
+            if run := runs.get(record.number):
+                tracker.tag(run, {"rank": str(rank)})
         tracker.attach(parent, written)
         tracker.close_run(parent)
         tracker.flush()
-
-
-def _all_done(study: Study) -> bool:
-    return study.exhausted and all(record.status is not Status.RUNNING for record in study.records())
 
 
 def _show(spec: SweepConfig, folder: RunFolder, console: Console) -> pd.DataFrame:
@@ -184,13 +195,14 @@ def _show(spec: SweepConfig, folder: RunFolder, console: Console) -> pd.DataFram
 
 
 @contextlib.contextmanager
-def _said_by(recorder: Recorder) -> Iterator[None]:
-    """Tune wraps what its callbacks raise in a traceback; give back the error itself."""
+def _said_by(*parts: Any) -> Iterator[None]:
+    """Tune wraps what its callbacks raise in a traceback; give back the error itself, where a part keeps it."""
     try:
         yield
     except TuneError:
-        if recorder.broken:
-            raise recorder.broken from None
+        errors: list[JepaRayError] = [part.broken for part in parts if part.broken]
+        if errors:
+            raise errors[0] from None
         raise
 
 

@@ -1,22 +1,43 @@
-"""The scheduler: which trials are stopped early, and when."""
+"""The scheduler, as Ray Tune sees it: asks the stopping rule, and writes down why a trial was stopped."""
 
 from __future__ import annotations
 
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+import math
+from typing import Any
 
-from jepa_ray.config import SweepConfig
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+
+from jepa_ray.sweep.stopping import Rule
+from jepa_ray.sweep.study import Study
 
 
-def scheduler(spec: SweepConfig) -> TrialScheduler:
-    """ASHA (Li et al. 2020) on the objective, with one bracket; or none, where early stopping is off."""
-    stopping = spec.early_stopping
-    if not stopping.enabled:
-        return FIFOScheduler()
-    return ASHAScheduler(
-        time_attr="epoch",
-        metric=spec.objective.metric,
-        mode=spec.objective.mode,
-        grace_period=stopping.grace_epochs,
-        max_t=stopping.max_epochs,
-        reduction_factor=stopping.reduction_factor,
-    )
+class TuneScheduler(FIFOScheduler):
+    """First come, first served; stops what the rule says. A result without a finite objective fails its trial."""
+
+    def __init__(self, rule: Rule, study: Study) -> None:
+        super().__init__()
+        self._rule, self._study = rule, study
+        metric = study.spec.objective.metric
+        for record in study.records():
+            for epoch, row in enumerate(record.history, start=1):
+                rule.tell(record.number, epoch, row[metric])
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """STOP or CONTINUE; not called for a trial's own last result."""
+        number, epoch, metric = trial.config["number"], result.get("epoch"), self._study.spec.objective.metric
+        value = result.get(metric)
+        if epoch is None or value is None or not math.isfinite(value):
+            self._study.note(number, error=f"{metric} is {value} in the result of epoch {epoch}")
+            return self.STOP
+        stop = self._rule.judge(number, epoch, value)
+        if stop is None:
+            return self.CONTINUE
+        self._study.note(number, stop=str(stop), stop_epoch=epoch)
+        return self.STOP
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """A trial's own last result counts for the others, too."""
+        value = result.get(self._study.spec.objective.metric)
+        if value is not None and math.isfinite(value):
+            self._rule.tell(trial.config["number"], result["epoch"], value)

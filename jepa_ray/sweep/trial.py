@@ -1,7 +1,8 @@
 """One trial, as Ray Tune sees it: a class Trainable that owns a warm worker group.
 
 `reuse_actors` hands the same Trainable, and so the same group, from trial to trial; a step is one epoch, so ASHA stops
-a trial exactly at its rung.
+a trial exactly at its rung. Checkpoints are written here, under the trial's number: whoever is handed an unfinished
+trial, after a crash of group or driver, finds them there. Ray Tune's own checkpoints are not used.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from typing import Any, Protocol
 from ray.tune import PlacementGroupFactory, Trainable
 
 from jepa_ray.config import SweepConfig
-from jepa_ray.errors import ConfigError, TrialError
+from jepa_ray.errors import ConfigError, StorageError, TrialError
 from jepa_ray.files import write_atomically
+from jepa_ray.sweep import trial_name
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
 from jepa_ray.train.worker_group import GroupDiedError, WorkerGroup
-
-CHECKPOINT_FILE = "checkpoint.pt"
 
 
 class Group(Protocol):
@@ -33,7 +33,7 @@ class SweepTrial(Trainable):
     """Trains the config `{"number", "overrides"}` on the group it owns. Subclassed per sweep by `trainable`."""
 
     spec: SweepConfig
-    storage: Path
+    folder: Path  # the sweep's, which all nodes see
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
@@ -47,7 +47,7 @@ class SweepTrial(Trainable):
             workers=resources.workers_per_trial,
             cpus=resources.cpus_per_worker,
             gpus=resources.gpus_per_worker,
-            storage=self.storage,
+            storage=self.folder / "groups",
             name=f"{self.spec.name}-group-{uuid.uuid4().hex[:6]}",
         )
         group.start()
@@ -62,26 +62,19 @@ class SweepTrial(Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        """Remember a trial; the group starts it at the first step, once it is known whether it is a restored one."""
+        """Remember a trial; the group starts it at the first step."""
         self._overrides: dict[str, Any] = config["overrides"]
-        self._checkpoint: bytes | None = None
+        self._checkpoint = checkpoint_path(self.folder, config["number"])
         self._started = False
-        self._last: EpochResult | None = None
-
-    def _training_group(self) -> Group:
-        """The group, started if this is the Trainable's first trial, with the current trial on it."""
-        if self._group is None:
-            self._group = self.start_group()
-        if not self._started:
-            self._group.call(StartTrial(self.spec.trial_config(self._overrides), self._checkpoint))
-            self._checkpoint, self._started = None, True
-        return self._group
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch. What fails on its own terms ends here; a dead group is raised, so that Tune retries."""
+        """Train one epoch. What fails on its own terms ends here; a dead group is raised, so that Tune retries.
+
+        The first step of a trial that has a checkpoint trains nothing: it tells the result that the checkpoint was
+        written with, since whoever was to record it may have died before.
+        """
         try:
-            result: EpochResult = self._training_group().call(RunEpoch())
-            self._last = result
+            result = self._next_epoch()
         except GroupDiedError:
             raise
         except (TrialError, ConfigError) as error:
@@ -89,18 +82,34 @@ class SweepTrial(Trainable):
         ended = {"finished": result.finished, "collapse": result.collapse, "done": result.finished}
         return {**result.metrics, "epoch": result.epoch, **ended}
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        if self._group and self._last:
-            write_atomically(Path(checkpoint_dir) / CHECKPOINT_FILE, self._group.checkpoint(self._last))
+    def _next_epoch(self) -> EpochResult:
+        group = self._group = self._group or self.start_group()
+        if not self._started:
+            data = self._checkpoint.read_bytes() if self._checkpoint.exists() else None
+            last: EpochResult | None = group.call(StartTrial(self.spec.trial_config(self._overrides), data))
+            self._started = True
+            if last:
+                return last
+        result: EpochResult = group.call(RunEpoch())
+        self._write(group.checkpoint(result))
+        return result
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        self._checkpoint = (Path(checkpoint) / CHECKPOINT_FILE).read_bytes()
+    def _write(self, checkpoint: bytes) -> None:
+        try:
+            write_atomically(self._checkpoint, checkpoint)
+        except OSError as error:
+            raise StorageError(f"{self._checkpoint}: cannot be written ({error.strerror or error})") from None
 
     def cleanup(self) -> None:
         if self._group:
             self._group.shutdown()
 
 
-def trainable(spec: SweepConfig, storage: Path) -> type[SweepTrial]:
-    """The Trainable class of one sweep."""
-    return type("SweepTrial", (SweepTrial,), {"spec": spec, "storage": storage})
+def trainable(spec: SweepConfig, folder: Path) -> type[SweepTrial]:
+    """The Trainable class of one sweep, in its output folder."""
+    return type("SweepTrial", (SweepTrial,), {"spec": spec, "folder": folder})
+
+
+def checkpoint_path(folder: Path, number: int) -> Path:
+    """Where a trial's training checkpoint lies: of its last epoch, with the weights of its best one."""
+    return folder / "checkpoints" / f"{trial_name(number)}.pt"

@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from jepa_ray.config import SweepConfig
+from jepa_ray.sweep import trial_name
 from jepa_ray.sweep.plan import Plan
-from jepa_ray.sweep.search import Status, TrialRecord, trial_name
 from jepa_ray.sweep.space import Params
+from jepa_ray.sweep.study import Status, TrialRecord
 
 STYLE = {Status.COMPLETE: "green", Status.PRUNED: "yellow", Status.FAILED: "red", Status.RUNNING: "cyan"}
 
@@ -76,9 +77,8 @@ class SweepView:
         best = objective.best(row[objective.metric] for row in record.history)  # as the leaderboard has it
         value = float("nan") if best is None else best
         result = f"{record.trial_id}  {record.status:<8}  {len(record.history)} epochs  {value:.4f}"
-        line = f"{result}  {describe(record.params)}" + (
-            f"  {reason}" if (reason := record.error or record.collapse) else ""
-        )
+        reason = record.error or record.collapse or record.stop
+        line = f"{result}  {describe(record.params)}" + (f"  {reason}" if reason else "")
         left = self._time_left()
         if not self._console.is_terminal:
             line += f"  [{sum(self._ended.values())}/{self._plan.trials}{', ' + left + ' left' if left else ''}]"

@@ -44,6 +44,7 @@ class TrainState:
     update_target: EmaUpdate
     loss: Loss
     epoch: int = 0  # epochs finished
+    metrics: dict[str, float] | None = None  # of the last epoch
     best: dict[str, Any] | None = None  # {"epoch", "metrics", "model"} of the best epoch so far
     collapse: str | None = None  # the diagnosis that ended the run
 
@@ -113,6 +114,7 @@ class Trainer:
             "samples_per_s": self.steps_per_epoch * self.config.training.batch_size / (trained - started),
             "epoch_s": time.perf_counter() - started,
         }
+        self.state.metrics = metrics
         self._keep_if_best(metrics)
         self._check_collapse(metrics)
         return metrics
@@ -162,6 +164,7 @@ class Trainer:
             "terms": state.learner.terms.state_dict(),
             "optimizer": state.optimizer.state_dict(),
             "epoch": state.epoch,
+            "metrics": state.metrics,
             "best": state.best,
             "collapse": state.collapse,
         }
@@ -171,8 +174,8 @@ class Trainer:
         self.state.model.load_state_dict(checkpoint["model"])
         self.state.learner.terms.load_state_dict(checkpoint["terms"])
         self.state.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.state.epoch, self.state.best = checkpoint["epoch"], checkpoint["best"]
-        self.state.collapse = checkpoint["collapse"]
+        for name in ("epoch", "metrics", "best", "collapse"):
+            setattr(self.state, name, checkpoint[name])
 
 
 def windows(training: TrainingConfig, dataset: TrajectoryDataset) -> Tensor:

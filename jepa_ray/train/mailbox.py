@@ -21,7 +21,7 @@ class Hello:
 class StartTrial:
     """Forget the last trial and begin this one, or continue it from a training checkpoint.
 
-    The reply says whether the checkpoint is that of a finished trial.
+    The reply is the `EpochResult` that the checkpoint was made with, without the checkpoint; None for a new trial.
     """
 
     config: TrainConfig

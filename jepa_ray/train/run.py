@@ -138,7 +138,8 @@ class _Run:
         epoch = from_bytes(data)["epoch"]
         self.rows = [row for row in _read_metrics(self.folder).to_dict("records") if row["epoch"] <= epoch]
         self.console.print(f"continuing after epoch {epoch}")
-        return bool(group.call(StartTrial(self.config, data)))
+        last: EpochResult = group.call(StartTrial(self.config, data))
+        return last.finished
 
     def _record(self, result: EpochResult, checkpoint: bytes) -> None:
         """The checkpoint last: what resumes must not be ahead of what is recorded."""

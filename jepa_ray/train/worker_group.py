@@ -202,13 +202,17 @@ class _Bench:
         match command:
             case StartTrial(config, checkpoint):
                 self._start(config, checkpoint)
-                return self._trial.finished
+                return self._result([]) if checkpoint is not None else None
             case RunEpoch():
-                metrics = self._trial.run_epoch()
-                saved = [ray.put(to_bytes(self._trial.checkpoint()))] if self._ranks.rank == 0 else []
-                state = self._trial.state
-                return EpochResult(state.epoch, metrics, self._trial.finished, state.collapse, saved)
+                self._trial.run_epoch()
+                return self._result([ray.put(to_bytes(self._trial.checkpoint()))] if self._ranks.rank == 0 else [])
         return None
+
+    def _result(self, checkpoint: list[Any]) -> EpochResult:
+        """The trial as its last epoch left it."""
+        state = self._trial.state
+        assert state.metrics is not None, "a result needs an epoch"
+        return EpochResult(state.epoch, state.metrics, self._trial.finished, state.collapse, checkpoint)
 
     @property
     def _trial(self) -> Trainer:

@@ -6,7 +6,7 @@ from rich.console import Console
 from jepa_ray.config import SweepConfig
 from jepa_ray.machine import Machine
 from jepa_ray.sweep.plan import plan
-from jepa_ray.sweep.search import Status, TrialRecord
+from jepa_ray.sweep.study import Status, TrialRecord
 from jepa_ray.sweep.view import SweepView, clock, describe
 
 PARAMS = {"training.learning_rate": 1e-3, "model.transition_depth": 4}
