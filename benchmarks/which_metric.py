@@ -253,7 +253,11 @@ def draw(found: dict[tuple[str, int], dict[str, Any]], success: pd.DataFrame, ra
     picked = [100 * found[name, EPOCHS]["picked"] for name in names]
     ours = "val_rollout_mrr"
     left.barh(names, picked, color=["#0072B2" if name == ours else "#B8C4CC" for name in names])
-    left.bar_label(left.containers[0], fmt="%.0f %%", padding=3)
+    for bar, share, name in zip(left.patches, picked, names, strict=True):
+        colour = "white" if name == ours else "#222222"
+        left.text(
+            share - 1.5, bar.get_y() + bar.get_height() / 2, f"{share:.0f} %", color=colour, ha="right", va="center"
+        )
     left.axvline(100 * random, color="#D55E00", linestyle="--", label=f"random policy {random:.0%}")
     best = success["plan_confirmed"].max()
     left.axvline(100 * best, color="#009E73", linestyle=":", label=f"best of the grid {best:.0%}")

@@ -5,23 +5,58 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
+import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from jepa_ray.errors import ConfigError
 
+PARTIAL = ".partial"
+MOST_SHOWN = 5  # differences named in one line
+
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name beside `path`, then rename: `path` is never half-written."""
+    """Write `data` under a temporary name beside `path`, then rename: `path` is never half-written.
+
+    Two processes that write the same file don't disturb each other: the later rename wins.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def remove_partial_files(folder: Path) -> None:
+    """What processes that were killed while writing have left, in `folder` and below."""
+    for partial in folder.rglob(f"*{PARTIAL}"):
+        partial.unlink(missing_ok=True)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (old, new) of every leaf in which two nested mappings differ; None stands for an absent one."""
+    before, after = flat(old), flat(new)
+    keys = dict.fromkeys([*before, *after])
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"latent_dim_state": 64}}` -> `{"model.latent_dim_state": 64}`."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return leaves
 
 
 @dataclass(frozen=True)
@@ -57,31 +92,45 @@ class RunFolder:
     def _end(self) -> Path:
         return self.path / "finished.json"
 
-    def check_document(self, text: str) -> None:
-        """Raise `ConfigError` if the folder was begun with another document."""
+    def _check_document(self, text: str, growing: Collection[str]) -> bool:
+        """Whether the folder was begun with a smaller budget. Raises `ConfigError` for any other difference."""
         path = self.path / self.document
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise ConfigError(
-                f"{path}: was begun with other settings: give the new run another name, or start over with --fresh"
-            )
+        if not path.exists() or (begun := path.read_text(encoding="utf-8")) == text:
+            return False
+        changed = differences(yaml.safe_load(begun), yaml.safe_load(text))
+        if all(key in growing and old < new for key, (old, new) in changed.items()):
+            return True
+        shown = [f"{key} {old} -> {new}" for key, (old, new) in changed.items()]
+        more = f" (and {len(shown) - MOST_SHOWN} more)" if len(shown) > MOST_SHOWN else ""
+        raise ConfigError(
+            f"{path}: was begun with other settings: {', '.join(shown[:MOST_SHOWN])}{more}; give the new run another"
+            " name, or start over with --fresh"
+        )
 
     @contextlib.contextmanager
-    def begin(self, text: str, *, fresh: bool) -> Iterator[Path | None]:
+    def begin(self, text: str, *, fresh: bool, growing: Collection[str] = ()) -> Iterator[Path | None]:
         """Own the folder and write its document; yields where `fresh` moved an old folder to, if there was one.
+
+        Args:
+            text: the document, YAML.
+            fresh: start over, keeping the old folder aside.
+            growing: dotted keys that may have grown since the folder was begun; it is not finished then.
 
         Raises `ConfigError` if another process owns it, or if it was begun with another document.
         """
-        if not fresh:
-            self.check_document(text)
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        lock = FileLock(self._beside("lock"))
         with self._bad_output():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         try:
+            grown = not fresh and self._check_document(text, growing)
             with self._bad_output():
+                write_atomically(self._beside("owner"), f"process {os.getpid()} on {socket.gethostname()}".encode())
                 aside = self._set_aside() if fresh and self.path.exists() else None
                 self.path.mkdir(exist_ok=True)
                 write_atomically(self.path / self.document, text.encode())
+                if grown:
+                    self._end.unlink(missing_ok=True)
                 if not self._id.exists():
                     write_atomically(self._id, uuid.uuid4().hex.encode())
             yield aside
@@ -93,9 +142,14 @@ class RunFolder:
         try:
             yield
         except Timeout:
-            raise ConfigError(f"{self.path}: another process is running this") from None
+            owner = self._beside("owner").read_text() if self._beside("owner").exists() else "another process"
+            raise ConfigError(f"{self.path}: {owner} is running this") from None
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+
+    def _beside(self, what: str) -> Path:
+        """A hidden file next to the folder, which outlives its being moved aside."""
+        return self.path.with_name(f".{self.path.name}.{what}")
 
     def _set_aside(self) -> Path:
         stamp = time.strftime("%Y%m%d-%H%M%S")

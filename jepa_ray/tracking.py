@@ -179,13 +179,5 @@ def _id(run: Run | str) -> str:
     return run if isinstance(run, str) else run.result()
 
 
-def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"model": {"latent_dim_state": 64}}` -> `{"model.latent_dim_state": 64}`."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= flat_params(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jepa_ray.errors import ConfigError
-from jepa_ray.files import RunFolder, write_atomically
+from jepa_ray.files import RunFolder, differences, write_atomically
 
 OWNER = """
 import sys
@@ -104,9 +104,42 @@ def test_same_document_continues_in_the_same_folder(folder: RunFolder) -> None:
 def test_other_document_is_refused_and_changes_nothing(folder: RunFolder) -> None:
     with folder.begin("a: 1", fresh=False):
         pass
-    with pytest.raises(ConfigError, match=r"begun with other settings.*--fresh"), folder.begin("a: 2", fresh=False):
+    with (
+        pytest.raises(ConfigError, match=r"begun with other settings: a 1 -> 2; .*--fresh"),
+        folder.begin("a: 2", fresh=False),
+    ):
         pytest.fail("was let in")
     assert (folder.path / "config.yaml").read_text() == "a: 1"
+
+
+BEGUN = "budget: {trials: 4}\nseed: 0"
+
+
+def test_a_larger_budget_is_taken_and_reopens_a_finished_folder(folder: RunFolder) -> None:
+    with folder.begin(BEGUN, fresh=False):
+        (folder.path / "result").touch()
+        folder.mark_finished(1)
+    with folder.begin("budget: {trials: 9}\nseed: 0", fresh=False, growing=["budget.trials"]):
+        assert not folder.finished
+        assert (folder.path / "result").exists()
+    assert "trials: 9" in (folder.path / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("text", ["budget: {trials: 3}\nseed: 0", "budget: {trials: 9}\nseed: 1"])
+def test_a_smaller_budget_or_anything_else_beside_it_is_refused(folder: RunFolder, text: str) -> None:
+    with folder.begin(BEGUN, fresh=False):
+        folder.mark_finished(1)
+    with (
+        pytest.raises(ConfigError, match=r"budget\.trials 4 -> "),
+        folder.begin(text, fresh=False, growing=["budget.trials"]),
+    ):
+        pytest.fail("was let in")
+    assert folder.finished
+
+
+def test_differences_name_every_leaf() -> None:
+    old, new = {"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 1, "c": [2]}, "e": None, "f": 0}
+    assert differences(old, new) == {"a.c": ([1], [2]), "d": (2, None), "f": (None, 0)}
 
 
 @pytest.mark.parametrize("text", ["a: 1", "a: 2"])
@@ -135,10 +168,10 @@ def test_fresh_twice_within_a_second_keeps_both_old_folders(folder: RunFolder) -
 
 
 def test_second_owner_is_refused_and_changes_nothing(folder: RunFolder) -> None:
-    with other_owner(folder):
+    with other_owner(folder) as process:
         for fresh in (False, True):
             with (
-                pytest.raises(ConfigError, match="another process is running this"),
+                pytest.raises(ConfigError, match=f"process {process.pid} on .* is running this"),
                 folder.begin("a: 1", fresh=fresh),
             ):
                 pytest.fail("was let in")

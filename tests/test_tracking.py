@@ -5,7 +5,7 @@ from mlflow import MlflowClient
 
 from jepa_ray.config import TrackingConfig
 from jepa_ray.errors import ConfigError
-from jepa_ray.tracking import Tracker, default_uri, flat_params
+from jepa_ray.tracking import Tracker, default_uri
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,6 @@ def test_what_goes_wrong_in_the_background_is_raised(tracker: Tracker, tmp_path:
 def test_a_store_that_cannot_be_opened_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tracking\.uri nonsense://x: cannot be opened"):
         Tracker(TrackingConfig(uri="nonsense://x"), tmp_path, "unit")
-
-
-def test_flat_params_are_dotted() -> None:
-    assert flat_params({"a": {"b": 1, "c": {"d": None}}, "e": [1]}) == {"a.b": 1, "a.c.d": None, "e": [1]}
 
 
 class TestWandb:

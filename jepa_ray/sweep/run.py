@@ -22,7 +22,7 @@ from rich.console import Console
 
 from jepa_ray.config import SweepConfig, dump_yaml
 from jepa_ray.errors import Interrupted, JepaRayError, TrialError
-from jepa_ray.files import RunFolder
+from jepa_ray.files import RunFolder, remove_partial_files
 from jepa_ray.machine import Machine
 from jepa_ray.sweep import results, trial_name
 from jepa_ray.sweep.finals import hold_finals
@@ -37,6 +37,8 @@ from jepa_ray.sweep.view import SweepView, clock
 from jepa_ray.tracking import Run, Tracker
 from jepa_ray.train.cluster import Session, ray_session
 from jepa_ray.train.run import check_trainable
+
+GROWING = ("search.num_trials",)  # what may be raised in a sweep that has begun, or is finished
 
 
 def run_sweep(
@@ -59,7 +61,7 @@ def run_sweep(
     if machine:
         plan(spec, machine)  # what can never fit is refused before anything else happens
     check_trainable(spec.trial_config({}), console)
-    with folder.begin(dump_yaml(spec.to_dict()), fresh=fresh) as aside:
+    with folder.begin(dump_yaml(spec.to_dict()), fresh=fresh, growing=GROWING) as aside:
         if aside:
             console.print(f"the old sweep is kept in {aside}", soft_wrap=True)
         if not folder.finished:
@@ -118,8 +120,8 @@ class _Sweep:
         """
         if search.exhausted:
             return
-        own = self.folder.path / "tune"
-        shutil.rmtree(own, ignore_errors=True)
+        shutil.rmtree(self.folder.path / "tune", ignore_errors=True)
+        remove_partial_files(self.folder.path)
         with _sigterm_as_interrupt(), _said_by(recorder):
             tune.run(
                 self.trial_class,

@@ -16,10 +16,10 @@ from rich.console import Console
 from jepa_ray.config import METRICS, TrainConfig, dump_yaml
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import ConfigError, Interrupted
-from jepa_ray.files import RunFolder, write_atomically
+from jepa_ray.files import RunFolder, flat, write_atomically
 from jepa_ray.machine import Machine
 from jepa_ray.model.learner import build_learner
-from jepa_ray.tracking import Tracker, flat_params
+from jepa_ray.tracking import Tracker
 from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
 from jepa_ray.train.cluster import ray_session
 from jepa_ray.train.loop import windows
@@ -118,7 +118,7 @@ class _Run:
         self.folder.mark_finished(time.monotonic() - started)
 
     def _epochs(self, group: WorkerGroup, tracker: Tracker) -> None:
-        run = tracker.open_run(self.folder.id, self.config.experiment.name, flat_params(self.config.to_dict()))
+        run = tracker.open_run(self.folder.id, self.config.experiment.name, flat(self.config.to_dict()))
         finished = self._start(group)
         while not finished:
             result: EpochResult = group.call(RunEpoch())

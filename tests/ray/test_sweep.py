@@ -1,27 +1,21 @@
 """Whole sweeps as a user runs them: real Ray, real processes killed, real MLflow."""
 
-import contextlib
 import io
 import json
 import os
 import signal
-import sqlite3
-import subprocess
-import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
 from rich.console import Console
+from running import Running, board, epochs_recorded, run, start, write
 
 from jepa_ray.config import METRICS, SweepConfig, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
@@ -50,90 +44,6 @@ def spec(train_config: TrainConfig) -> dict[str, Any]:
 
 UNTRAINED = 1e-12  # a learning rate that leaves a model as it was drawn: at chance
 FAST_PLANNING = {"samples": 4, "elites": 2, "iterations": 1, "episodes": 4, "budget": 4}
-
-
-def write(spec: dict[str, Any], folder: Path) -> Path:
-    path = folder / "spec.yaml"
-    path.write_text(yaml.safe_dump(spec))
-    return path
-
-
-class Running:
-    """A command in a process group of its own, and every process it ever had."""
-
-    def __init__(self, module: str, *arguments: str) -> None:
-        self._printed = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the object)
-        command = [sys.executable, "-m", module, *arguments]
-        self.process = subprocess.Popen(
-            command, stdout=self._printed, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
-        self.family: set[psutil.Process] = set()
-
-    def look(self) -> set[psutil.Process]:
-        """The processes it has now."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            now = set(psutil.Process(self.process.pid).children(recursive=True))
-            self.family |= now
-            return now
-        return set()
-
-    def named(self, name: str) -> list[psutil.Process]:
-        found = []
-        for process in self.look():
-            with contextlib.suppress(psutil.Error):
-                if name in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
-
-    def wait_for(self, condition: Callable[[], Any], seconds: float = 120) -> Any:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self.process.poll() is None:
-            self.look()
-            if found := condition():
-                return found
-            time.sleep(0.1)
-        raise AssertionError(f"it did not happen: {self.printed()}")
-
-    def interrupt(self) -> None:
-        os.killpg(self.process.pid, signal.SIGINT)  # as a terminal does: to the whole group
-
-    def finish(self, code: int = 0, seconds: float = 300) -> str:
-        """What it printed; asserts its exit code, and that no process of it is left."""
-        deadline = time.monotonic() + seconds
-        while self.process.poll() is None and time.monotonic() < deadline:
-            self.look()
-            time.sleep(0.3)
-        assert self.process.returncode == code, self.printed()
-        _, alive = psutil.wait_procs(self.family, timeout=10)
-        assert [" ".join(p.cmdline()) for p in alive] == []
-        return self.printed()
-
-    def printed(self) -> str:
-        self._printed.seek(0)
-        return self._printed.read()
-
-
-def start(spec: Path, output: Path) -> Running:
-    return Running("jepa_ray.sweep", str(spec), "--output", str(output))
-
-
-def run(spec: Path, output: Path) -> str:
-    return start(spec, output).finish()
-
-
-def board(output: Path, name: str = "unit") -> pd.DataFrame:
-    return pd.read_csv(output / "sweeps" / name / "leaderboard.csv")
-
-
-def epochs_recorded(output: Path) -> int:
-    path = output / "sweeps" / "unit" / "optuna.db"
-    if not path.exists():
-        return 0
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
-        try:
-            return database.execute("SELECT count(*) FROM trial_intermediate_values").fetchone()[0]
-        except sqlite3.OperationalError:
-            return 0
 
 
 def test_a_sweep_leaves_what_it_promises(spec: dict[str, Any], tmp_path: Path) -> None:
@@ -176,7 +86,9 @@ def test_a_sweep_leaves_what_it_promises(spec: dict[str, Any], tmp_path: Path) -
     assert "is finished" in run(path, output)
     assert (folder / "leaderboard.csv").stat().st_mtime_ns == stamp
     spec["search"]["num_trials"] = 3
-    assert "was begun with other settings" in start(write(spec, tmp_path), output).finish(code=2)
+    assert "was begun with other settings: search.num_trials 4 -> 3" in start(write(spec, tmp_path), output).finish(
+        code=2
+    )
 
 
 def test_equal_sweeps_give_equal_leaderboards(spec: dict[str, Any], tmp_path: Path) -> None:

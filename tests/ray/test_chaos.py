@@ -1,0 +1,147 @@
+"""A sweep whose processes are killed at random moments: the same command continues, and the result is the same.
+
+JEPA_RAY_CHAOS=10 kills ten times instead of three.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+from mlflow import MlflowClient
+from running import Running, board, epochs_recorded, run, start, write
+
+from jepa_ray.config import METRICS, TrainConfig
+
+KILLS = int(os.environ.get("JEPA_RAY_CHAOS", "3"))
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300 + 120 * KILLS)]
+
+TIMES = ["seconds", "samples_per_s", "epoch_s", "mlflow_run_id"]
+# What is killed, by how its command line begins or reads; the sweep itself and its server are known by their ids.
+VICTIMS = {"group": "ray::SweepTrial", "worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}
+
+
+class Server:
+    """A tracking server that can be killed and started again on the same port and store."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        store = f"sqlite:///{folder / 'server.db'}"
+        self._command = [
+            sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--backend-store-uri", store,
+            "--artifacts-destination", str(folder / "artifacts"), "--workers", "1",
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            time.sleep(0.2)
+        raise AssertionError("the tracking server did not start")
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def spec(train_config: TrainConfig) -> dict[str, Any]:
+    """Two trials of three epochs for every kill, long enough to be hit in the middle."""
+    rates = [round(1e-4 * 1.2**i, 6) for i in range(KILLS)]
+    base = train_config.with_overrides({"data.two_rooms.trajectories": 200}).to_dict()
+    return {
+        "name": "unit",
+        "base": base,
+        "space": {"training.learning_rate": rates, "model.latent_dim_state": [16, 32]},
+        "search": {"algorithm": "grid", "num_trials": 2 * KILLS},
+        "early_stopping": {"enabled": False, "max_epochs": 3},
+        "resources": {"max_failures": KILLS},  # as many as may hit the same trial
+    }
+
+
+def test_random_kills_change_nothing(spec: dict[str, Any], tmp_path: Path) -> None:
+    run(write(spec, tmp_path), tmp_path / "calm")
+    server = Server(tmp_path)
+    try:
+        spec["tracking"] = {"uri": server.uri}
+        seen = stormy(write(spec, tmp_path), tmp_path / "storm", server, random.Random(KILLS))
+        calm, storm = (board(tmp_path / side).drop(columns=TIMES) for side in ("calm", "storm"))
+        pd.testing.assert_frame_equal(calm, storm, check_exact=True)
+        runs = MlflowClient(server.uri).search_runs(["1"])
+        check_tracked(MlflowClient(server.uri), runs, set(board(tmp_path / "storm")["mlflow_run_id"]))
+    finally:
+        server.kill()
+    assert len(seen) == KILLS
+
+
+def stormy(spec: Path, output: Path, server: Server, rng: random.Random) -> list[str]:
+    """Run the sweep to its end, started again whenever it ends before; the kills, in order."""
+    seen: list[str] = []
+    sweep = start(spec, output)
+    while len(seen) < KILLS:
+        wait_for_an_epoch(sweep, output)
+        time.sleep(rng.uniform(0, 2))
+        assert sweep.process.poll() is None, f"it ended before it was killed enough: {seen} {sweep.printed()}"
+        seen.append(strike(sweep, server, rng))
+        if "sweep" in seen[-1]:
+            sweep.wait(60)
+            gone(sweep)
+            sweep = start(spec, output)
+    sweep.finish()
+    return seen
+
+
+def wait_for_an_epoch(sweep: Running, output: Path) -> None:
+    known = epochs_recorded(output)
+    sweep.wait_for(lambda: epochs_recorded(output) > known)
+
+
+def strike(sweep: Running, server: Server, rng: random.Random) -> str:
+    """Kill something, and bring back what a supervisor would; says what it was."""
+    choice = rng.choice(["sweep", "sweep, with notice", "server", *VICTIMS])
+    if choice == "sweep":
+        sweep.kill(sweep.process.pid)
+    elif choice == "sweep, with notice":
+        sweep.kill(sweep.process.pid, signal.SIGTERM)
+        assert sweep.wait(30) in (130, 0), sweep.printed()  # the notice that preemption gives
+    elif choice == "server":
+        server.kill()
+        server.start()
+    elif found := sweep.named(VICTIMS[choice]):
+        sweep.kill(rng.choice(found).pid)
+    return choice
+
+
+def gone(sweep: Running) -> None:
+    """No process of a dead sweep stays."""
+    _, alive = psutil.wait_procs(sweep.family, timeout=60)
+    assert [" ".join(p.cmdline()) for p in alive] == []
+
+
+def check_tracked(client: MlflowClient, runs: list[Any], trials: set[str]) -> None:
+    """One parent and one run a trial, each with every epoch of every metric."""
+    assert {r.info.run_id for r in runs if "mlflow.parentRunId" in r.data.tags} == trials
+    assert len(runs) == len(trials) + 1
+    for run_id in trials:
+        for metric in METRICS:
+            assert {m.step for m in client.get_metric_history(run_id, metric)} == {1, 2, 3}, metric
+        assert client.get_run(run_id).info.status == "FINISHED"
