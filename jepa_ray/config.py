@@ -352,6 +352,8 @@ class SearchConfig(_Section):
     algorithm: Literal["tpe", "random", "grid"] = Field("tpe", description="Optuna sampler.")
     num_trials: int = Field(81, ge=1, description="Configurations to try; a finite space ends the sweep earlier.")
     seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    repeats: int = Field(1, ge=1, description="Runs of each finalist, each with a seed of its own; 1: no repeats.")
+    finalists: int = Field(3, ge=1, description="Complete trials, the best ones, that are repeated.")
 
 
 class EarlyStopping(_Section):

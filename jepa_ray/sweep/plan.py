@@ -19,14 +19,20 @@ class Plan:
 
     points: int | None  # of a finite space
     trials: int  # at most
+    repeats: int  # of the finalists, beside the trials
     rungs: list[int]
     max_epochs: int  # of one trial
     groups: int  # trials at once
 
     @property
+    def runs(self) -> int:
+        """Trials and repeats."""
+        return self.trials + self.repeats
+
+    @property
     def worst_case_epochs(self) -> int:
         """Epochs if no trial is stopped early."""
-        return self.trials * self.max_epochs
+        return self.runs * self.max_epochs
 
 
 def plan(spec: SweepConfig, machine: Machine) -> Plan:
@@ -36,9 +42,11 @@ def plan(spec: SweepConfig, machine: Machine) -> Plan:
         raise ConfigError(
             "search.algorithm is grid, but the space has a continuous dimension: give it a step or choices"
         )
+    trials = min(spec.search.num_trials, points or spec.search.num_trials)
     return Plan(
         points=points,
-        trials=min(spec.search.num_trials, points or spec.search.num_trials),
+        trials=trials,
+        repeats=min(trials, spec.search.finalists) * (spec.search.repeats - 1),
         rungs=spec.early_stopping.rungs(),
         max_epochs=spec.early_stopping.max_epochs,
         groups=_groups(spec, machine),

@@ -10,6 +10,7 @@ from ray.tune.experiment import Trial
 
 from jepa_ray.config import METRICS
 from jepa_ray.errors import JepaRayError, StorageError
+from jepa_ray.sweep import trial_name
 from jepa_ray.sweep.study import Status, Study, TrialRecord
 from jepa_ray.sweep.view import SweepView, describe
 from jepa_ray.tracking import Run, Tracker
@@ -60,12 +61,16 @@ class Recorder(Callback):
 
     def _open(self, record: TrialRecord) -> None:
         if record.number not in self._runs:
+            params, repeat = dict(record.params), {}
+            if record.repeat_of is not None:
+                params |= {"experiment.seed": record.seed}
+                repeat = {"repeat_of": trial_name(record.repeat_of)}
             self._runs[record.number] = self._tracker.open_run(
                 key=self._key(record.number),
-                name=f"{record.trial_id} {describe(record.params)}",
-                params=record.params,
+                name=f"{record.trial_id} {describe(params)}",
+                params=params,
                 parent=self._parent,
-                tags={"trial_id": record.trial_id, "status": Status.RUNNING},
+                tags={"trial_id": record.trial_id, "status": Status.RUNNING} | repeat,
             )
 
     def _close(self, record: TrialRecord) -> None:

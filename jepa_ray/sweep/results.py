@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pandas as pd
 from rich.table import Table
+from scipy import stats
 
 from jepa_ray.config import METRICS, SweepConfig, dump_yaml
 from jepa_ray.files import write_atomically
@@ -17,25 +21,62 @@ from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
 RANKED = (Status.COMPLETE, Status.PRUNED)
 
 
-def ranking(study: Study, *, by_finals: bool = True) -> list[TrialRecord]:
-    """Complete trials by objective, then pruned ones (judged on fewer epochs), then failed ones.
+@dataclass(frozen=True)
+class Mean:
+    """The mean objective of a configuration's runs, each with a seed of its own, and its 95 % interval."""
 
-    Before them all those that were planned with, by success; where it is equal, by objective.
+    runs: int
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Mean:
+        """Of at least two runs, by Student's t."""
+        runs, mean = len(values), statistics.mean(values)
+        half = float(stats.t.ppf(0.975, runs - 1)) * statistics.stdev(values) / math.sqrt(runs)
+        return cls(runs, mean, mean - half, mean + half)
+
+
+def means(study: Study) -> dict[int, Mean]:
+    """Of every finalist that was repeated, by the number of its first run; failed repeats don't count."""
+    values: dict[int, list[float]] = {}
+    records = study.records()
+    for record in records:
+        if record.repeat_of is not None and record.status in RANKED:
+            value = study.best_value(record)
+            assert value is not None, ("a repeat that did not fail has epochs", record)
+            values.setdefault(record.repeat_of, []).append(value)
+    own = {record.number: study.best_value(record) for record in records if record.number in values}
+    return {
+        number: Mean.of([value for value in [own[number], *more] if value is not None])
+        for number, more in values.items()
+    }
+
+
+def ranking(study: Study, *, by_finals: bool = True, by_repeats: bool = True) -> list[TrialRecord]:
+    """Complete trials by objective, then pruned ones (judged on fewer epochs), then failed ones; repeats left out.
+
+    Before them those that were repeated, by their mean; before them all those that were planned with, by success.
     """
     order = [*RANKED, Status.FAILED]
     sign = -1 if study.spec.objective.mode == "max" else 1
+    repeated = means(study) if by_repeats else {}
 
-    def place(record: TrialRecord) -> tuple[float, int, float, int]:
-        best = study.best_value(record)
+    def place(record: TrialRecord) -> tuple[float, bool, int, float, int]:
+        mean = repeated.get(record.number)
+        value = mean.mean if mean else study.best_value(record)
         success = record.finals.plan_success if by_finals and record.finals else -1.0
-        return -success, order.index(record.status), float("inf") if best is None else sign * best, record.number
+        worth = float("inf") if value is None else sign * value
+        return -success, mean is None, order.index(record.status), worth, record.number
 
-    return sorted((r for r in study.records() if r.status is not Status.RUNNING), key=place)
+    over = [r for r in study.records() if r.status is not Status.RUNNING and r.repeat_of is None]
+    return sorted(over, key=place)
 
 
 def leaderboard(study: Study, runs: Mapping[int, str]) -> pd.DataFrame:
     """One row a trial, best first; metrics are those of the trial's best epoch. `runs`: MLflow run by trial number."""
-    rows = []
+    rows, repeated = [], means(study)
     for rank, record in enumerate(ranking(study), start=1):
         best = study.best_value(record)
         at_best = next((row for row in record.history if row[study.spec.objective.metric] == best), {})
@@ -53,6 +94,7 @@ def leaderboard(study: Study, runs: Mapping[int, str]) -> pd.DataFrame:
                 "collapse": record.collapse,
                 "stop": record.stop,
                 "plan_success": record.finals.plan_success if record.finals else None,
+                **{f"objective_{k}": v for k, v in _fields(repeated.get(record.number)).items()},
             }
         )
     columns = [
@@ -68,8 +110,13 @@ def leaderboard(study: Study, runs: Mapping[int, str]) -> pd.DataFrame:
         "collapse",
         "stop",
         "plan_success",
+        *([f"objective_{field.name}" for field in fields(Mean)] if study.spec.search.repeats > 1 else []),
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _fields(mean: Mean | None) -> dict[str, float]:
+    return asdict(mean) if mean else {}
 
 
 def write_leaderboard(study: Study, runs: Mapping[int, str], folder: Path) -> Path:

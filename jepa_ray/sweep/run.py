@@ -29,7 +29,7 @@ from jepa_ray.sweep.finals import hold_finals
 from jepa_ray.sweep.plan import Plan, plan
 from jepa_ray.sweep.recorder import Recorder
 from jepa_ray.sweep.scheduler import TuneScheduler
-from jepa_ray.sweep.search import Search, TuneSearcher
+from jepa_ray.sweep.search import TuneSearcher
 from jepa_ray.sweep.stopping import make_rule
 from jepa_ray.sweep.study import Status, Study, TrialRecord
 from jepa_ray.sweep.trial import SweepTrial, checkpoint_path, trainable
@@ -96,13 +96,13 @@ class _Sweep:
         space = {f"space.{key}": value for key, value in spec.to_dict()["space"].items()}
         parent = tracker.open_run(folder.id, spec.name, space, tags={"kind": "sweep"})
         done = [record for record in study.records() if record.status is not Status.RUNNING]
-        search = Search(study)
+        searcher = TuneSearcher(study)
         with SweepView(spec, plans, self.console, done) as view:
             recorder = Recorder(study, tracker, folder.id, parent, view)
             if study.records():
                 recorder.catch_up()
-            self._tune(study, search, recorder, plans.groups)
-        return self._conclude(study, search, tracker, parent, recorder.run_ids())
+            self._tune(study, searcher, recorder, plans.groups)
+        return self._conclude(study, searcher.exhausted, tracker, parent, recorder.run_ids())
 
     def _greet(self, session: Session, tracker: Tracker, plans: Plan) -> None:
         say = self.console.print
@@ -113,12 +113,12 @@ class _Sweep:
             say(f"Ray dashboard  {session.dashboard}{token}", soft_wrap=True)
         say(f"MLflow         mlflow ui --backend-store-uri {tracker.uri}", soft_wrap=True)
 
-    def _tune(self, study: Study, search: Search, recorder: Recorder, groups: int) -> None:
+    def _tune(self, study: Study, searcher: TuneSearcher, recorder: Recorder, groups: int) -> None:
         """Run Ray Tune until nothing is left to suggest, or to an interruption.
 
         Tune begins anew in every session: what was done, and what is to be continued, it learns from the study.
         """
-        if search.exhausted:
+        if searcher.exhausted:
             return
         shutil.rmtree(self.folder.path / "tune", ignore_errors=True)
         remove_partial_files(self.folder.path)
@@ -129,7 +129,7 @@ class _Sweep:
                 storage_path=str(self.folder.path),
                 config={},
                 num_samples=-1,
-                search_alg=TuneSearcher(search, self.spec),
+                search_alg=searcher,
                 scheduler=TuneScheduler(make_rule(self.spec), study),
                 max_concurrent_trials=groups,
                 reuse_actors=True,
@@ -141,9 +141,9 @@ class _Sweep:
             )
 
     def _conclude(
-        self, study: Study, search: Search, tracker: Tracker, parent: Run, runs: dict[int, str]
+        self, study: Study, exhausted: bool, tracker: Tracker, parent: Run, runs: dict[int, str]
     ) -> pd.DataFrame:
-        over = search.exhausted and all(record.status is not Status.RUNNING for record in study.records())
+        over = exhausted and all(record.status is not Status.RUNNING for record in study.records())
         if over:
             self._finals(study, runs, tracker)
         ranking = results.ranking(study)

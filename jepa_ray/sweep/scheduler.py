@@ -19,7 +19,7 @@ class TuneScheduler(FIFOScheduler):
         super().__init__()
         self._rule, self._study = rule, study
         metric = study.spec.objective.metric
-        for record in study.records():
+        for record in (r for r in study.records() if r.repeat_of is None):
             for epoch, row in enumerate(record.history, start=1):
                 rule.tell(record.number, epoch, row[metric])
 
@@ -30,6 +30,8 @@ class TuneScheduler(FIFOScheduler):
         if epoch is None or value is None or not math.isfinite(value):
             self._study.note(number, error=f"{metric} is {value} in the result of epoch {epoch}")
             return self.STOP
+        if trial.config.get("repeat"):  # trained to its end, and no rival of those that were not
+            return self.CONTINUE
         stop = self._rule.judge(number, epoch, value)
         if stop is None:
             return self.CONTINUE
@@ -39,5 +41,5 @@ class TuneScheduler(FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """A trial's own last result counts for the others, too."""
         value = result.get(self._study.spec.objective.metric)
-        if value is not None and math.isfinite(value):
+        if value is not None and math.isfinite(value) and not trial.config.get("repeat"):
             self._rule.tell(trial.config["number"], result["epoch"], value)

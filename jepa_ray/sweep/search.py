@@ -6,6 +6,7 @@ failed trials running; hence this one.
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from ray.tune.search import Searcher
 
 from jepa_ray.config import SweepConfig
 from jepa_ray.sweep import space
-from jepa_ray.sweep.study import Status, Study
+from jepa_ray.sweep.repeats import Repeats
+from jepa_ray.sweep.study import Status, Study, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,13 @@ class Suggestion:
 
     number: int
     overrides: space.Params  # as a train config takes them
+    repeat: bool = False  # of a finalist
+
+    @classmethod
+    def of(cls, record: TrialRecord, spec: SweepConfig) -> Suggestion:
+        """To begin or continue a trial that is in the books."""
+        seed = {} if record.seed is None else {"experiment.seed": record.seed}
+        return cls(record.number, space.decode(spec.space, record.params) | seed, record.repeat_of is not None)
 
 
 class Search:
@@ -52,8 +61,7 @@ class Search:
         if self.exhausted:
             return None
         if self._unfinished:
-            record = self._unfinished.pop(0)
-            return Suggestion(record.number, space.decode(self._spec.space, record.params))
+            return Suggestion.of(self._unfinished.pop(0), self._spec)
         if self._spec.search.algorithm == "grid":
             self._enqueue_unseen()
         trial = self._study.optuna.ask(self._distributions)
@@ -83,14 +91,24 @@ def _sampler(spec: SweepConfig, seed: int) -> BaseSampler:
 class TuneSearcher(Searcher):
     """What Ray Tune sees of the search. Keeps no state of its own: a resumed sweep finds it in the study."""
 
-    def __init__(self, search: Search, spec: SweepConfig) -> None:
-        super().__init__(metric=spec.objective.metric, mode=spec.objective.mode)
-        self._search = search
+    def __init__(self, study: Study) -> None:
+        self._spec = study.spec
+        super().__init__(metric=self._spec.objective.metric, mode=self._spec.objective.mode)
+        self._search, self._repeats = Search(study), Repeats(study)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether everything was handed out."""
+        return self._search.exhausted and self._repeats.exhausted
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's config, `{"number", "overrides"}`."""
+        """The next trial's config, `{"number", "overrides", "repeat"}`; None while finalists are not known yet."""
         asked = self._search.ask()
-        return {"number": asked.number, "overrides": asked.overrides} if asked else Searcher.FINISHED
+        if asked is None and (repeat := self._repeats.ask()):
+            asked = Suggestion.of(repeat, self._spec)
+        if asked:
+            return dataclasses.asdict(asked)
+        return Searcher.FINISHED if self.exhausted else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the recorder writes results, those of stopped trials included."""

@@ -59,6 +59,8 @@ class TrialRecord:
     stop: str | None = None  # what the scheduler stopped it for
     stop_epoch: int | None = None
     finals: Finals | None = None  # of the best trials, where the spec asks for it
+    repeat_of: int | None = None  # the finalist that this one trains again,
+    seed: int | None = None  # with a seed of its own
 
     @property
     def over(self) -> bool:
@@ -108,9 +110,14 @@ class Study:
             identity = space.identity(record.params)
             if record.status is Status.RUNNING and record.over:
                 self.finish(record.number)
-            elif record.status is Status.RUNNING and identity in seen and not record.history:
+            elif record.status is Status.RUNNING and identity in seen and not record.history and not record.repeat_of:
                 self.strike(record.number)  # a repeated suggestion that was about to be replaced
             seen.add(identity)
+
+    def begin_repeat(self, of: TrialRecord, seed: int) -> TrialRecord:
+        """A new trial with the parameters of an old one, and another seed."""
+        self.optuna.enqueue_trial(of.params, user_attrs={"repeat_of": of.number, "seed": seed})
+        return self.record(self.optuna.ask(space.distributions(self.spec.space)).number)
 
     def strike(self, number: int) -> None:
         """Take a trial off the books: it was never trained."""
@@ -189,4 +196,6 @@ def _record(trial: FrozenTrial, of_study: Mapping[str, Any]) -> TrialRecord:
         stop=attrs.get("stop"),
         stop_epoch=attrs.get("stop_epoch"),
         finals=Finals(**finals) if finals else None,
+        repeat_of=attrs.get("repeat_of"),
+        seed=attrs.get("seed"),
     )

@@ -34,7 +34,7 @@ class SweepView:
         self._epochs = 0
         self._best: tuple[float, int, Params] | None = None
         self._bar = Progress(TextColumn("trials"), BarColumn(None), TextColumn("{task.completed}/{task.total}"))
-        self._task = self._bar.add_task("trials", total=plan.trials)
+        self._task = self._bar.add_task("trials", total=plan.runs)
         self._live = Live(
             get_renderable=self._draw,
             console=console,
@@ -81,7 +81,7 @@ class SweepView:
         line = f"{result}  {describe(record.params)}" + (f"  {reason}" if reason else "")
         left = self._time_left()
         if not self._console.is_terminal:
-            line += f"  [{sum(self._ended.values())}/{self._plan.trials}{', ' + left + ' left' if left else ''}]"
+            line += f"  [{sum(self._ended.values())}/{self._plan.runs}{', ' + left + ' left' if left else ''}]"
         self._console.print(
             Text(line, style=STYLE[record.status] if record.status is not Status.PRUNED else ""), soft_wrap=True
         )
@@ -103,7 +103,7 @@ class SweepView:
     def _time_left(self) -> str | None:
         if not self._ended_here:
             return None
-        todo = self._plan.trials - sum(self._ended.values())
+        todo = self._plan.runs - sum(self._ended.values())
         return clock((time.monotonic() - self._started) / self._ended_here * todo)
 
     def _draw(self) -> Any:

@@ -121,7 +121,6 @@ def test_a_repeat_that_was_not_replaced_in_time_is_struck_off(tmp_path: Path) ->
 
 
 def test_tune_is_told_when_the_space_is_used_up() -> None:
-    config = spec(num_trials=1)
-    searcher = TuneSearcher(Search(books(config)), config)
-    assert set(searcher.suggest("a") or {}) == {"number", "overrides"}
+    searcher = TuneSearcher(books(spec(num_trials=1)))
+    assert set(searcher.suggest("a") or {}) == {"number", "overrides", "repeat"}
     assert searcher.suggest("b") == "FINISHED"
