@@ -27,6 +27,14 @@ class TrialError(JepaRayError):
     """A trial that could not go on: a loss that is not finite, or a worker group that died."""
 
 
+class GroupDiedError(TrialError):
+    """The worker group is gone; another one may continue the trial from its checkpoint."""
+
+
+class GroupStartError(GroupDiedError):
+    """A worker group that never came up: nothing can be trained until the cause is mended."""
+
+
 class StorageError(JepaRayError):
     """What a sweep has to write cannot be written: the disk is full, or a server is gone. Ends it; nothing is lost."""
 

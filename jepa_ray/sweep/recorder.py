@@ -9,12 +9,11 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from jepa_ray.config import METRICS
-from jepa_ray.errors import JepaRayError, StorageError
+from jepa_ray.errors import GroupStartError, JepaRayError, StorageError
 from jepa_ray.sweep import trial_name
 from jepa_ray.sweep.study import Status, Study, TrialRecord
 from jepa_ray.sweep.view import SweepView, describe
 from jepa_ray.tracking import Run, Tracker
-from jepa_ray.train.worker_group import GroupStartError
 
 
 class Recorder(Callback):

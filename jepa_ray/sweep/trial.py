@@ -14,11 +14,10 @@ from typing import Any, Protocol
 from ray.tune import PlacementGroupFactory, Trainable
 
 from jepa_ray.config import SweepConfig
-from jepa_ray.errors import ConfigError, StorageError, TrialError
+from jepa_ray.errors import ConfigError, GroupDiedError, StorageError, TrialError
 from jepa_ray.files import write_atomically
 from jepa_ray.sweep import trial_name
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
-from jepa_ray.train.worker_group import GroupDiedError, WorkerGroup
 
 
 class Group(Protocol):
@@ -42,6 +41,8 @@ class SweepTrial(Trainable):
 
     def start_group(self) -> Group:
         """A running worker group for this sweep's resources. Raises `GroupStartError`."""
+        from jepa_ray.train.worker_group import WorkerGroup  # with torch, which only a group needs
+
         resources = self.spec.resources
         group = WorkerGroup(
             workers=resources.workers_per_trial,

@@ -27,7 +27,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from jepa_ray.config import DataConfig, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
-from jepa_ray.errors import JepaRayError, TrialError
+from jepa_ray.errors import GroupDiedError, GroupStartError, JepaRayError, TrialError
 from jepa_ray.train.checkpoint import from_bytes, to_bytes
 from jepa_ray.train.loop import Trainer
 from jepa_ray.train.mailbox import (
@@ -51,14 +51,6 @@ TRAIN_ENV = {
 }
 IDLE_TIMEOUT_S = 7 * 24 * 3600  # ranks wait this long for a broadcast; deaths are Ray's to notice, not gloo's
 SHUTDOWN_TIMEOUT_S = 8.0  # Tune gives a trainable 10 s to clean up
-
-
-class GroupDiedError(TrialError):
-    """The worker group is gone; another one may continue the trial from its checkpoint."""
-
-
-class GroupStartError(GroupDiedError):
-    """A worker group that never came up: nothing can be trained until the cause is mended."""
 
 
 # ------------------------------------------------------------------------------------ driver side
