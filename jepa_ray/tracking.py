@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_ray.config import TrackingConfig
-from jepa_ray.errors import ConfigError
+from jepa_ray.errors import ConfigError, StorageError
 from jepa_ray.wandb_mirror import WandbMirror
 
 
@@ -165,11 +165,19 @@ class Tracker:
         if self._mirror:
             self._later(self._mirror.close_all)
         while self._pending:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the oldest write. Raises `StorageError` if it failed."""
+        try:
             self._pending.popleft().result()
+        except Exception as error:  # of MLflow, its database, its server or the network
+            what = f"tracking.uri {self.uri}: cannot be written ({_first_line(error)})"
+            raise StorageError(f"{what}; the same command continues") from None
 
     def _later(self, write: Callable[..., Any], *arguments: Any) -> Future[Any]:
         while self._pending and self._pending[0].done():
-            self._pending.popleft().result()
+            self._settle()
         future = self._writer.submit(write, *arguments)
         self._pending.append(future)
         return future

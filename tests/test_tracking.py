@@ -4,7 +4,7 @@ import pytest
 from mlflow import MlflowClient
 
 from jepa_ray.config import TrackingConfig
-from jepa_ray.errors import ConfigError
+from jepa_ray.errors import ConfigError, StorageError
 from jepa_ray.tracking import Tracker, default_uri
 
 
@@ -54,7 +54,7 @@ def test_artifacts_are_kept(tracker: Tracker, output: Path, tmp_path: Path) -> N
 def test_what_goes_wrong_in_the_background_is_raised(tracker: Tracker, tmp_path: Path) -> None:
     run = tracker.open_run("lost", "trial", {})
     tracker.attach(run, [tmp_path / "not there"])
-    with pytest.raises(OSError, match="not there"):
+    with pytest.raises(StorageError, match="cannot be written .*not there"):
         tracker.flush()
 
 
@@ -88,3 +88,23 @@ class TestWandb:
         with pytest.raises(ConfigError, match=r"tracking\.wandb is unit.*jepa-ray\[wandb\]"):
             Tracker(TrackingConfig(wandb="unit"), tmp_path / "new", "unit")
         assert not (tmp_path / "new").exists()
+
+
+def test_known_runs_tell_what_was_logged_and_delete_doubles(tracker: Tracker) -> None:
+    """A reply that was lost on its way made the client create a run twice."""
+    for key in ("sweep/0", "sweep/1", "other/0"):
+        run = tracker.open_run(key, key, {})
+        for epoch in (1, 2):
+            tracker.log_epoch(run, epoch, {"val_loss": 0.1})
+        if key == "sweep/0":
+            tracker.close_run(run)
+    tracker.flush()
+    first = {run.key: run for run in tracker.known_runs("sweep/")}
+    assert {key: (run.epochs, run.closed) for key, run in first.items()} == {
+        "sweep/0": (2, True),
+        "sweep/1": (2, False),
+    }
+    tracker._create("sweep/1", "double", {}, None, {})
+    assert {run.key: run for run in tracker.known_runs("sweep/")} == first
+    left = tracker._client.search_runs([tracker._experiment], "tags.`jepa_ray.key` LIKE 'sweep/%'")
+    assert len(left) == 2

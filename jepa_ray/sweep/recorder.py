@@ -9,7 +9,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from jepa_ray.config import METRICS
-from jepa_ray.errors import GroupStartError, JepaRayError, StorageError
+from jepa_ray.errors import GroupStartError, StorageError
 from jepa_ray.sweep import trial_name
 from jepa_ray.sweep.study import Status, Study, TrialRecord
 from jepa_ray.sweep.view import SweepView, describe
@@ -31,7 +31,6 @@ class Recorder(Callback):
         self._ended = len(ended)
         self._best = study.spec.objective.best(value for value in ended if value is not None)
         self._trained = False
-        self.broken: JepaRayError | None = None
 
     def catch_up(self) -> None:
         """Write to MLflow what an earlier session recorded in the study, but did not live to pass on."""
@@ -114,11 +113,9 @@ class Recorder(Callback):
     def _check_worth_retrying(self, trial: Trial) -> None:
         name, error = _error(trial)
         if name == GroupStartError.__name__ and not self._trained:
-            self.broken = GroupStartError(error)
-        elif name == StorageError.__name__:
-            self.broken = StorageError(error)
-        if self.broken:
-            raise self.broken
+            raise GroupStartError(error)
+        if name == StorageError.__name__:
+            raise StorageError(f"{error}; the same command continues")
 
     def _end(self, number: int, *, failed: bool = False) -> None:
         record = self._study.finish(number, failed=failed)

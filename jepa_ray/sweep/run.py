@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from optuna.exceptions import StorageInternalError
 from ray import tune
-from ray.tune.error import TuneError
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from jepa_ray.config import SweepConfig, dump_yaml
-from jepa_ray.errors import Interrupted, JepaRayError, TrialError
+from jepa_ray.errors import Interrupted, JepaRayError, StorageError, TrialError
 from jepa_ray.files import RunFolder, remove_partial_files
 from jepa_ray.machine import Machine
 from jepa_ray.sweep import results, trial_name
@@ -122,7 +124,7 @@ class _Sweep:
             return
         shutil.rmtree(self.folder.path / "tune", ignore_errors=True)
         remove_partial_files(self.folder.path)
-        with _sigterm_as_interrupt(), _said_by(recorder):
+        with _sigterm_as_interrupt(), _plain_errors():
             tune.run(
                 self.trial_class,
                 name="tune",
@@ -197,14 +199,19 @@ def _show(spec: SweepConfig, folder: RunFolder, console: Console) -> pd.DataFram
 
 
 @contextlib.contextmanager
-def _said_by(*parts: Any) -> Iterator[None]:
-    """Tune wraps what its callbacks raise in a traceback; give back the error itself, where a part keeps it."""
+def _plain_errors() -> Iterator[None]:
+    """Tune wraps what its listeners raise in a traceback; give back the error itself, or what it means for users."""
     try:
         yield
-    except TuneError:
-        errors: list[JepaRayError] = [part.broken for part in parts if part.broken]
-        if errors:
-            raise errors[0] from None
+    except Exception as error:
+        origin: BaseException = error
+        while cause := origin.__cause__ or origin.__context__:
+            origin = cause
+        if isinstance(origin, JepaRayError):
+            raise origin from None
+        if isinstance(origin, (OSError, SQLAlchemyError, sqlite3.Error, StorageInternalError)):
+            why = str(origin).strip().splitlines()[0]
+            raise StorageError(f"results cannot be written ({why}); the same command continues") from None
         raise
 
 

@@ -133,7 +133,7 @@ def strike(sweep: Running, server: Server, rng: random.Random) -> str:
 
 def gone(sweep: Running) -> None:
     """No process of a dead sweep stays."""
-    _, alive = psutil.wait_procs(sweep.family, timeout=60)
+    _, alive = psutil.wait_procs(sweep.family, timeout=180)
     assert [" ".join(p.cmdline()) for p in alive] == []
 
 

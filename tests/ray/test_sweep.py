@@ -19,11 +19,12 @@ from running import Running, board, epochs_recorded, run, start, write
 
 from jepa_ray.config import METRICS, SweepConfig, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
-from jepa_ray.errors import TrialError
+from jepa_ray.errors import StorageError, TrialError
 from jepa_ray.sweep.run import run_sweep
 from jepa_ray.sweep.trial import SweepTrial, trainable
 from jepa_ray.train.checkpoint import load_model
 from jepa_ray.train.loop import Trainer
+from jepa_ray.train.mailbox import EpochResult, StartTrial
 from jepa_ray.train.ranks import Ranks
 from jepa_ray.train.worker_group import WorkerGroup
 
@@ -211,6 +212,54 @@ def test_a_sweep_whose_groups_cannot_start_says_so_at_once(spec: dict[str, Any],
     with pytest.raises(TrialError, match="the worker group did not start"):
         run_sweep(config, tmp_path / "out", Console(file=io.StringIO()), trial_class=Broken)
     assert time.monotonic() - started < 90  # Ray's own start, one attempt, clean-up
+
+
+class Instant:
+    """A group that trains nothing; its checkpoints are files of a few bytes."""
+
+    def __init__(self) -> None:
+        self._epoch = 0
+
+    def call(self, command: Any) -> EpochResult | None:
+        if isinstance(command, StartTrial):
+            self._epoch = int(command.checkpoint or b"0")
+            return self._result() if self._epoch else None
+        self._epoch += 1
+        return self._result()
+
+    def _result(self) -> EpochResult:
+        return EpochResult(self._epoch, dict.fromkeys(METRICS, 0.1 * self._epoch), self._epoch == 2, None, [])
+
+    def checkpoint(self, result: EpochResult) -> bytes:
+        return str(result.epoch).encode()
+
+    def shutdown(self) -> None:
+        pass
+
+
+def test_a_folder_that_cannot_be_written_ends_the_sweep_and_the_same_command_continues(
+    spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a full disk: no trial is failed for it, and none is lost."""
+    config, folder = SweepConfig.model_validate(spec), tmp_path / "out" / "sweeps" / "unit"
+    monkeypatch.setattr("jepa_ray.sweep.results.write_best", lambda *_: [])  # there is no model
+
+    class Trial(trainable(config, folder)):  # type: ignore[misc]
+        def start_group(self) -> Instant:
+            return Instant()
+
+    def sweep() -> pd.DataFrame:
+        return run_sweep(config, tmp_path / "out", Console(file=io.StringIO()), trial_class=Trial)
+
+    folder.mkdir(parents=True)
+    (folder / "checkpoints").touch()  # where a folder has to be
+    with pytest.raises(StorageError, match=r"trial_0000\d.pt: cannot be written .*the same command continues"):
+        sweep()
+    (folder / "checkpoints").unlink()
+    frame = sweep()
+    assert frame["status"].tolist() == ["COMPLETE"] * 4
+    assert sorted(frame["trial_id"]) == [f"trial_{i:05d}" for i in range(4)]
+    assert frame["epochs"].tolist() == [2] * 4
 
 
 def test_train_resumes_after_ctrl_c(train_config: TrainConfig, tmp_path: Path) -> None:
