@@ -6,10 +6,13 @@ A run is found again by its `jepa_ray.key` tag, so a sweep that is resumed conti
 from __future__ import annotations
 
 import logging
+import os
+import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,8 @@ class KnownRun:
 
 Run = Future[str]  # the id of an MLflow run, known once the run is written
 
+# A server may be away for a minute (2 + 4 + 8 + 16 + 32 s); then the session ends, and the next one catches up.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2"}
 KEY_TAG = "jepa_ray.key"
 MAX_VALUE = 500  # characters of a parameter or tag that every MLflow backend takes
 
@@ -48,6 +53,7 @@ class Tracker:
     """
 
     def __init__(self, config: TrackingConfig, output: Path, default_experiment: str) -> None:
+        os.environ.update({key: value for key, value in PATIENCE.items() if key not in os.environ})
         from mlflow import MlflowClient  # seconds of imports: only where something is tracked
         from mlflow.exceptions import MlflowException
 
@@ -65,7 +71,7 @@ class Tracker:
         except (MlflowException, OSError) as error:
             raise ConfigError(f"tracking.uri {self.uri}: cannot be opened ({_first_line(error)})") from None
         self._may_know_runs = known is not None
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        self._writer = _Writer()
         self._pending: deque[Future[Any]] = deque()
 
     def open_run(
@@ -106,8 +112,9 @@ class Tracker:
 
     def known_runs(self, prefix: str) -> list[KnownRun]:
         """The runs whose key begins so, the oldest of each key; a double that a lost reply has left is deleted."""
-        known: list[KnownRun] = self._later(self._known_runs, prefix).result()
-        return known
+        found: Future[list[KnownRun]] = self._later(self._known_runs, prefix)
+        self.flush()
+        return found.result()
 
     def _known_runs(self, prefix: str) -> list[KnownRun]:
         known: dict[str, KnownRun] = {}
@@ -160,17 +167,23 @@ class Tracker:
         if mirror := self._mirror:
             self._later(lambda: mirror.close(run.result(), failed=failed))
 
-    def flush(self) -> None:
-        """Wait until everything is written, before a session ends; raises what went wrong."""
+    def flush(self, seconds: float | None = None) -> None:
+        """Wait until everything is written, before a session ends.
+
+        Raises `StorageError` for what went wrong, or if it takes longer than so many seconds.
+        """
         if self._mirror:
             self._later(self._mirror.close_all)
+        deadline = None if seconds is None else time.monotonic() + seconds
         while self._pending:
-            self._settle()
+            self._settle(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
-    def _settle(self) -> None:
+    def _settle(self, seconds: float | None = None) -> None:
         """Wait for the oldest write. Raises `StorageError` if it failed."""
         try:
-            self._pending.popleft().result()
+            self._pending.popleft().result(seconds)
+        except TimeoutError:
+            raise StorageError(f"tracking.uri {self.uri}: does not answer") from None
         except Exception as error:  # of MLflow, its database, its server or the network
             what = f"tracking.uri {self.uri}: cannot be written ({_first_line(error)})"
             raise StorageError(f"{what}; the same command continues") from None
@@ -178,9 +191,38 @@ class Tracker:
     def _later(self, write: Callable[..., Any], *arguments: Any) -> Future[Any]:
         while self._pending and self._pending[0].done():
             self._settle()
-        future = self._writer.submit(write, *arguments)
+        future = self._writer.submit(lambda: write(*arguments))
         self._pending.append(future)
         return future
+
+
+class _Writer:
+    """A thread that does one thing after another. After a failure it does nothing more: what follows fails alike.
+
+    It is a daemon, so that a process which is told to end does not wait for a server that is gone.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="mlflow", daemon=True).start()
+
+    def submit(self, job: Callable[[], Any]) -> Future[Any]:
+        """Do it when all before is done."""
+        future: Future[Any] = Future()
+        self._jobs.put((future, job))
+        return future
+
+    def _work(self) -> None:
+        failure: Exception | None = None
+        while True:
+            future, job = self._jobs.get()
+            try:
+                if failure:
+                    raise failure
+                future.set_result(job())
+            except Exception as error:
+                failure = error
+                future.set_exception(error)
 
 
 def _id(run: Run | str) -> str:

@@ -54,7 +54,7 @@ def test_artifacts_are_kept(tracker: Tracker, output: Path, tmp_path: Path) -> N
 def test_what_goes_wrong_in_the_background_is_raised(tracker: Tracker, tmp_path: Path) -> None:
     run = tracker.open_run("lost", "trial", {})
     tracker.attach(run, [tmp_path / "not there"])
-    with pytest.raises(StorageError, match="cannot be written .*not there"):
+    with pytest.raises(StorageError, match=r"cannot be written .*not there"):
         tracker.flush()
 
 

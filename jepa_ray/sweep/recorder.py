@@ -48,9 +48,9 @@ class Recorder(Callback):
             if record.status is not Status.RUNNING:
                 self._close(record)
 
-    def run_ids(self) -> dict[int, str]:
-        """The MLflow run of every trial, by number, once everything is written."""
-        self._tracker.flush()
+    def run_ids(self, seconds: float | None = None) -> dict[int, str]:
+        """The MLflow run of every trial, by number, once everything is written; `StorageError` if it takes longer."""
+        self._tracker.flush(seconds)
         known = self._tracker.known_runs(f"{self._sweep_id}/")
         return {int(run.key.rpartition("/")[2]): run.id for run in known}
 

@@ -40,6 +40,7 @@ from jepa_ray.tracking import Run, Tracker
 from jepa_ray.train.cluster import Session, ray_session
 from jepa_ray.train.run import check_trainable
 
+PATIENCE_S = 10.0  # for a tracking server, when a session is told to end
 GROWING = ("search.num_trials",)  # what may be raised in a sweep that has begun, or is finished
 
 
@@ -104,7 +105,26 @@ class _Sweep:
             if study.records():
                 recorder.catch_up()
             self._tune(study, searcher, recorder, plans.groups)
-        return self._conclude(study, searcher.exhausted, tracker, parent, recorder.run_ids())
+        if not searcher.exhausted or any(record.status is Status.RUNNING for record in study.records()):
+            self._pause(study, recorder)
+        return self._conclude(study, tracker, parent, recorder.run_ids())
+
+    def _pause(self, study: Study, recorder: Recorder) -> None:
+        """Leave what there is so far. A tracking server that is gone holds nobody up: the next session catches up."""
+        runs: dict[int, str] = {}
+        with contextlib.suppress(StorageError):
+            runs = recorder.run_ids(PATIENCE_S)
+        done = self._write_results(study, runs)[0]
+        raise Interrupted(f"interrupted with {len(done)} trials done; the same command continues")
+
+    def _write_results(self, study: Study, runs: dict[int, str]) -> tuple[list[TrialRecord], list[Path]]:
+        """The ranking, and the files that show it."""
+        ranking, folder = results.ranking(study), self.folder.path
+        written = [folder / "spec.yaml", results.write_leaderboard(study, runs, folder)]
+        best = next((r for r in ranking if r.status in results.RANKED), None)
+        if best:
+            written += results.write_best(study, best, checkpoint_path(folder, best.number), folder)
+        return ranking, written
 
     def _greet(self, session: Session, tracker: Tracker, plans: Plan) -> None:
         say = self.console.print
@@ -142,22 +162,11 @@ class _Sweep:
                 trial_dirname_creator=lambda trial: trial_name(trial.config["number"]),
             )
 
-    def _conclude(
-        self, study: Study, exhausted: bool, tracker: Tracker, parent: Run, runs: dict[int, str]
-    ) -> pd.DataFrame:
-        over = exhausted and all(record.status is not Status.RUNNING for record in study.records())
-        if over:
-            self._finals(study, runs, tracker)
-        ranking = results.ranking(study)
-        written = [self.folder.path / "spec.yaml", results.write_leaderboard(study, runs, self.folder.path)]
-        best = next((r for r in ranking if r.status in results.RANKED), None)
-        if best:
-            written += results.write_best(study, best, checkpoint_path(self.folder.path, best.number), self.folder.path)
-        tracker.flush()
-        if not over:
-            raise Interrupted(f"interrupted with {len(ranking)} trials done; the same command continues")
+    def _conclude(self, study: Study, tracker: Tracker, parent: Run, runs: dict[int, str]) -> pd.DataFrame:
+        self._finals(study, runs, tracker)
+        ranking, written = self._write_results(study, runs)
         self._rank_in_mlflow(ranking, runs, tracker, parent, written)
-        if best is None:
+        if not ranking or ranking[0].status not in results.RANKED:
             raise TrialError(f"every trial failed; the first one: {ranking[0].error if ranking else 'none ran'}")
         for leftover in ("groups", "tune"):
             shutil.rmtree(self.folder.path / leftover, ignore_errors=True)
