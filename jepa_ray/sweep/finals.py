@@ -7,9 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from jepa_ray.plan.success import PlanningResult, plan_success
-from jepa_ray.sweep import results
+from jepa_ray.sweep import checkpoint_path, results
 from jepa_ray.sweep.study import Finals, Study, TrialRecord
-from jepa_ray.sweep.trial import checkpoint_path
 from jepa_ray.tracking import Tracker
 from jepa_ray.train.checkpoint import best_model, from_bytes, rebuild
 

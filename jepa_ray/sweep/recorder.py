@@ -11,6 +11,7 @@ from ray.tune.experiment import Trial
 from jepa_ray.config import METRICS
 from jepa_ray.errors import GroupStartError, StorageError
 from jepa_ray.sweep import trial_name
+from jepa_ray.sweep.checkpoints import Shelf
 from jepa_ray.sweep.study import Status, Study, TrialRecord
 from jepa_ray.sweep.view import SweepView, describe
 from jepa_ray.tracking import Run, Tracker
@@ -23,8 +24,10 @@ class Recorder(Callback):
     written, `GroupStartError` when a group cannot be started before anything was trained.
     """
 
-    def __init__(self, study: Study, tracker: Tracker, sweep_id: str, parent: Run, view: SweepView) -> None:
-        self._study, self._tracker, self._view = study, tracker, view
+    def __init__(
+        self, study: Study, tracker: Tracker, sweep_id: str, parent: Run, view: SweepView, shelf: Shelf
+    ) -> None:
+        self._study, self._tracker, self._view, self._shelf = study, tracker, view, shelf
         self._sweep_id, self._parent = sweep_id, parent
         self._runs: dict[int, Run] = {}  # by trial number
         ended = [study.best_value(r) for r in study.records() if r.status is not Status.RUNNING]
@@ -120,6 +123,7 @@ class Recorder(Callback):
     def _end(self, number: int, *, failed: bool = False) -> None:
         record = self._study.finish(number, failed=failed)
         self._close(record)
+        self._shelf.ended(record)
         self._view.trial_ended(record)
         self._log_best(self._study.best_value(record))
 

@@ -18,6 +18,7 @@ from jepa_ray.sweep import space
 from jepa_ray.sweep.study import Status, Study, TrialRecord
 from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
 
+Place = tuple[int, float]
 RANKED = (Status.COMPLETE, Status.PRUNED)
 
 
@@ -59,19 +60,23 @@ def ranking(study: Study, *, by_finals: bool = True, by_repeats: bool = True) ->
 
     Before them those that were repeated, by their mean; before them all those that were planned with, by success.
     """
-    order = [*RANKED, Status.FAILED]
-    sign = -1 if study.spec.objective.mode == "max" else 1
     repeated = means(study) if by_repeats else {}
 
-    def place(record: TrialRecord) -> tuple[float, bool, int, float, int]:
+    def overall(record: TrialRecord) -> tuple[float, bool, Place, int]:
         mean = repeated.get(record.number)
-        value = mean.mean if mean else study.best_value(record)
         success = record.finals.plan_success if by_finals and record.finals else -1.0
-        worth = float("inf") if value is None else sign * value
-        return -success, mean is None, order.index(record.status), worth, record.number
+        return -success, mean is None, place(study, record, mean.mean if mean else None), record.number
 
     over = [r for r in study.records() if r.status is not Status.RUNNING and r.repeat_of is None]
-    return sorted(over, key=place)
+    return sorted(over, key=overall)
+
+
+def place(study: Study, record: TrialRecord, value: float | None = None) -> Place:
+    """What an ended trial is ranked by, smallest first: its status, and its best value, or the one given instead."""
+    value = study.best_value(record) if value is None else value
+    sign = -1 if study.spec.objective.mode == "max" else 1
+    order = [*RANKED, Status.FAILED]
+    return order.index(record.status), math.inf if value is None else sign * value
 
 
 def leaderboard(study: Study, runs: Mapping[int, str]) -> pd.DataFrame:

@@ -26,7 +26,8 @@ from jepa_ray.config import SweepConfig, dump_yaml
 from jepa_ray.errors import Interrupted, JepaRayError, StorageError, TrialError
 from jepa_ray.files import RunFolder, remove_partial_files
 from jepa_ray.machine import Machine
-from jepa_ray.sweep import results, trial_name
+from jepa_ray.sweep import checkpoint_path, results, trial_name
+from jepa_ray.sweep.checkpoints import Shelf
 from jepa_ray.sweep.finals import hold_finals
 from jepa_ray.sweep.plan import Plan, plan
 from jepa_ray.sweep.recorder import Recorder
@@ -34,7 +35,7 @@ from jepa_ray.sweep.scheduler import TuneScheduler
 from jepa_ray.sweep.search import TuneSearcher
 from jepa_ray.sweep.stopping import make_rule
 from jepa_ray.sweep.study import Status, Study, TrialRecord
-from jepa_ray.sweep.trial import SweepTrial, checkpoint_path, trainable
+from jepa_ray.sweep.trial import SweepTrial, trainable
 from jepa_ray.sweep.view import SweepView, clock
 from jepa_ray.tracking import Run, Tracker
 from jepa_ray.train.cluster import Session, ray_session
@@ -101,7 +102,7 @@ class _Sweep:
         done = [record for record in study.records() if record.status is not Status.RUNNING]
         searcher = TuneSearcher(study)
         with SweepView(spec, plans, self.console, done) as view:
-            recorder = Recorder(study, tracker, folder.id, parent, view)
+            recorder = Recorder(study, tracker, folder.id, parent, view, Shelf(study, folder.path))
             if study.records():
                 recorder.catch_up()
             self._tune(study, searcher, recorder, plans.groups)

@@ -16,7 +16,7 @@ from ray.tune import PlacementGroupFactory, Trainable
 from jepa_ray.config import SweepConfig
 from jepa_ray.errors import ConfigError, GroupDiedError, StorageError, TrialError
 from jepa_ray.files import write_atomically
-from jepa_ray.sweep import trial_name
+from jepa_ray.sweep import checkpoint_path
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
 
 
@@ -109,8 +109,3 @@ class SweepTrial(Trainable):
 def trainable(spec: SweepConfig, folder: Path) -> type[SweepTrial]:
     """The Trainable class of one sweep, in its output folder."""
     return type("SweepTrial", (SweepTrial,), {"spec": spec, "folder": folder})
-
-
-def checkpoint_path(folder: Path, number: int) -> Path:
-    """Where a trial's training checkpoint lies: of its last epoch, with the weights of its best one."""
-    return folder / "checkpoints" / f"{trial_name(number)}.pt"

@@ -6,7 +6,9 @@ import optuna
 import pytest
 
 from jepa_ray.config import SweepConfig
-from jepa_ray.sweep import results
+from jepa_ray.files import write_atomically
+from jepa_ray.sweep import checkpoint_path, results
+from jepa_ray.sweep.checkpoints import Shelf
 from jepa_ray.sweep.search import Search
 from jepa_ray.sweep.study import Status, Study
 
@@ -138,3 +140,16 @@ class TestLeaderboard:
                 books.report(number, epoch, {"epoch_s": 1.0, "val_loss": loss}, last=epoch == 2)
             books.finish(number)
         assert results.leaderboard(books, {})["objective"].tolist() == [0.2, 0.3]
+
+
+def test_checkpoints_of_the_best_stay_and_the_worst_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jepa_ray.sweep.checkpoints.KEPT", 2)
+    books = study(tmp_path, trials=5)
+    for number in range(5):
+        write_atomically(checkpoint_path(tmp_path, number), b"weights")
+    shelf = Shelf(books, tmp_path)
+    for number, values, last in [(0, [0.2], True), (1, [0.9], False), (2, [0.5], True), (3, [0.4], True)]:
+        train(books, number, values, last=last)
+        shelf.ended(books.record(number))
+    # the three best of those that ended (finalists: 3), complete ones first; the fifth is still training
+    assert {p.stem for p in (tmp_path / "checkpoints").iterdir()} == {f"trial_0000{n}" for n in (0, 2, 3, 4)}
