@@ -115,7 +115,7 @@ class Study:
     def strike(self, number: int) -> None:
         """Take a trial off the books: it was never trained."""
         self._storage.set_trial_user_attr(self._id(number), "replaced", True)
-        self.optuna.tell(number, state=TrialState.FAIL)
+        self._storage.set_trial_state_values(self._id(number), TrialState.FAIL)  # tell takes no queued trial
 
     def report(self, number: int, epoch: int, metrics: Mapping[str, float], *, last: bool) -> bool:
         """Record an epoch, and whether it was the trial's last. False if it was known: then nothing changes."""

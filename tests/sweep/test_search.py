@@ -4,6 +4,7 @@ import optuna
 import pytest
 
 from jepa_ray.config import SweepConfig
+from jepa_ray.sweep import space
 from jepa_ray.sweep.search import Search, Suggestion, TuneSearcher
 from jepa_ray.sweep.study import Study
 
@@ -11,12 +12,12 @@ EPOCH = {"epoch_s": 2.0, "val_loss": 0.1}
 SPACE = {"training.ema_decay": [0.9, 0.99], "model.transition_depth": [1, 2, 3]}
 
 
-def spec(space: object = SPACE, **search: object) -> SweepConfig:
+def spec(swept: object = SPACE, **search: object) -> SweepConfig:
     return SweepConfig.model_validate(
         {
             "name": "unit",
             "base": {"data": {"builtin": "two_rooms"}},
-            "space": space,
+            "space": swept,
             "search": {"num_trials": 100, **search},
         }
     )
@@ -115,7 +116,7 @@ def test_a_repeat_that_was_not_replaced_in_time_is_struck_off(tmp_path: Path) ->
     first = Search(study).ask()
     assert first
     study.optuna.enqueue_trial(study.record(first.number).params)
-    study.optuna.ask(Search(study)._distributions)
+    study.optuna.ask(space.distributions(config.space))
     assert len(study.records()) == 2
     assert [record.number for record in books(config, tmp_path).records()] == [first.number]
 
