@@ -6,8 +6,10 @@ comes out through `decode`. A point has no value for a key whose condition does 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import operator
 import random
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -67,19 +69,23 @@ def encode(space: Space, params: Params) -> Params:
     return {key: _label(dimensions.resolve(space[key], value)) for key, value in params.items()}
 
 
-def base_point(spec: SweepConfig) -> Params | None:
-    """The base config's own values, in Optuna's parameters; None if the space lacks one of them."""
-    base, point = spec.trial_config({}).to_dict(), Params()
-    for key in dimensions.ordered(spec.space):
-        value: Any = base
-        for part in key.split("."):
-            value = value[part]
-        if active(spec.space[key], point):
-            try:
-                point |= encode(spec.space, {key: value})
-            except ValueError:
-                return None
+def project(space: Space, values: Params) -> Params | None:
+    """The point at which a config has these values, and maybe others; None if there is none in the space."""
+    point: Params = {}
+    try:
+        for key in dimensions.ordered(space):
+            if active(space[key], point):
+                point |= encode(space, {key: values[key]})
+    except (KeyError, ValueError):
+        return None
     return point
+
+
+def base_point(spec: SweepConfig) -> Params | None:
+    """The point of the base config's own values; None if they are not in the space."""
+    base = spec.trial_config({}).to_dict()
+    values = {key: functools.reduce(operator.getitem, key.split("."), base) for key in spec.space}
+    return project(spec.space, values)
 
 
 def _rounded(value: Any) -> Any:
