@@ -39,7 +39,7 @@ def _print_plan(config: SweepConfig, output: Path) -> None:
     from jepa_ray.sweep.warm_start import read_lessons
 
     machine = Machine.local()
-    planned = plan(config, machine)
+    planned, lessons = plan(config, machine), read_lessons(config, output / "sweeps" / config.name)
     resources = config.resources
     points = "infinitely many" if planned.points is None else planned.points
     objectives = ", ".join(f"{objective.mode} {objective.metric}" for objective in config.objectives)
@@ -52,7 +52,7 @@ def _print_plan(config: SweepConfig, output: Path) -> None:
         print("tried first: the base config's own values")
     if config.search.enqueue:
         print(f"tried first: {len(config.search.enqueue)} enqueued configurations")
-    for lesson in read_lessons(config, output / "sweeps" / config.name):
+    for lesson in lessons:
         print(lesson)
     print(f"trials: {planned.trials}, at most {planned.max_epochs} epochs each, rungs at {planned.rungs or 'none'}")
     print(f"epochs in the worst case: {planned.worst_case_epochs}")
