@@ -7,6 +7,7 @@ Configs are checked once, here, and trusted afterwards. This module imports neit
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ from pydantic import (
     model_validator,
 )
 
+from jepa_ray import dimensions
+from jepa_ray.dimensions import Dimension, Range
 from jepa_ray.errors import ConfigError
 
 Mode = Literal["min", "max"]
@@ -314,46 +317,40 @@ class TrainConfig(_Section):
 # --------------------------------------------------------------------------------------- a sweep
 
 
-class Range(_Section):
-    """A numeric dimension: `{low, high}` plus `log` or `step`; `int: true` for whole numbers."""
-
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = Field(None, gt=0)
-    integer: bool = Field(False, alias="int")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not self.low < self.high:
-            raise ValueError(f"low is {self.low}, but must be below high ({self.high})")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low is {self.low}, but a log range must start above 0")
-        if self.integer and any(v is not None and v != int(v) for v in (self.low, self.high, self.step)):
-            raise ValueError(f"int is true, but low {self.low:g}, high {self.high:g} and step must be whole numbers")
-        if self.log and self.step is not None:
-            raise ValueError("log and step cannot be combined")
-        return self
-
-    def ends(self) -> tuple[float, float] | tuple[int, int]:
-        """(low, high), as ints for an integer range."""
-        return (int(self.low), int(self.high)) if self.integer else (self.low, self.high)
-
-
-Dimension = Annotated[
-    Annotated[Range, Tag("range")] | Annotated[list[Any], Field(min_length=1), Tag("choices")],
-    Discriminator(lambda value: "range" if isinstance(value, (dict, Range)) else "choices"),
-]
-
-
 class SearchConfig(_Section):
     """Section `search`: what to try next, and how often."""
 
-    algorithm: Literal["tpe", "random", "grid"] = Field("tpe", description="Optuna sampler.")
+    algorithm: Literal["tpe", "random", "grid", "qmc", "cma-es", "gp", "nsga-ii"] = Field(
+        "tpe",
+        description="Optuna sampler. tpe: for every space; random; grid: every point in order; qmc: an even cover"
+        " (Sobol); cma-es: for two ranges or more, choices are drawn at random; gp: a Gaussian process, for few and"
+        " dear trials; nsga-ii: a genetic algorithm, for several objectives.",
+    )
     num_trials: int = Field(81, ge=1, description="Configurations to try; a finite space ends the sweep earlier.")
     seed: int = Field(0, ge=0, description="Seed of the sampler.")
     repeats: int = Field(1, ge=1, description="Runs of each finalist, each with a seed of its own; 1: no repeats.")
     finalists: int = Field(3, ge=1, description="Complete trials, the best ones, that are repeated.")
+    enqueue_base: bool = Field(
+        True, description="Try the base config's own values before anything else, where the space has them."
+    )
+    enqueue: list[Annotated[dict[str, Any], Field(min_length=1)]] = Field(
+        [],
+        description="Configurations to try next, in order: dotted key -> value; missing keys are the sampler's choice.",
+    )
+    warm_start: list[Path] = Field(
+        [],
+        description="Folders of earlier sweeps of the same objective, whose trials the sampler (tpe, gp) learns from;"
+        " relative to the working directory.",
+    )
+
+    @model_validator(mode="after")
+    def _queue_fits(self) -> Self:
+        if len(self.enqueue) > self.num_trials:
+            raise ValueError(
+                f"enqueue has {len(self.enqueue)} configurations, but num_trials is {self.num_trials}: not all would"
+                " be tried"
+            )
+        return self
 
 
 class EarlyStopping(_Section):
@@ -468,13 +465,24 @@ class EvaluationConfig(_Section):
     planning: PlanningConfig = PlanningConfig()
 
 
+Goal = Annotated[
+    Annotated[Objective, Tag("one")] | Annotated[tuple[Objective, ...], Field(min_length=1), Tag("several")],
+    Discriminator(lambda value: "several" if isinstance(value, (list, tuple)) else "one"),
+]
+_TAGS = (*dimensions.TAGS, "one", "several")
+
+
 class SweepConfig(_Section):
     """A sweep: a base run, the space around it, and the budget to search it with."""
 
     name: Name
     base: TrainConfig
-    space: dict[str, Dimension] = Field(min_length=1, description="Dotted key -> list of choices, or a range.")
-    objective: Objective = Objective()
+    space: dict[str, Dimension] = Field(
+        min_length=1, description="Dotted key -> list of choices, or a range; as a mapping it may have a condition."
+    )
+    goal: Goal = Field(
+        Objective(), alias="objective", description="What decides; of a list the first one, the others are trade-offs."
+    )
     search: SearchConfig = SearchConfig()
     early_stopping: EarlyStopping = EarlyStopping()
     resources: Resources = Resources()
@@ -490,22 +498,60 @@ class SweepConfig(_Section):
             )
         return self
 
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """All objectives; the sampler is told of every one."""
+        return (self.goal,) if isinstance(self.goal, Objective) else self.goal
+
+    @property
+    def objective(self) -> Objective:
+        """The first objective: it ranks, stops, and chooses a trial's best epoch."""
+        return self.objectives[0]
+
+    @model_validator(mode="after")
+    def _objectives_differ(self) -> Self:
+        metrics = [objective.metric for objective in self.objectives]
+        if twice := [metric for i, metric in enumerate(metrics) if metric in metrics[:i]]:
+            raise ValueError(f"objective names {twice[0]} twice")
+        return self
+
     @model_validator(mode="after")
     def _space_fits_base(self) -> Self:
+        dimensions.check_conditions(self.space)
         for key, dimension in self.space.items():
             if owner := _SET_BY_SPEC.get(key):
                 raise ValueError(f"space.{key} cannot be swept: the spec's {owner} sets it")
-            ends = dimension.ends() if isinstance(dimension, Range) else dimension
-            for value in ends:
-                try:
-                    config = self.trial_config({key: value})
-                except ConfigError as error:
-                    raise ValueError(f"space.{key}: {error}") from None
+            values = dimensions.samples(dimension)
+            for value, context in itertools.product(values, dimensions.contexts(self.space, key)):
+                config = self._checked({**context, key: value}, f"space.{key}")
                 if isinstance(_lookup(config, key), BaseModel):
                     raise ValueError(f"space.{key} is a whole section: sweep one of its keys")
-            if twice := [value for i, value in enumerate(ends) if value in ends[:i]]:
+            if twice := [value for i, value in enumerate(values) if value in values[:i]]:
                 raise ValueError(f"space.{key} names {twice[0]} twice")
         return self
+
+    @model_validator(mode="after")
+    def _enqueued_fit_space(self) -> Self:
+        for i, wanted in enumerate(self.search.enqueue):
+            place = f"search.enqueue.{i}"
+            for key, value in wanted.items():
+                if key not in self.space:
+                    raise ValueError(f"{place} names {key}, but must name swept keys: {', '.join(self.space)}")
+                try:
+                    dimensions.resolve(self.space[key], value)
+                except ValueError as error:
+                    raise ValueError(f"{place}.{key} {error}") from None
+                for parent, allowed in dimensions.conditions(self.space[key]).items():
+                    if wanted.get(parent) not in allowed:
+                        raise ValueError(f"{place} names {key}, which exists only where {parent} is one of {allowed}")
+            self._checked(wanted, place)
+        return self
+
+    def _checked(self, overrides: Mapping[str, Any], place: str) -> TrainConfig:
+        try:
+            return self.trial_config(overrides)
+        except ConfigError as error:
+            raise ValueError(f"{place}: {error}") from None
 
     def trial_config(self, overrides: Mapping[str, Any]) -> TrainConfig:
         """The train config of one trial: base, this spec's budget and resources, then `overrides`."""
@@ -662,7 +708,7 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     """The first problem in one line: key, value, rule; and how many more there are."""
     problems = error.errors(include_url=False)
     first, rest = problems[0], len({p["loc"] for p in problems}) - 1
-    loc = tuple(part for i, part in enumerate(first["loc"]) if not (i == 2 and part in ("range", "choices")))
+    loc = tuple(part for i, part in enumerate(first["loc"]) if not (i in (1, 2) and part in _TAGS))
     key = ".".join(str(part) for part in loc)
     if first["type"] == "extra_forbidden":
         text = f"unknown key {key}{_nearest(model, loc)}"
@@ -680,10 +726,17 @@ def _nearest(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
     """Suggest the known key most like the last part of `loc`."""
     in_range = model is SweepConfig and loc[0] == "space" and len(loc) == 3
     node: Any = Range if in_range else model
-    for part in () if in_range else loc[:-1]:
-        field = getattr(node, "model_fields", {}).get(part)
-        node = field.annotation if field else None
+    for part in () if in_range else (part for part in loc[:-1] if isinstance(part, str)):
+        known = {field.alias or name: field for name, field in getattr(node, "model_fields", {}).items()}
+        node = _first_model(known[part].annotation) if part in known else None
     fields = getattr(node, "model_fields", {})
     names = [field.alias or name for name, field in fields.items()]
     close = difflib.get_close_matches(str(loc[-1]), names, n=1, cutoff=0.0)
     return f": did you mean {'.'.join(map(str, (*loc[:-1], close[0])))}?" if close else ""
+
+
+def _first_model(annotation: Any) -> Any:
+    """The model that an annotation is, or the first one inside it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _first_model(part))), None)

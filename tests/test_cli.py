@@ -304,6 +304,41 @@ def test_dry_run_takes_set(run: Run, tmp_path: Path) -> None:
     assert "trials: 5, at most 9 epochs each, rungs at none" in done.stdout
 
 
+SEARCHED = """
+name: searched
+base: {data: {builtin: two_rooms}, model: {vit: {depth: 2}}}
+space:
+  model.encoder_type: [vit, mlp]
+  model.vit.depth: {choices: [1, 2, 4], when: {model.encoder_type: vit}}
+  training.ema_decay: [0.99, 0.995]
+objective: [{metric: val_rollout_mrr}, {metric: epoch_s}]
+search: {enqueue: [{model.encoder_type: mlp}, {training.ema_decay: 0.99}]}
+"""
+
+
+def test_dry_run_shows_conditions_objectives_and_what_is_tried_first(run: Run, tmp_path: Path) -> None:
+    spec = write(tmp_path / "s.yaml", SEARCHED)
+    done = run("-c", MODULES, "jepa_ray.sweep", spec, "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "IMPORTED"
+    assert "sweep searched: tpe search, max val_rollout_mrr, min epoch_s" in lines
+    assert "space: 8 points" in lines
+    assert "    when:" in lines
+    assert "      model.encoder_type: [vit]" in lines
+    assert "tried first: the base config's own values" in lines
+    assert "tried first: 2 enqueued configurations" in lines
+    assert any(line.startswith("trials: 8,") for line in lines)
+    without = run("-m", "jepa_ray.sweep", spec, "--dry-run", "--set", "base.model.vit.depth=3").stdout
+    assert "the base config's" not in without
+
+
+def test_dry_run_refuses_what_cannot_be_searched_or_learned_from(run: Run, tmp_path: Path, out: Path) -> None:
+    command = ["-m", "jepa_ray.sweep", write(tmp_path / "s.yaml", SEARCHED), "--dry-run", "--output", str(out)]
+    assert_refused(run(*command, "--set", "search.algorithm=gp"), out, "model.vit.depth has a condition: use tpe")
+    assert_refused(run(*command, "--set", "search.warm_start=[nowhere]"), out, "nowhere is no folder of a sweep")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_sweep_passes_its_dry_run(run: Run, path: Path) -> None:
     done = run("-m", "jepa_ray.sweep", str(path), "--dry-run")

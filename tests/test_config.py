@@ -484,6 +484,144 @@ def test_better_follows_the_mode() -> None:
     assert not smaller.better(2.0, 1.0)
 
 
+# ------------------------------------------------------- conditions, objectives, what is tried first
+
+VIT = "model.encoder_type: [vit, mlp], model.vit.depth: "
+
+
+@pytest.mark.parametrize(
+    ("dimension", "when"),
+    [
+        ("{choices: [1, 2], when: {model.encoder_type: vit}}", {"model.encoder_type": ["vit"]}),
+        ("{choices: [1, 2], when: {model.encoder_type: [vit, mlp]}}", {"model.encoder_type": ["vit", "mlp"]}),
+        ("{low: 1, high: 4, int: true, when: {model.encoder_type: vit}}", {"model.encoder_type": ["vit"]}),
+        ("{choices: [1, 2]}", {}),
+    ],
+)
+def test_condition_is_a_value_or_a_list_of_values(tmp_path: Path, dimension: str, when: dict[str, list[Any]]) -> None:
+    spec = load_sweep_config(write_spec(tmp_path, f"{{{VIT}{dimension}}}"))
+    assert spec.space["model.vit.depth"].when == when  # type: ignore[union-attr]
+    assert spec.space["model.encoder_type"] == ["vit", "mlp"]
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(dump_yaml(spec.to_dict()))
+    assert load_sweep_config(saved) == spec
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        (
+            VIT + "{choices: [1], when: {model.encoder: vit}}",
+            "space.model.vit.depth.when names model.encoder, but must name another swept key: model.encoder_type, ",
+        ),
+        (
+            VIT + "{choices: [1], when: {model.encoder_type: cnn}}",
+            "space.model.vit.depth.when: model.encoder_type is cnn, but must be one of ['vit', 'mlp']",
+        ),
+        (VIT + "{choices: [1], when: {model.encoder_type: []}}", "space.model.vit.depth.when.model.encoder_type is []"),
+        (VIT + "{choices: [1, 2], when: vit}", "space.model.vit.depth.when is 'vit', but"),
+        (VIT + "{choices: [1, 2], wen: {}}", "unknown key space.model.vit.depth.wen: did you mean"),
+        (VIT + "{choices: [0], when: {model.encoder_type: vit}}", "space.model.vit.depth: "),
+        (VIT + "{choices: [1, 1], when: {model.encoder_type: vit}}", "space.model.vit.depth names 1 twice"),
+        (
+            "model.transition_depth: {low: 1, high: 4, int: true}, "
+            "training.patience: {choices: [1], when: {model.transition_depth: 5}}",
+            "model.transition_depth is 5, but must be a whole number from 1 to 4",
+        ),
+        (
+            "training.learning_rate: {low: 0.1, high: 0.2}, "
+            "training.patience: {choices: [1], when: {training.learning_rate: 0.1}}",
+            "names training.learning_rate, a continuous range",
+        ),
+        (
+            "model.vit.depth: {choices: [1], when: {model.vit.heads: 1}}, "
+            "model.vit.heads: {choices: [1], when: {model.vit.depth: 1}}",
+            "go in a circle",
+        ),
+        ("model.vit.depth: {choices: [1], when: {model.vit.depth: 1}}", "the conditions of model.vit.depth go in a"),
+        (
+            VIT + "{choices: [1], when: {model.encoder_type: vit}}, "
+            "model.vit.heads: {choices: [1], when: {model.vit.depth: 1, model.encoder_type: mlp}}",
+            "space.model.vit.heads never exists: its conditions contradict each other",
+        ),
+    ],
+)
+def test_condition_that_means_nothing_is_refused(tmp_path: Path, space: str, says: str) -> None:
+    assert says in spec_rejected(write_spec(tmp_path, f"{{{space}}}"))
+
+
+def test_conditional_choice_is_checked_where_it_exists(tmp_path: Path) -> None:
+    """Three heads do not divide a token width of 128; of an MLP nothing is asked."""
+    heads = "{choices: [3], when: {model.encoder_type: %s}}"
+    space = "{model.encoder_type: [vit, mlp], model.vit.heads: " + heads + "}"
+    base = "{data: {builtin: two_rooms}, model: {encoder_type: cnn}}"
+    assert "vit.heads is 3" in spec_rejected(write_spec(tmp_path, space % "vit", base=base))
+    assert load_sweep_config(write_spec(tmp_path, space % "mlp", base=base))
+
+
+def test_objective_may_be_a_list_of_which_the_first_decides(tmp_path: Path) -> None:
+    more = "objective: [{metric: val_rollout_mrr}, {metric: epoch_s}]"
+    spec = load_sweep_config(write_spec(tmp_path, "{training.ema_decay: [0.9]}", more))
+    assert spec.objective == Objective()
+    assert spec.objectives == (Objective(), Objective(metric="epoch_s", mode="min"))
+    assert spec.trial_config({}).experiment.objective == Objective()
+    again = tmp_path / "again.yaml"
+    again.write_text(dump_yaml(spec.to_dict()))
+    assert load_sweep_config(again) == spec
+
+
+def test_single_objective_is_saved_as_a_mapping(tmp_path: Path) -> None:
+    spec = load_sweep_config(write_spec(tmp_path, "{training.ema_decay: [0.9]}", "objective: {metric: val_loss}"))
+    assert spec.to_dict()["objective"] == {"metric": "val_loss", "mode": "min"}
+    assert spec.objectives == (spec.objective,)
+
+
+@pytest.mark.parametrize(
+    ("objective", "says"),
+    [
+        ("[]", "objective is [], but"),
+        ("[{metric: val_loss}, {metric: val_loss, mode: max}]", "objective names val_loss twice"),
+        ("[{metric: val_loss}, {metric: val_los}]", "objective.1.metric is 'val_los', but"),
+        ("{metric: val_los}", "objective.metric is 'val_los', but"),
+        ("{metrik: val_loss}", "unknown key objective.metrik: did you mean objective.metric?"),
+        ("[{metric: val_loss}, {metric: val_mrr_chance}]", "objective.1.metric: val_mrr_chance is the chance level"),
+        ("3", "objective is 3, but"),
+    ],
+)
+def test_impossible_objective_is_refused(tmp_path: Path, objective: str, says: str) -> None:
+    assert says in spec_rejected(write_spec(tmp_path, "{training.ema_decay: [0.9]}", f"objective: {objective}"))
+
+
+@pytest.mark.parametrize(
+    ("enqueue", "says"),
+    [
+        ("[{training.ema: 0.9}]", "search.enqueue.0 names training.ema, but must name swept keys: model.encoder_type"),
+        (
+            "[{training.ema_decay: 0.9}, {training.ema_decay: 0.5}]",
+            "search.enqueue.1.training.ema_decay is 0.5, but must be one of [0.9, 0.99]",
+        ),
+        (
+            "[{training.learning_rate: 0.1}]",
+            "search.enqueue.0.training.learning_rate is 0.1, but must be a number from 1e-05 to 0.001",
+        ),
+        ("[{training.learning_rate: true}]", "search.enqueue.0.training.learning_rate is True"),
+        (
+            "[{model.vit.depth: 1}]",
+            "names model.vit.depth, which exists only where model.encoder_type is one of ['vit']",
+        ),
+        ("[{model.vit.depth: 1, model.encoder_type: mlp}]", "search.enqueue.0 names model.vit.depth, which exists"),
+        ("[{}]", "search.enqueue.0 is {}, but"),
+        ("[{training.ema_decay: 0.9}, {training.ema_decay: 0.99}]\n  num_trials: 1", "but num_trials is 1"),
+    ],
+)
+def test_enqueued_configuration_that_is_not_in_the_space_is_refused(tmp_path: Path, enqueue: str, says: str) -> None:
+    space = (
+        f"{{{VIT} {{choices: [1, 2], when: {{model.encoder_type: vit}}}}, training.ema_decay: [0.9, 0.99],"
+        " training.learning_rate: {low: 1.0e-5, high: 1.0e-3}}"
+    )
+    assert says in spec_rejected(write_spec(tmp_path, space, f"search:\n  enqueue: {enqueue}"))
+
+
 # --------------------------------------------------------------------------------- saved and loaded
 
 
@@ -564,3 +702,11 @@ def test_setting_is_read_somewhere(key: str, name: str, read_in_package: set[str
 @pytest.mark.parametrize(("key", "field"), [(key, field) for key, _, field in leaves(TrainConfig)])
 def test_train_setting_is_described(key: str, field: Any) -> None:
     assert field.description or key == "experiment.name", f"{key} has no description"
+
+
+@pytest.mark.parametrize(
+    ("key", "field"),
+    [(key, field) for key, _, field in leaves(SweepConfig) if key.split(".")[0] in ("space", "search", "goal")],
+)
+def test_search_setting_is_described(key: str, field: Any) -> None:
+    assert field.description, f"{key} has no description"

@@ -25,26 +25,35 @@ def sweep(
     """Run a hyperparameter sweep; the same command resumes an unfinished one and shows a finished one."""
     config = load_sweep_config(spec, sets or ())
     if dry_run:
-        _print_plan(config)
+        _print_plan(config, output)
         return
     from jepa_ray.sweep.run import run_sweep
 
     run_sweep(config, output, cli.console(), fresh=fresh, address=address)
 
 
-def _print_plan(config: SweepConfig) -> None:
+def _print_plan(config: SweepConfig, output: Path) -> None:
     from jepa_ray.machine import Machine
+    from jepa_ray.sweep import space
     from jepa_ray.sweep.plan import plan
+    from jepa_ray.sweep.warm_start import read_lessons
 
     machine = Machine.local()
-    planned = plan(config, machine)
+    planned, lessons = plan(config, machine), read_lessons(config, output / "sweeps" / config.name)
     resources = config.resources
     points = "infinitely many" if planned.points is None else planned.points
-    print(f"sweep {config.name}: {config.search.algorithm} search, {config.objective.mode} {config.objective.metric}")
+    objectives = ", ".join(f"{objective.mode} {objective.metric}" for objective in config.objectives)
+    print(f"sweep {config.name}: {config.search.algorithm} search, {objectives}")
     if config.objective.warning:
         print(f"warning: {config.objective.warning}")
     print(f"space: {points} points")
     print("".join(f"  {line}\n" for line in dump_yaml(config.to_dict()["space"]).splitlines()), end="")
+    if config.search.enqueue_base and space.base_point(config):
+        print("tried first: the base config's own values")
+    if config.search.enqueue:
+        print(f"tried first: {len(config.search.enqueue)} enqueued configurations")
+    for lesson in lessons:
+        print(lesson)
     print(f"trials: {planned.trials}, at most {planned.max_epochs} epochs each, rungs at {planned.rungs or 'none'}")
     print(f"epochs in the worst case: {planned.worst_case_epochs}")
     print(

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from jepa_ray import dimensions
 from jepa_ray.config import SweepConfig
+from jepa_ray.dimensions import Range
 from jepa_ray.errors import ConfigError
 from jepa_ray.machine import Machine
 from jepa_ray.sweep import space
+
+FOR_CONDITIONS = ("tpe", "random", "grid")  # the others draw a dimension that not every trial has at random
+LEARN_FROM_OTHERS = ("tpe", "gp")  # cma-es and nsga-ii learn only from trials that they suggested themselves
 
 TINY = 1e-9  # 5 x 0.2 GPUs are one GPU, whatever floats say
 
@@ -36,12 +41,9 @@ class Plan:
 
 
 def plan(spec: SweepConfig, machine: Machine) -> Plan:
-    """The plan of a sweep. Raises `ConfigError` for resources that can never fit."""
+    """The plan of a sweep. Raises `ConfigError` for resources that can never fit, and for what cannot be searched."""
     points = space.size(spec.space)
-    if spec.search.algorithm == "grid" and points is None:
-        raise ConfigError(
-            "search.algorithm is grid, but the space has a continuous dimension: give it a step or choices"
-        )
+    _check_search(spec, finite=points is not None)
     trials = min(spec.search.num_trials, points or spec.search.num_trials)
     return Plan(
         points=points,
@@ -51,6 +53,30 @@ def plan(spec: SweepConfig, machine: Machine) -> Plan:
         max_epochs=spec.early_stopping.max_epochs,
         groups=_groups(spec, machine),
     )
+
+
+def _check_search(spec: SweepConfig, *, finite: bool) -> None:
+    """Refuse a search that Optuna's sampler would do badly or not at all, mostly without a word."""
+    algorithm = spec.search.algorithm
+    at = f"search.algorithm is {algorithm}, but"
+    conditional = [key for key, dimension in spec.space.items() if dimensions.conditions(dimension)]
+    ranges = [key for key, dimension in spec.space.items() if isinstance(dimension, Range)]
+    if algorithm == "grid" and not finite:
+        raise ConfigError(f"{at} the space has a continuous dimension: give it a step or choices")
+    if conditional and algorithm not in FOR_CONDITIONS:
+        raise ConfigError(f"{at} {conditional[0]} has a condition: use {', '.join(FOR_CONDITIONS)}")
+    if algorithm == "cma-es" and len(ranges) < 2:
+        raise ConfigError(
+            f"{at} needs two ranges ({{low, high}}) or more, and the space has {len(ranges)}: write ranges"
+            " instead of choices, or use tpe"
+        )
+    if algorithm == "cma-es" and len(spec.objectives) > 1:
+        raise ConfigError(f"{at} takes one objective, not {len(spec.objectives)}: use nsga-ii or tpe")
+    if spec.search.warm_start and algorithm not in LEARN_FROM_OTHERS:
+        raise ConfigError(
+            f"search.warm_start is set, but {algorithm} learns nothing from other sweeps:"
+            f" use {', '.join(LEARN_FROM_OTHERS)}"
+        )
 
 
 def _groups(spec: SweepConfig, machine: Machine) -> int:

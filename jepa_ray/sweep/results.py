@@ -12,6 +12,7 @@ import pandas as pd
 from rich.table import Table
 from scipy import stats
 
+from jepa_ray import dimensions
 from jepa_ray.config import METRICS, SweepConfig, dump_yaml
 from jepa_ray.files import write_atomically
 from jepa_ray.sweep import space
@@ -80,8 +81,12 @@ def place(study: Study, record: TrialRecord, value: float | None = None) -> Plac
 
 
 def leaderboard(study: Study, runs: Mapping[int, str]) -> pd.DataFrame:
-    """One row a trial, best first; metrics are those of the trial's best epoch. `runs`: MLflow run by trial number."""
-    rows, repeated = [], means(study)
+    """One row a trial, best first; metrics are those of the trial's best epoch. `runs`: MLflow run by trial number.
+
+    With several objectives, `pareto` says of a complete trial whether no other one beats it.
+    """
+    spec, front, rows, repeated = study.spec, pareto_front(study), [], means(study)
+    several = len(spec.objectives) > 1
     for rank, record in enumerate(ranking(study), start=1):
         best = study.best_value(record)
         at_best = next((row for row in record.history if row[study.spec.objective.metric] == best), {})
@@ -92,6 +97,7 @@ def leaderboard(study: Study, runs: Mapping[int, str]) -> pd.DataFrame:
                 "status": str(record.status),
                 "epochs": len(record.history),
                 "objective": best,
+                **({"pareto": record.number in front if record.status is Status.COMPLETE else None} if several else {}),
                 **{key: record.params.get(key) for key in study.spec.space},
                 **{name: at_best.get(name) for name in METRICS},
                 "seconds": round(record.seconds, 3),
@@ -108,7 +114,8 @@ def leaderboard(study: Study, runs: Mapping[int, str]) -> pd.DataFrame:
         "status",
         "epochs",
         "objective",
-        *study.spec.space,
+        *(["pareto"] if several else []),
+        *spec.space,
         *METRICS,
         "seconds",
         "mlflow_run_id",
@@ -117,7 +124,25 @@ def leaderboard(study: Study, runs: Mapping[int, str]) -> pd.DataFrame:
         "plan_success",
         *([f"objective_{field.name}" for field in fields(Mean)] if study.spec.search.repeats > 1 else []),
     ]
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns)
+    for key in [key for key, dimension in spec.space.items() if dimensions.conditions(dimension)]:
+        frame[key] = pd.Series([row[key] for row in rows], dtype=object)  # as floats, 4 beside an empty cell were 4.0
+    return frame
+
+
+def pareto_front(study: Study) -> set[int]:
+    """Numbers of the complete trials that no other one beats: none is as good in every objective and better in one."""
+    signs = [1 if objective.mode == "max" else -1 for objective in study.spec.objectives]
+    gains = {
+        record.number: [sign * value for sign, value in zip(signs, study.values(record), strict=True)]
+        for record in study.records()
+        if record.status is Status.COMPLETE
+    }
+    return {number for number, gain in gains.items() if not any(_dominates(other, gain) for other in gains.values())}
+
+
+def _dominates(a: list[float], b: list[float]) -> bool:
+    return a != b and all(x >= y for x, y in zip(a, b, strict=True))
 
 
 def _fields(mean: Mean | None) -> dict[str, float]:
@@ -146,12 +171,14 @@ def table(frame: pd.DataFrame, spec: SweepConfig, top: int = 10) -> Table:
     """The head of the leaderboard, for a terminal."""
     shown = Table(title=f"{spec.name}: best {min(top, len(frame))} of {len(frame)} trials by {spec.objective.metric}")
     keys, planned = list(spec.space), bool(spec.evaluation.plan_top_k)
+    extra = [*[objective.metric for objective in spec.objectives[1:]], "pareto"] if len(spec.objectives) > 1 else []
     for name in [
         "rank",
         "trial",
         "status",
         "epochs",
         "objective",
+        *extra,
         *[key.rpartition(".")[2] for key in keys],
         "val_loss",
         "val_cosine",
@@ -161,7 +188,7 @@ def table(frame: pd.DataFrame, spec: SweepConfig, top: int = 10) -> Table:
         shown.add_column(name, justify="left" if name in ("trial", "status") else "right")
     for row in frame.head(top).to_dict("records"):
         shown_last = ["val_loss", "val_cosine", *(["plan_success"] if planned else []), "seconds"]
-        numbers = [row[name] for name in ("objective", *keys, *shown_last)]
+        numbers = [row[name] for name in ("objective", *extra, *keys, *shown_last)]
         shown.add_row(
             str(row["rank"]), row["trial_id"], row["status"], str(row["epochs"]), *[_short(v) for v in numbers]
         )
@@ -169,4 +196,6 @@ def table(frame: pd.DataFrame, spec: SweepConfig, top: int = 10) -> Table:
 
 
 def _short(value: object) -> str:
+    if value is None or value != value:  # NaN: an empty cell
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

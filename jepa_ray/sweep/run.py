@@ -37,6 +37,7 @@ from jepa_ray.sweep.stopping import make_rule
 from jepa_ray.sweep.study import Status, Study, TrialRecord
 from jepa_ray.sweep.trial import SweepTrial, trainable
 from jepa_ray.sweep.view import SweepView, clock
+from jepa_ray.sweep.warm_start import learn, read_lessons
 from jepa_ray.tracking import Run, Tracker
 from jepa_ray.train.cluster import Session, ray_session
 from jepa_ray.train.run import check_trainable
@@ -64,6 +65,8 @@ def run_sweep(
     machine = None if address else Machine.local()
     if machine:
         plan(spec, machine)  # what can never fit is refused before anything else happens
+    if fresh or not (folder.path / "optuna.db").exists():
+        read_lessons(spec, folder.path)  # later, when the folder is begun, it is too late to refuse them
     check_trainable(spec.trial_config({}), console)
     with folder.begin(dump_yaml(spec.to_dict()), fresh=fresh, growing=GROWING) as aside:
         if aside:
@@ -97,6 +100,8 @@ class _Sweep:
         plans = plan(spec, machine or Machine(session.cpus, session.gpus))
         study = Study.open(spec, folder.path / "optuna.db")
         self._greet(session, tracker, plans)
+        for lesson in learn(study, folder.path):
+            self.console.print(str(lesson), highlight=False, soft_wrap=True)
         space = {f"space.{key}": value for key, value in spec.to_dict()["space"].items()}
         parent = tracker.open_run(folder.id, spec.name, space, tags={"kind": "sweep"})
         done = [record for record in study.records() if record.status is not Status.RUNNING]

@@ -7,18 +7,21 @@ failed trials running; hence this one.
 from __future__ import annotations
 
 import dataclasses
-import warnings
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import Trial, TrialState
 from ray.tune.search import Searcher
 
 from jepa_ray.config import SweepConfig
+from jepa_ray.dimensions import Space
 from jepa_ray.sweep import space
 from jepa_ray.sweep.repeats import Repeats
+from jepa_ray.sweep.samplers import make_sampler
 from jepa_ray.sweep.study import Status, Study, TrialRecord
 
 
@@ -38,23 +41,25 @@ class Suggestion:
 
 
 class Search:
-    """Suggestions from a study's sampler, first of all those that an earlier session left unfinished."""
+    """Suggestions, in this order: what an earlier session left unfinished, what the spec wants first, the sampler's."""
 
     def __init__(self, study: Study) -> None:
         self._study, self._spec = study, study.spec
         self._space_size = space.size(self._spec.space)
         self._distributions = space.distributions(self._spec.space)
+        self._strike_half_made()
         records = study.records()
         self._unfinished = [record for record in records if record.status is Status.RUNNING]
+        self._asked = sum(record.repeat_of is None for record in records)
         self._seen = {space.identity(record.params) for record in records}
-        # A resumed search must not replay the random numbers that made its first suggestions.
-        study.optuna.sampler = _sampler(self._spec, self._spec.search.seed + len(records))
+        self._wanted = self._wanted_first()
+        study.optuna.sampler = make_sampler(self._spec, done=len(records))
 
     @property
     def exhausted(self) -> bool:
         """Whether nothing is left to suggest: the budget of trials, or the space, is used up."""
-        budget = self._spec.search.num_trials
-        return not self._unfinished and len(self._seen) >= min(budget, self._space_size or budget)
+        used_up = self._asked >= self._spec.search.num_trials or len(self._seen) == self._space_size
+        return used_up and not self._unfinished
 
     def ask(self) -> Suggestion | None:
         """The next trial, never tried before on a finite space; None when exhausted."""
@@ -62,30 +67,84 @@ class Search:
             return None
         if self._unfinished:
             return Suggestion.of(self._unfinished.pop(0), self._spec)
-        if self._spec.search.algorithm == "grid":
-            self._enqueue_unseen()
-        trial = self._study.optuna.ask(self._distributions)
-        if self._space_size and space.identity(trial.params) in self._seen:
-            self._study.strike(trial.number)
-            self._enqueue_unseen(pick=trial.number)
-            trial = self._study.optuna.ask(self._distributions)
+        trial = self._draw()
+        self._asked += 1
         self._seen.add(space.identity(trial.params))
         return Suggestion(trial.number, space.decode(self._spec.space, trial.params))
 
-    def _enqueue_unseen(self, pick: int = 0) -> None:
-        """Queue a point that was not tried: the first one, or one that the number `pick` selects."""
-        unseen = [point for point in space.points(self._spec.space) if space.identity(point) not in self._seen]
-        self._study.optuna.enqueue_trial(unseen[pick * _KNUTH % len(unseen)])
+    def _draw(self) -> Trial:
+        index, wanted = self._next_wanted()
+        if index is None and self._spec.search.algorithm == "grid":
+            wanted = next(self._unseen({}))
+        trial = self._suggested(wanted)
+        if index is not None:
+            trial.set_user_attr(_WANTED, index)
+        if self._space_size and space.identity(trial.params) in self._seen:
+            self._study.strike(trial.number)
+            return self._suggested(self._instead(trial.number, wanted))
+        return trial
+
+    def _suggested(self, fixed: space.Params) -> Trial:
+        """A trial of Optuna's: the sampler's choice of every dimension that exists and is not fixed."""
+        if fixed:
+            self._study.optuna.enqueue_trial(fixed)
+        trial = self._study.optuna.ask()
+        for key, distribution in self._distributions.items():
+            if space.active(self._spec.space[key], trial.params):
+                _suggest(trial, key, distribution)
+        return trial
+
+    def _next_wanted(self) -> tuple[int | None, space.Params]:
+        """What the spec wants next that was not tried: its place in the spec, and the values that it fixes."""
+        while self._wanted:
+            index, wanted = self._wanted.pop(0)
+            if space.identity(wanted) not in self._seen:
+                return index, wanted
+        return None, {}
+
+    def _wanted_first(self) -> list[tuple[int, space.Params]]:
+        """The base (0) and the enqueued configurations (1, 2, ...) that no session has asked for yet."""
+        spec = self._spec
+        base = space.base_point(spec) if spec.search.enqueue_base else None
+        wanted = [base, *(space.encode(spec.space, values) for values in spec.search.enqueue)]
+        done = {trial.user_attrs.get(_WANTED) for trial in self._study.optuna.get_trials(deepcopy=False)}
+        return [(index, values) for index, values in enumerate(wanted) if values and index not in done]
+
+    def _instead(self, number: int, wanted: space.Params) -> space.Params:
+        """An unseen point in the place of trial `number`, a repeat; one with the wanted values, if any is left."""
+        rng = random.Random(number)
+        some = (space.draw(self._narrowed(wanted), rng) for _ in range(_DRAWS))
+        if found := next((point for point in some if space.identity(point) not in self._seen), None):
+            return found
+        return rng.choice(list(self._unseen(wanted)) or list(self._unseen({})))
+
+    def _unseen(self, wanted: space.Params) -> Iterator[space.Params]:
+        """The points with the wanted values that were not tried, in the order of the space."""
+        every = space.points(self._narrowed(wanted))
+        return (point for point in every if space.identity(point) not in self._seen)
+
+    def _narrowed(self, wanted: space.Params) -> Space:
+        return {**self._spec.space, **{key: [value] for key, value in wanted.items()}}
+
+    def _strike_half_made(self) -> None:
+        """Strike off what a session that died had queued, or not suggested to its end: it was never handed out."""
+        for trial in self._study.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)):
+            if trial.state is TrialState.WAITING or not space.complete(self._spec.space, trial.params):
+                self._study.strike(trial.number)
 
 
-_KNUTH = 2654435761  # a multiplicative hash: spreads consecutive numbers over the unseen points
+_WANTED = "wanted"  # marks the trials that the spec asked for
+_DRAWS = 100  # of a point at random, before all are listed: a large space has unseen points everywhere
 
 
-def _sampler(spec: SweepConfig, seed: int) -> BaseSampler:
-    if spec.search.algorithm == "tpe":
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        return TPESampler(seed=seed, multivariate=True, constant_liar=True)
-    return RandomSampler(seed=seed)
+def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> None:
+    """Optuna's `ask` takes no conditions, so each dimension is suggested by itself."""
+    if isinstance(distribution, CategoricalDistribution):
+        trial.suggest_categorical(key, distribution.choices)
+    elif isinstance(distribution, IntDistribution):
+        trial.suggest_int(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+    else:
+        trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 class TuneSearcher(Searcher):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from jepa_ray.config import SweepConfig
 from jepa_ray.sweep import space, trial_name
@@ -33,6 +34,11 @@ class Status(enum.StrEnum):
 
 _TO_OPTUNA = {Status.COMPLETE: TrialState.COMPLETE, Status.PRUNED: TrialState.PRUNED, Status.FAILED: TrialState.FAIL}
 _FROM_OPTUNA = {state: status for status, state in _TO_OPTUNA.items()}
+
+
+# Attributes of Optuna's trials that are none of this sweep: struck off, or learned from another sweep.
+REPLACED, LEARNED = "replaced", "warm_start"
+NOT_OURS = {REPLACED, LEARNED}
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class Study:
             storage=storage,
             study_name=spec.name,
             load_if_exists=True,
-            direction="maximize" if spec.objective.mode == "max" else "minimize",
+            directions=["maximize" if objective.mode == "max" else "minimize" for objective in spec.objectives],
         )
         self._study_id = storage.get_study_id_from_name(spec.name)
         self._close_what_is_over()
@@ -110,26 +116,34 @@ class Study:
             identity = space.identity(record.params)
             if record.status is Status.RUNNING and record.over:
                 self.finish(record.number)
-            elif record.status is Status.RUNNING and identity in seen and not record.history and not record.repeat_of:
+            elif (
+                record.status is Status.RUNNING and identity in seen and not record.history and record.repeat_of is None
+            ):
                 self.strike(record.number)  # a repeated suggestion that was about to be replaced
             seen.add(identity)
 
     def begin_repeat(self, of: TrialRecord, seed: int) -> TrialRecord:
         """A new trial with the parameters of an old one, and another seed."""
-        self.optuna.enqueue_trial(of.params, user_attrs={"repeat_of": of.number, "seed": seed})
-        return self.record(self.optuna.ask(space.distributions(self.spec.space)).number)
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=of.params,
+            distributions=self._storage.get_trial(self._id(of.number)).distributions,
+            user_attrs={"repeat_of": of.number, "seed": seed},
+        )
+        return self.record(self._storage.get_trial(self._storage.create_new_trial(self._study_id, trial)).number)
 
     def strike(self, number: int) -> None:
         """Take a trial off the books: it was never trained."""
-        self._storage.set_trial_user_attr(self._id(number), "replaced", True)
-        self.optuna.tell(number, state=TrialState.FAIL)
+        self._storage.set_trial_user_attr(self._id(number), REPLACED, True)
+        self._storage.set_trial_state_values(self._id(number), TrialState.FAIL)  # tell takes no queued trial
 
     def report(self, number: int, epoch: int, metrics: Mapping[str, float], *, last: bool) -> bool:
         """Record an epoch, and whether it was the trial's last. False if it was known: then nothing changes."""
         if epoch <= self._epochs.get(number, 0):
             return False
         trial_id = self._id(number)
-        self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[self.spec.objective.metric])
+        if len(self.spec.objectives) == 1:  # Optuna compares pruned trials by one objective, and TPE fails with several
+            self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[self.spec.objective.metric])
         self._storage.set_trial_user_attr(trial_id, f"epoch_{epoch}", {"last": last, **metrics})
         self._epochs[number] = epoch
         return True
@@ -146,22 +160,38 @@ class Study:
     def finish(self, number: int, *, failed: bool = False) -> TrialRecord:
         """Close a trial's books: FAILED, COMPLETE if it reached its own end, else PRUNED; twice changes nothing.
 
-        Optuna is told the best value of a complete trial; of a pruned one it has the value of every epoch.
+        Optuna is told the values of a complete trial; of a pruned one it has the objective of every epoch.
         """
         record = self.record(number)
         if record.status is not Status.RUNNING:
             return record
+        if lacking := self._lacking(record):
+            self.note(number, error=lacking)
+            record = dataclasses.replace(record, error=lacking)
         if failed or record.error or not record.history:
             status = Status.FAILED
         else:
             status = Status.COMPLETE if record.finished else Status.PRUNED
-        value = self.best_value(record) if status is Status.COMPLETE else None
-        self.optuna.tell(number, value, state=_TO_OPTUNA[status], skip_if_finished=True)
+        values = self.values(record) if status is Status.COMPLETE else None
+        self.optuna.tell(number, values, state=_TO_OPTUNA[status], skip_if_finished=True)
         return dataclasses.replace(record, status=status)
 
     def best_value(self, record: TrialRecord) -> float | None:
         """The best objective a trial reached in any epoch."""
         return self.spec.objective.best(row[self.spec.objective.metric] for row in record.history)
+
+    def values(self, record: TrialRecord) -> list[float]:
+        """All objectives in the trial's best epoch, the one with the best first objective; NaN where one is lacking."""
+        best = self.best_value(record)
+        row = next(row for row in record.history if row[self.spec.objective.metric] == best)
+        return [row.get(objective.metric, math.nan) for objective in self.spec.objectives]
+
+    def _lacking(self, record: TrialRecord) -> str | None:
+        """Why a trial that reached its end cannot be compared: what the scheduler does not look at may be missing."""
+        values = self.values(record) if record.finished and not record.error else []
+        pairs = zip(self.spec.objectives, values, strict=False)
+        missing = next((o.metric for o, value in pairs if not math.isfinite(value)), None)
+        return f"the objective {missing} has no finite value in the best epoch" if missing else None
 
     def record(self, number: int) -> TrialRecord:
         """One trial as it stands."""
@@ -170,7 +200,7 @@ class Study:
     def records(self) -> list[TrialRecord]:
         """All trials, oldest first."""
         trials, known = self.optuna.get_trials(deepcopy=False), self.optuna.user_attrs
-        kept = [t for t in trials if "replaced" not in t.user_attrs and t.state is not TrialState.WAITING]
+        kept = [t for t in trials if not NOT_OURS & t.user_attrs.keys() and t.state is not TrialState.WAITING]
         return [_record(trial, known) for trial in kept]
 
     def _id(self, number: int) -> int:

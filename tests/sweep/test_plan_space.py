@@ -8,7 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from jepa_ray.config import Dimension, Range, SweepConfig
+from jepa_ray.config import SweepConfig
+from jepa_ray.dimensions import Choices, Dimension, Range
 from jepa_ray.errors import ConfigError
 from jepa_ray.machine import Machine
 from jepa_ray.sweep import space
@@ -125,6 +126,66 @@ def test_choice_named_twice_is_refused_or_counted_once() -> None:
     assert space.size(swept) == 2
 
 
+CONDITIONAL = {
+    "model.vit.depth": {"choices": [1, 2], "when": {"model.encoder_type": "vit"}},  # before what it depends on
+    "model.encoder_type": ["vit", "mlp", "cnn"],
+    "model.vit.width": {"choices": [64, 128], "when": {"model.vit.depth": [2], "model.encoder_type": ["vit"]}},
+    "model.mlp.width": {"low": 64, "high": 128, "int": True, "step": 64, "when": {"model.encoder_type": ["mlp"]}},
+    DEPTH: [2, 4, 6],
+}
+
+
+def test_conditional_space_has_the_points_that_exist() -> None:
+    encoders = [
+        {"model.encoder_type": "vit", "model.vit.depth": 1},
+        {"model.encoder_type": "vit", "model.vit.depth": 2, "model.vit.width": 64},
+        {"model.encoder_type": "vit", "model.vit.depth": 2, "model.vit.width": 128},
+        {"model.encoder_type": "mlp", "model.mlp.width": 64},
+        {"model.encoder_type": "mlp", "model.mlp.width": 128},
+        {"model.encoder_type": "cnn"},
+    ]
+    swept = spec(CONDITIONAL).space
+    assert list(space.points(swept)) == [{**encoder, DEPTH: depth} for encoder in encoders for depth in (2, 4, 6)]
+    assert space.size(swept) == 18
+    assert all(space.complete(swept, point) for point in space.points(swept))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"model.encoder_type": "vit", DEPTH: 2},
+        {"model.encoder_type": "cnn", "model.vit.depth": 1, DEPTH: 2},
+        {"model.encoder_type": "cnn"},
+        {},
+    ],
+)
+def test_point_with_too_few_or_too_many_keys_is_not_complete(params: space.Params) -> None:
+    assert not space.complete(spec(CONDITIONAL).space, params)
+
+
+def test_size_of_a_large_conditional_space_is_not_counted_point_by_point() -> None:
+    keys = ["model.vit.heads", "model.vit.width", "model.mlp.width", "model.mlp.depth", "model.latent_dim_action"]
+    swept: dict[str, Any] = {key: dimension(low=1, high=1000, int=True) for key in keys}
+    swept |= {"model.encoder_type": ["vit", "mlp"]}
+    swept["model.vit.heads"] = dimension(low=1, high=1000, int=True, when={"model.encoder_type": "vit"})
+    assert space.size(swept) == 1000**4 + 1000**5
+
+
+def test_continuous_dimension_that_not_every_point_has_makes_the_space_infinite() -> None:
+    assert space.size({"a": [1, 2], "k": dimension(low=0.5, high=0.9, when={"a": 1})}) is None
+
+
+def test_condition_on_a_list_or_on_a_step_holds_for_what_optuna_gives_back() -> None:
+    swept: dict[str, Dimension] = {
+        "a": dimension(low=0, high=1, step=0.1),
+        "b": [[8], [16]],
+        "c": Choices(choices=[1], when={"a": [0.3], "b": [[8]]}),
+    }
+    assert space.active(swept["c"], {"a": 0.30000000000000004, "b": "[8]"})
+    assert not space.active(swept["c"], {"a": 0.4, "b": "[8]"})
+    assert not space.active(swept["c"], {"a": 0.3, "b": "[16]"})
+
+
 # -------------------------------------------------------------------------------------------- plan
 
 
@@ -207,3 +268,41 @@ def test_documented_grid_has_81_points() -> None:
     planned = plan(spec(swept), Machine(2, 0))
     assert planned.points == planned.trials == 81
     assert len(set(itertools.chain(*(tuple(p.values()) for p in space.points(spec(swept).space))))) == 12
+
+
+RANGES = {
+    RATE: {"low": 1e-5, "high": 1e-3, "log": True},
+    DEPTH: {"low": 1, "high": 4, "int": True},
+    "model.latent_dim_state": [64, 128],
+}
+TWO = [{"metric": "val_rollout_mrr"}, {"metric": "epoch_s"}]
+
+
+@pytest.mark.parametrize(
+    ("swept", "algorithm", "sections", "says"),
+    [
+        ({DEPTH: [1, 2]}, "cma-es", {}, r"cma-es, but needs two ranges .* and the space has 0"),
+        ({DEPTH: {"low": 1, "high": 4}}, "cma-es", {}, "and the space has 1: write ranges instead of choices"),
+        (RANGES, "cma-es", {"objective": TWO}, "cma-es, but takes one objective, not 2: use nsga-ii or tpe"),
+        *(
+            (CONDITIONAL, name, {}, f"{name}, but model.vit.depth has a condition: use tpe, random, grid")
+            for name in ("qmc", "cma-es", "gp", "nsga-ii")
+        ),
+        *(
+            (RANGES, name, {"warm_start": ["x"]}, f"{name} learns nothing from other sweeps: use tpe, gp")
+            for name in ("random", "qmc", "cma-es", "nsga-ii")
+        ),
+    ],
+)
+def test_what_a_sampler_cannot_search_is_refused(
+    swept: dict[str, Any], algorithm: str, sections: dict[str, Any], says: str
+) -> None:
+    search = {"algorithm": algorithm, "warm_start": sections.get("warm_start", [])}
+    config = spec(swept, search=search, **{k: v for k, v in sections.items() if k != "warm_start"})
+    with pytest.raises(ConfigError, match=says):
+        plan(config, Machine(2, 0))
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "random", "qmc", "cma-es", "gp", "nsga-ii"])
+def test_what_a_sampler_can_search_is_planned(algorithm: str) -> None:
+    assert plan(spec(RANGES, search={"algorithm": algorithm}), Machine(2, 0)).points is None

@@ -1,9 +1,11 @@
 """The books: what is recorded, how trials are closed, and what a session that died leaves behind."""
 
+import io
 from pathlib import Path
 
 import optuna
 import pytest
+from rich.console import Console
 
 from jepa_ray.config import SweepConfig
 from jepa_ray.files import write_atomically
@@ -141,6 +143,17 @@ class TestLeaderboard:
             books.finish(number)
         assert results.leaderboard(books, {})["objective"].tolist() == [0.2, 0.3]
 
+    def test_an_absent_dimension_is_an_empty_cell_and_a_present_one_keeps_its_type(self, tmp_path: Path) -> None:
+        depth = {"choices": [2, 4], "when": {"model.encoder_type": "vit"}}
+        books = in_memory(space={"model.encoder_type": ["vit", "mlp"], "model.vit.depth": depth})
+        text = results.write_leaderboard(books, {}, tmp_path).read_text()
+        header, *lines = (line.split(",") for line in text.splitlines())
+        places = [header.index(key) for key in ("model.encoder_type", "model.vit.depth")]
+        assert sorted([line[i] for i in places] for line in lines) == [["mlp", ""], ["vit", "2"], ["vit", "4"]]
+        console = Console(file=io.StringIO(), width=200)
+        console.print(results.table(results.leaderboard(books, {}), books.spec))
+        assert "nan" not in console.file.getvalue()  # type: ignore[attr-defined]
+
 
 def test_checkpoints_of_the_best_stay_and_the_worst_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jepa_ray.sweep.checkpoints.KEPT", 2)
@@ -153,3 +166,65 @@ def test_checkpoints_of_the_best_stay_and_the_worst_make_room(tmp_path: Path, mo
         shelf.ended(books.record(number))
     # the three best of those that ended (finalists: 3), complete ones first; the fifth is still training
     assert {p.stem for p in (tmp_path / "checkpoints").iterdir()} == {f"trial_0000{n}" for n in (0, 2, 3, 4)}
+
+
+def in_memory(objective: object = None, **changes: object) -> Study:
+    """A study whose every suggestion is complete after one epoch with the value 0.5."""
+    values = {**spec().to_dict(), **changes} | ({"objective": objective} if objective else {})
+    books = Study(SweepConfig.model_validate(values), optuna.storages.InMemoryStorage())
+    search = Search(books)
+    while asked := search.ask():
+        train(books, asked.number, [0.5])
+    return books
+
+
+class TestSeveralObjectives:
+    @pytest.fixture
+    def books(self) -> Study:
+        """Mean reciprocal rank (larger is better) against seconds per epoch (smaller is); trials as in `told`."""
+        objective = [{"metric": "val_rollout_mrr"}, {"metric": "epoch_s"}]
+        values = spec().model_dump(by_alias=True) | {"objective": objective}
+        books = Study(SweepConfig.model_validate(values), optuna.storages.InMemoryStorage())
+        search = Search(books)
+        for _ in range(6):
+            search.ask()
+        return books
+
+    def told(self, books: Study, number: int, *epochs: tuple[float, float], last: bool = True) -> None:
+        for epoch, (mrr, seconds) in enumerate(epochs, start=1):
+            ended = last and epoch == len(epochs)
+            books.report(number, epoch, {"val_rollout_mrr": mrr, "epoch_s": seconds}, last=ended)
+        books.finish(number)
+
+    def test_optuna_is_told_the_values_of_the_best_epoch_by_the_first(self, books: Study) -> None:
+        self.told(books, 0, (0.2, 1.0), (0.7, 3.0), (0.6, 2.0))
+        assert books.optuna.trials[0].values == [0.7, 3.0]
+
+    def test_a_pruned_trial_has_no_values_and_breaks_nothing(self, books: Study) -> None:
+        self.told(books, 0, (0.2, 1.0), last=False)
+        assert books.record(0).status is Status.PRUNED
+        assert books.optuna.trials[0].values is None
+        assert [row["epoch_s"] for row in books.record(0).history] == [1.0]
+
+    @pytest.mark.parametrize("lacking", [{}, {"epoch_s": float("nan")}, {"epoch_s": float("inf")}])
+    def test_a_trial_that_lacks_an_objective_is_failed_and_says_which(
+        self, books: Study, lacking: dict[str, float]
+    ) -> None:
+        books.report(0, 1, {"val_rollout_mrr": 0.5, **lacking}, last=True)
+        record = books.finish(0)
+        assert record.status is books.record(0).status is Status.FAILED
+        assert record.error == "the objective epoch_s has no finite value in the best epoch"
+
+    def test_pareto_is_told_of_complete_trials_and_the_rank_stays_by_the_first(self, books: Study) -> None:
+        """Trial 2 is beaten by 1, in both; 3 is as good as 1; 4 is the best of all but not complete."""
+        for number, values in enumerate([(0.9, 9.0), (0.5, 2.0), (0.4, 3.0), (0.5, 2.0)]):
+            self.told(books, number, values)
+        self.told(books, 4, (0.99, 1.0), last=False)
+        books.finish(5, failed=True)
+        frame = results.leaderboard(books, {})
+        assert frame["trial_id"].tolist() == [f"trial_0000{n}" for n in (0, 1, 3, 2, 4, 5)]
+        assert frame["pareto"].tolist() == [True, True, True, False, None, None]
+        assert list(frame.columns).index("pareto") == 5
+
+    def test_a_single_objective_has_no_such_column(self) -> None:
+        assert "pareto" not in results.leaderboard(in_memory(), {}).columns
