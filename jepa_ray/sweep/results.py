@@ -136,7 +136,7 @@ def pareto_front(study: Study) -> set[int]:
     gains = {
         record.number: [sign * value for sign, value in zip(signs, study.values(record), strict=True)]
         for record in study.records()
-        if record.status is Status.COMPLETE
+        if record.status is Status.COMPLETE and record.repeat_of is None
     }
     return {number for number, gain in gains.items() if not any(_dominates(other, gain) for other in gains.values())}
 
