@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jepa_ray.errors import ConfigError
-from jepa_ray.files import RunFolder, differences, write_atomically
+from jepa_ray.files import RunFolder, differences, remove_partial_files, write_atomically
 
 OWNER = """
 import sys
@@ -67,11 +67,18 @@ def test_old_content_survives_a_write_that_fails_half_way(tmp_path: Path, monkey
     assert path.read_bytes() == b"old"
 
 
-def test_leftover_of_an_earlier_death_does_not_matter(tmp_path: Path) -> None:
-    (tmp_path / "file.partial").write_bytes(b"a much longer half-written leftover")
-    write_atomically(tmp_path / "file", b"new")
-    assert (tmp_path / "file").read_bytes() == b"new"
-    assert not (tmp_path / "file.partial").exists()
+def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "folder" / "file", b"whole")
+    (tmp_path / "folder" / "file.0a1b2c3d.partial").write_bytes(b"half")
+    remove_partial_files(tmp_path)
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()  # what cannot be replaced by a file
+    with pytest.raises(OSError, match="file"):
+        write_atomically(tmp_path / "file", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 # ---------------------------------------------------------------------------------------- RunFolder
