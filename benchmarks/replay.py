@@ -35,7 +35,6 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from jepa_ray.config import SweepConfig, load_sweep_config
@@ -52,7 +51,7 @@ SPEC = HERE.parent / "sweeps/grid.yaml"
 TABLE, PICTURE = HERE / "curves.csv", HERE.parent / "docs/replay.png"
 GROUPS = 4
 BUDGETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1.0)  # of all epochs of the grid
-CLOSE = 0.01  # of the best objective
+CLOSE, NEAR = 0.01, 0.05  # of the best objective
 OBJECTIVE = "val_rollout_mrr"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -317,25 +316,26 @@ def epochs_until(best: NDArray[np.float64], target: float) -> NDArray[np.float64
 def quartiles(values: NDArray[np.float64], digits: int) -> str:
     """Median and, in brackets, the quartiles, as observed: nothing is interpolated between a number and never."""
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0, method="higher")
-    return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]".replace("inf", "never")
+    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})".replace("inf", "never")
 
 
 def print_table(found: dict[Policy, NDArray[np.float64]], curves: Curves) -> None:
-    target = (1 - CLOSE) * curves.best
-    hits = sum(max(row[OBJECTIVE] for row in rows) >= target for rows in curves.rows.values())
+    best = np.array([max(row[OBJECTIVE] for row in rows) for rows in curves.rows.values()])
+    near = ", ".join(f"{np.sum(best >= (1 - close) * best.max())} within {close:.0%}" for close in (CLOSE, NEAR))
     title = (
-        f"Regret after a share of the grid's {curves.epochs} epochs, median [quartiles];"
-        f" best {curves.best:.4f}, within {CLOSE:.0%} of it: {hits} of {len(curves.rows)} configurations"
+        f"Regret after a share of the grid's {curves.epochs} epochs, median and quartiles;"
+        f" of {len(best)} configurations the best has {best.max():.4f}, {near} of it"
     )
-    table = Table(title=escape(title), title_justify="left")
-    for name in ("policy", *(f"{share:.0%}" for share in BUDGETS), f"epochs to {CLOSE:.0%}", "there at 25%"):
+    table = Table(title=title, title_justify="left")
+    shares = [f"{share:.0%}" for share in BUDGETS]
+    for name in ("policy", "seeds", *shares, f"epochs to {CLOSE:.0%}", "there at 25%", f"epochs to {NEAR:.0%}"):
         table.add_column(name)
-    for policy, best in found.items():
-        regrets = [quartiles(curves.best - best[:, round(share * curves.epochs) - 1], 3) for share in BUDGETS]
-        until = epochs_until(best, target)
-        there = np.mean(until <= 0.25 * curves.epochs)
-        table.add_row(policy.name, *regrets, quartiles(until, 0), f"{there:.0%}")
-    Console(width=230).print(table)
+    for policy, shown in found.items():
+        regrets = [quartiles(curves.best - shown[:, round(share * curves.epochs) - 1], 3) for share in BUDGETS]
+        close, near = (epochs_until(shown, (1 - within) * curves.best) for within in (CLOSE, NEAR))
+        there = f"{np.mean(close <= 0.25 * curves.epochs):.0%}"
+        table.add_row(policy.name, str(len(shown)), *regrets, quartiles(close, 0), there, quartiles(near, 0))
+    Console(width=250).print(table)
 
 
 def draw(found: dict[Policy, NDArray[np.float64]], curves: Curves) -> None:

@@ -54,7 +54,7 @@ class CurveSampler(BaseSampler):
     ) -> dict[str, Any]:
         """The most promising point; nothing while too little is known, so that it is drawn at random."""
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number and t.params]
-        told = [t for t in others if t.intermediate_values]
+        told = [t for t in others if t.intermediate_values and np.isfinite(list(t.intermediate_values.values())).all()]
         candidates = self._unseen(study, trial, {space.identity(t.params) for t in others})
         if len(others) < STARTUP or not told or not candidates:
             return {}

@@ -73,6 +73,15 @@ def test_the_same_books_and_seed_ask_for_the_same() -> None:
     assert asked() == asked()
 
 
+def test_a_trial_that_diverged_teaches_nothing_and_breaks_nothing() -> None:
+    study = study_of(GRID)
+    for number in range(12):
+        trial = ask(study, GRID)
+        trial.report(math.nan if number % 3 == 0 else peak(trial.params), 1)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    assert len({space.identity(t.params) for t in study.trials[5:]}) == 7
+
+
 def test_a_continuous_space_is_searched_too() -> None:
     dimensions: dict[str, Dimension] = {"x": Range(low=1e-5, high=1e-1, log=True), "kind": ["good", "bad"]}
     study = study_of(dimensions)
