@@ -70,7 +70,7 @@ class TestEveryRule:
     def test_a_rule_rebuilt_from_the_books_decides_as_the_undisturbed_one(
         self, scheduler: str, mode: str, values: list[list[float]], order: int, cut: int, random: object
     ) -> None:
-        config = spec(mode=mode, scheduler=scheduler, reduction_factor=2)
+        config = spec(mode=mode, scheduler=scheduler, reduction_factor=2, grace_epochs=2)
         stream = list(played(make_rule(config), values, order))
         before, after = stream[:cut], stream[cut:]
         random.shuffle(before)  # type: ignore[attr-defined]
@@ -217,6 +217,14 @@ def test_the_best_so_far_is_compared_with_the_median_of_means() -> None:
     assert rule.judge(5, 1, 0.25) is None
     # the means of trials 0 to 4: 0.25, 0.5, 0.75, 0.375, 0.25
     assert rule.judge(5, 2, 0.3125) == Stop(2, 0.3125, 0.375, "the median of 5 others' means over epochs 1 to 2")
+
+
+def test_means_include_the_epochs_before_the_first_rung() -> None:
+    rule = make_rule(spec(scheduler="median", grace_epochs=2))
+    rule.tell(0, 1, 1.0)
+    rule.tell(0, 2, 0.0)
+    assert rule.judge(1, 1, 0.0) is None
+    assert rule.judge(1, 2, 0.25) == Stop(2, 0.25, 0.5, "the median of 1 others' means over epochs 1 to 2")
 
 
 def test_only_trials_that_reached_the_epoch_are_asked() -> None:
