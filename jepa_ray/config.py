@@ -353,13 +353,17 @@ class SearchConfig(_Section):
         return self
 
 
-class EarlyStopping(_Section):
-    """Section `early_stopping`: the budget of a trial, and ASHA's rungs."""
+Scheduler = Literal["asha", "hyperband", "median", "none"]
 
-    enabled: bool = Field(True, description="false: every trial trains max_epochs.")
+
+class EarlyStopping(_Section):
+    """Section `early_stopping`: the budget of a trial, and the rule that ends one before it is spent."""
+
+    enabled: bool = Field(True, description="false: every trial trains max_epochs; the same as scheduler none.")
+    scheduler: Scheduler = Field("asha", description="asha, hyperband (brackets of it), median, or none.")
     grace_epochs: int = Field(2, ge=1, description="First rung: no trial is stopped before it.")
     max_epochs: int = Field(6, ge=1, description="Epochs of a trial that is never stopped.")
-    reduction_factor: int = Field(3, ge=2, description="A rung keeps the best 1/reduction_factor.")
+    reduction_factor: int = Field(3, ge=2, description="A rung of asha or hyperband keeps the best 1/reduction_factor.")
 
     @model_validator(mode="after")
     def _grace_fits(self) -> Self:
@@ -367,15 +371,23 @@ class EarlyStopping(_Section):
             raise ValueError(f"grace_epochs is {self.grace_epochs}, but must not exceed max_epochs ({self.max_epochs})")
         return self
 
+    @property
+    def rule(self) -> Scheduler:
+        """The rule in force."""
+        return self.scheduler if self.enabled else "none"
+
     def rungs(self) -> list[int]:
-        """Epochs at which ASHA decides: grace * reduction^i below max_epochs."""
-        if not self.enabled:
+        """Epochs below max_epochs at which a trial can be stopped.
+
+        From grace_epochs on: each one with `median`, else grace * reduction^i; a bracket of `hyperband` uses some.
+        """
+        epochs = range(self.grace_epochs, self.max_epochs)
+        if self.rule == "none":
             return []
-        rungs, epoch = [], self.grace_epochs
-        while epoch < self.max_epochs:
-            rungs.append(epoch)
-            epoch *= self.reduction_factor
-        return rungs
+        if self.rule == "median":
+            return list(epochs)
+        powers = (self.grace_epochs * self.reduction_factor**i for i in itertools.count())
+        return list(itertools.takewhile(lambda epoch: epoch < self.max_epochs, powers))
 
 
 class Resources(_Section):

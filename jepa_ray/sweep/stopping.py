@@ -5,8 +5,11 @@ A rule's state follows from the results it was told, in any order, so a resumed 
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -80,16 +83,98 @@ class Asha:
         self.tell(number, epoch, value)
         if not before:
             return None
-        cutoff = float(np.quantile(before, 1 - 1 / self._reduction))
+        cutoff = float(np.percentile(before, (1 - 1 / self._reduction) * 100))
         if self._sign * value >= cutoff:
             return None
         return Stop(epoch, value, self._sign * cutoff, f"the best 1/{self._reduction} of {len(before)} before it")
 
 
+class Hyperband:
+    """Asynchronous Hyperband: ASHA several times over, from all rungs down to none (Li et al. 2018, algorithm 1).
+
+    A bracket with fewer rungs gives its trials more time before it judges them, and gets fewer trials, so that all
+    brackets train about as much. Which one a trial is in follows from its number alone.
+
+    Args:
+        rungs: those of the bracket that stops earliest.
+        reduction: a rung keeps the best 1/reduction.
+        sign: 1 where larger values are better, -1 where smaller ones are.
+    """
+
+    def __init__(self, rungs: list[int], reduction: int, sign: int) -> None:
+        self._brackets = [Asha(rungs[skipped:], reduction, sign) for skipped in range(len(rungs) + 1)]
+        self._cycle = [b for b, size in enumerate(bracket_sizes(len(rungs), reduction)) for _ in range(size)]
+
+    def bracket(self, number: int) -> int:
+        """The bracket of a trial: how many rungs it is spared."""
+        return self._cycle[number % len(self._cycle)]
+
+    def tell(self, number: int, epoch: int, value: float) -> None:
+        """Remember what reached a rung of its bracket."""
+        self._brackets[self.bracket(number)].tell(number, epoch, value)
+
+    def judge(self, number: int, epoch: int, value: float) -> Stop | None:
+        """ASHA among the trials of the same bracket."""
+        bracket = self.bracket(number)
+        stop = self._brackets[bracket].judge(number, epoch, value)
+        return stop and replace(stop, rule=f"{stop.rule} in bracket {bracket + 1} of {len(self._brackets)}")
+
+
+def bracket_sizes(rungs: int, reduction: int) -> list[int]:
+    """Trials of each bracket, before the first one gets trials again; those with `rungs`, rungs - 1, ... 0 rungs."""
+    return [-(-(rungs + 1) * reduction**left // (left + 1)) for left in range(rungs, -1, -1)]
+
+
+class Median:
+    """Vizier's median rule (Golovin et al. 2017, section 3.2.2).
+
+    A trial ends whose best value so far is worse than the median of the others' means over the same epochs. Vizier
+    asks completed trials; here all count that reached the epoch, since the first ones all complete at the same time.
+
+    Args:
+        rungs: epochs at which is decided.
+        sign: 1 where larger values are better, -1 where smaller ones are.
+    """
+
+    def __init__(self, rungs: Iterable[int], sign: int) -> None:
+        self._rungs, self._sign = frozenset(rungs), sign
+        self._curves: dict[int, dict[int, float]] = defaultdict(dict)  # number -> epoch -> value * sign
+
+    def tell(self, number: int, epoch: int, value: float) -> None:
+        """Remember a value of any epoch."""
+        self._curves[number][epoch] = self._sign * value
+
+    def judge(self, number: int, epoch: int, value: float) -> Stop | None:
+        """Whether the trial's best is at least the median of the others' means."""
+        if epoch in self._curves[number]:
+            return None
+        self.tell(number, epoch, value)
+        others = [_mean(curve, epoch) for other, curve in self._curves.items() if other != number and epoch in curve]
+        if epoch not in self._rungs or not others:
+            return None
+        best, cutoff = max(self._curves[number].values()), statistics.median(others)
+        if best >= cutoff:
+            return None
+        rule = f"the median of {len(others)} others' means over epochs 1 to {epoch}"
+        return Stop(epoch, self._sign * best, self._sign * cutoff, rule)
+
+
+def _mean(curve: dict[int, float], last: int) -> float:
+    """Over the epochs to `last`; exact sums, since the order of arrival must not matter."""
+    values = [value for epoch, value in curve.items() if epoch <= last]
+    return math.fsum(values) / len(values)
+
+
 def make_rule(spec: SweepConfig) -> Rule:
     """The rule that a spec describes."""
     stopping = spec.early_stopping
-    if not stopping.enabled:
-        return Never()
     sign = 1 if spec.objective.mode == "max" else -1
-    return Asha(stopping.rungs(), stopping.reduction_factor, sign)
+    match stopping.rule:
+        case "asha":
+            return Asha(stopping.rungs(), stopping.reduction_factor, sign)
+        case "hyperband":
+            return Hyperband(stopping.rungs(), stopping.reduction_factor, sign)
+        case "median":
+            return Median(stopping.rungs(), sign)
+        case "none":
+            return Never()
