@@ -262,10 +262,10 @@ def replay(pair: Pair, curves: Curves, trials: int, *, seconds: bool = False) ->
     return np.maximum.accumulate(shown)
 
 
-def play_all(policy: Policy, curves: Curves, seeds: int, *, seconds: bool) -> NDArray[np.float64]:
+def play_all(policy: Policy, curves: Curves, seeds: range, *, seconds: bool) -> NDArray[np.float64]:
     """The best objective so far (seeds, epochs of the grid); what ends early keeps what it has."""
     rows = []
-    for seed in range(1 if policy.fixed else seeds):
+    for seed in seeds[:1] if policy.fixed else seeds:
         spec = load_sweep_config(SPEC, ["search.num_trials=81", f"search.seed={seed}", *policy.sets])
         best = replay(policy.build(spec), curves, spec.search.num_trials, seconds=seconds)
         rows.append(np.pad(best, (0, curves.epochs - len(best)), mode="edge"))
@@ -276,6 +276,7 @@ def play_all(policy: Policy, curves: Curves, seeds: int, *, seconds: bool) -> ND
 def play(
     out: Out = DEFAULT_OUT,
     seeds: Annotated[int, typer.Option(help="Seeds of every policy.")] = 100,
+    first: Annotated[int, typer.Option(help="The first of them; other ones want another --out.")] = 0,
     seconds: Annotated[bool, typer.Option("--seconds", help="Epochs take their recorded seconds.")] = False,
 ) -> None:
     """Play every policy that was not played yet."""
@@ -285,7 +286,7 @@ def play(
     for policy in POLICIES:
         if (path := out / f"{policy.name}.csv").exists():
             continue
-        best = play_all(policy, curves, seeds, seconds=seconds)
+        best = play_all(policy, curves, range(first, first + seeds), seconds=seconds)
         write_atomically(path, pd.DataFrame(best).to_csv(index=False, header=False).encode())
         print(f"{policy.name}: played {len(best)} times", flush=True)
 
