@@ -40,9 +40,8 @@ from rich.table import Table
 from jepa_ray.config import SweepConfig, load_sweep_config
 from jepa_ray.files import write_atomically
 from jepa_ray.sweep import space
-from jepa_ray.sweep.curves import CurveSampler
 from jepa_ray.sweep.scheduler import TuneScheduler
-from jepa_ray.sweep.search import Search, TuneSearcher
+from jepa_ray.sweep.search import TuneSearcher
 from jepa_ray.sweep.stopping import make_rule
 from jepa_ray.sweep.study import Study
 
@@ -142,13 +141,11 @@ class Pair:
 class Sweep(Pair):
     """The pair of a sweep, and the study between the two."""
 
-    def __init__(self, spec: SweepConfig, sampler: BaseSampler | None = None, first: Point = ()) -> None:
+    def __init__(self, spec: SweepConfig, sampler: BaseSampler | None = None) -> None:
         self._study = Study(spec, optuna.storages.InMemoryStorage())
-        search = Search(self._study)
+        searcher = TuneSearcher(self._study)
         self._study.optuna.sampler = sampler or self._study.optuna.sampler
-        if first:
-            self._study.optuna.enqueue_trial(dict(zip(spec.space, first, strict=True)))
-        super().__init__(TuneSearcher(search, spec), TuneScheduler(make_rule(spec), self._study))
+        super().__init__(searcher, TuneScheduler(make_rule(spec), self._study))
 
     def point(self, trial: SimpleNamespace) -> Point:
         return tuple(trial.config["overrides"].values())
@@ -191,15 +188,10 @@ def tpe_of_a_quarter(spec: SweepConfig) -> Pair:
     return Sweep(spec, sampler)
 
 
-def learning_curves(spec: SweepConfig) -> Pair:
-    """The sampler that reads every epoch."""
-    return Sweep(spec, CurveSampler(spec.space, spec.early_stopping.max_epochs, spec.search.seed))
-
-
 def from_the_middle(spec: SweepConfig) -> Pair:
-    """The same, after the middle of the space."""
-    middle = tuple(choices[len(choices) // 2] for choices in spec.space.values() if isinstance(choices, list))
-    return Sweep(spec, CurveSampler(spec.space, spec.early_stopping.max_epochs, spec.search.seed), middle)
+    """After the middle of the space."""
+    middle = {key: choices[len(choices) // 2] for key, choices in spec.space.items() if isinstance(choices, list)}
+    return Sweep(spec.model_copy(update={"search": spec.search.model_copy(update={"enqueue": [middle]})}))
 
 
 @dataclass(frozen=True)
@@ -219,17 +211,19 @@ class Policy:
 
 NEVER = "early_stopping.scheduler=none"
 MEDIAN = "early_stopping.scheduler=median"
+CURVES = "search.algorithm=curves"
+ALL = ("search.num_trials=81", "search.enqueue_base=false")  # the base of the spec is a good configuration
 POLICIES = (
     Policy("grid, in its order", "#888888", ("search.algorithm=grid", NEVER)),
     Policy("random", "#E69F00", ("search.algorithm=random", NEVER)),
     Policy("random + ASHA", "#56B4E9", ("search.algorithm=random",)),
     Policy("Ray's OptunaSearch + ASHAScheduler", "#D55E00", build=rays_own),
-    Policy("curves + median", "#0072B2", (MEDIAN,), learning_curves),
-    Policy("curves + median, from the middle", "#009E73", (MEDIAN,), from_the_middle),
+    Policy("curves + median", "#0072B2", (CURVES, MEDIAN)),
+    Policy("curves + median, from the middle", "#009E73", (CURVES, MEDIAN), from_the_middle),
     Policy("TPE + ASHA", "#000000"),
     Policy("TPE + median", "#CC79A7", (MEDIAN,)),
     Policy("TPE of a quarter + median", "#F0E442", (MEDIAN,), tpe_of_a_quarter),
-    Policy("curves + ASHA", "", (), learning_curves),
+    Policy("curves + ASHA", "", (CURVES,)),
     Policy("TPE", "", (NEVER,)),
     Policy("TPE + Hyperband", "", ("early_stopping.scheduler=hyperband",)),
 )
@@ -266,7 +260,7 @@ def play_all(policy: Policy, curves: Curves, seeds: range, *, seconds: bool) -> 
     """The best objective so far (seeds, epochs of the grid); what ends early keeps what it has."""
     rows = []
     for seed in seeds[:1] if policy.fixed else seeds:
-        spec = load_sweep_config(SPEC, ["search.num_trials=81", f"search.seed={seed}", *policy.sets])
+        spec = load_sweep_config(SPEC, [*ALL, f"search.seed={seed}", *policy.sets])
         best = replay(policy.build(spec), curves, spec.search.num_trials, seconds=seconds)
         rows.append(np.pad(best, (0, curves.epochs - len(best)), mode="edge"))
     return np.stack(rows)

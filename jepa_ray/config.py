@@ -320,11 +320,12 @@ class TrainConfig(_Section):
 class SearchConfig(_Section):
     """Section `search`: what to try next, and how often."""
 
-    algorithm: Literal["tpe", "random", "grid", "qmc", "cma-es", "gp", "nsga-ii"] = Field(
+    algorithm: Literal["tpe", "random", "grid", "qmc", "cma-es", "gp", "nsga-ii", "curves"] = Field(
         "tpe",
         description="Optuna sampler. tpe: for every space; random; grid: every point in order; qmc: an even cover"
         " (Sobol); cma-es: for two ranges or more, choices are drawn at random; gp: a Gaussian process, for few and"
-        " dear trials; nsga-ii: a genetic algorithm, for several objectives.",
+        " dear trials; nsga-ii: a genetic algorithm, for several objectives; curves: reads every epoch of every"
+        " trial, for few and dear trials, best with scheduler median (EXPERIMENTS.md).",
     )
     num_trials: int = Field(81, ge=1, description="Configurations to try; a finite space ends the sweep earlier.")
     seed: int = Field(0, ge=0, description="Seed of the sampler.")

@@ -33,7 +33,7 @@ def test_the_table_holds_the_grid_of_the_spec(replay: ModuleType) -> None:
 def test_the_grid_trains_every_epoch_once_in_virtual_time(replay: ModuleType) -> None:
     """Four groups take points 0-3 first: their first epochs, then their second ones, and so on."""
     curves = replay.read_curves()
-    spec = load_sweep_config(replay.SPEC, ["search.num_trials=81", "search.algorithm=grid", replay.NEVER])
+    spec = load_sweep_config(replay.SPEC, [*replay.ALL, "search.algorithm=grid", replay.NEVER])
     best = replay.replay(replay.Sweep(spec), curves, 81)
     shown = [
         curves.rows[point][epoch]["val_rollout_mrr"]
@@ -47,7 +47,7 @@ def test_the_grid_trains_every_epoch_once_in_virtual_time(replay: ModuleType) ->
 
 def test_a_long_epoch_delays_only_its_own_group(replay: ModuleType) -> None:
     """Group 0 takes 100 s for an epoch: the others have trained everything else before its first value."""
-    spec = load_sweep_config(replay.SPEC, ["search.num_trials=81", "search.algorithm=grid", replay.NEVER])
+    spec = load_sweep_config(replay.SPEC, [*replay.ALL, "search.algorithm=grid", replay.NEVER])
     rows = {p: [{"val_rollout_mrr": 0.1, "epoch_s": 1.0}] * 2 for p in replay.read_curves().rows}
     slow = min(rows)
     rows[slow] = [{"val_rollout_mrr": 0.9, "epoch_s": 100.0}] * 2

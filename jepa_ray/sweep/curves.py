@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from jepa_ray.config import Dimension
+from jepa_ray.dimensions import Dimension
 from jepa_ray.sweep import space
 
 Array = NDArray[np.float64]

@@ -18,6 +18,7 @@ from optuna.samplers import (
 
 from jepa_ray import dimensions
 from jepa_ray.config import SweepConfig
+from jepa_ray.sweep.curves import CurveSampler
 
 
 def make_sampler(spec: SweepConfig, done: int) -> BaseSampler:
@@ -64,6 +65,10 @@ def _nsga_ii(spec: SweepConfig, seed: int) -> BaseSampler:
     return NSGAIISampler(population_size=generation, seed=seed)
 
 
+def _curves(spec: SweepConfig, seed: int) -> BaseSampler:
+    return CurveSampler(spec.space, spec.early_stopping.max_epochs, seed)
+
+
 _MAKERS: dict[str, Callable[[SweepConfig, int], BaseSampler]] = {
     "tpe": _tpe,
     "random": _random,
@@ -72,4 +77,5 @@ _MAKERS: dict[str, Callable[[SweepConfig, int], BaseSampler]] = {
     "cma-es": _cma_es,
     "gp": _gp,
     "nsga-ii": _nsga_ii,
+    "curves": _curves,
 }
