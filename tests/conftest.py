@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MakeH5 = Callable[..., Path]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that start Ray run one after another, beside all the others: two clusters at once would starve."""
     for item in items:

@@ -219,15 +219,20 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        origin: BaseException = error
-        while cause := origin.__cause__ or origin.__context__:
-            origin = cause
-        if isinstance(origin, JepaRayError):
-            raise origin from None
-        if isinstance(origin, (OSError, SQLAlchemyError, sqlite3.Error, StorageInternalError)):
-            why = str(origin).strip().splitlines()[0]
-            raise StorageError(f"results cannot be written ({why}); the same command continues") from None
+        for origin in _chain(error):
+            if isinstance(origin, JepaRayError):
+                raise origin from None
+            if isinstance(origin, (OSError, SQLAlchemyError, sqlite3.Error, StorageInternalError)):
+                why = str(origin).strip().splitlines()[0]
+                raise StorageError(f"results cannot be written ({why}); the same command continues") from None
         raise
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from, outermost first."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from ray import cloudpickle
 from rich.console import Console
 from running import Running, board, epochs_recorded, run, start, write
 
@@ -241,6 +243,7 @@ def test_a_folder_that_cannot_be_written_ends_the_sweep_and_the_same_command_con
     spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a full disk: no trial is failed for it, and none is lost."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import the tests
     config, folder = SweepConfig.model_validate(spec), tmp_path / "out" / "sweeps" / "unit"
     monkeypatch.setattr("jepa_ray.sweep.results.write_best", lambda *_: [])  # there is no model
 
