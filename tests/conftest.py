@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from jepa_ray.config import TrainConfig, TwoRoomsConfig
 
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
 MakeH5 = Callable[..., Path]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class RayInOneScope(LoadScopeScheduling):
     """Tests that start Ray run one after another, beside all the others: two clusters at once would starve."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if "/ray/" in nodeid else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayInOneScope:
+    return RayInOneScope(config, log)
 
 
 @pytest.fixture(scope="session")
