@@ -201,10 +201,10 @@ def test_a_sweep_whose_groups_cannot_start_says_so_at_once(spec: dict[str, Any],
     def crash(config: dict[str, Any]) -> None:
         os._exit(1)
 
-    class Broken(trainable(config, tmp_path / "groups")):  # type: ignore[misc]
+    class Broken(trainable(config, tmp_path)):  # type: ignore[misc]
         def start_group(self) -> WorkerGroup:
             group = WorkerGroup(
-                workers=1, cpus=1, gpus=0, storage=self.storage, name=f"broken-{uuid.uuid4().hex[:6]}", work=crash
+                workers=1, cpus=1, gpus=0, storage=self.folder, name=f"broken-{uuid.uuid4().hex[:6]}", work=crash
             )
             group.start()
             return group

@@ -1,5 +1,6 @@
 """The warm worker group on real Ray: switching, resuming, and every way to die."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -118,5 +119,9 @@ def test_a_killed_worker_is_an_error_of_its_trial(tmp_path: Path, train_config: 
 
 
 def train_workers() -> set[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return {process for process in children if "RayTrainWorker" in " ".join(process.cmdline())}
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended by now
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.add(process)
+    return found
