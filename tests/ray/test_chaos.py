@@ -1,6 +1,6 @@
 """A sweep whose processes are killed at random moments: the same command continues, and the result is the same.
 
-JEPA_RAY_CHAOS=10 kills ten times instead of twice.
+JEPA_RAY_CHAOS=10 kills ten times instead of three.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from running import Running, board, epochs_recorded, run, start, write
 
 from jepa_ray.config import METRICS, TrainConfig
 
-KILLS = int(os.environ.get("JEPA_RAY_CHAOS", "2"))
+KILLS = int(os.environ.get("JEPA_RAY_CHAOS", "3"))
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300 + 120 * KILLS)]
 
 TIMES = ["seconds", "samples_per_s", "epoch_s", "mlflow_run_id"]
