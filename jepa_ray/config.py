@@ -267,6 +267,9 @@ class Objective(_Section):
         how = FAKED_BY.get(self.metric)
         return f"objective {self.metric} can be faked by {how}; val_rollout_mrr cannot" if how else None
 
+    def __str__(self) -> str:
+        return f"{self.mode} {self.metric}"
+
     def better(self, a: float, b: float | None) -> bool:
         """Whether value `a` beats `b`; anything beats nothing."""
         return b is None or (a > b if self.mode == "max" else a < b)

@@ -42,7 +42,7 @@ def _print_plan(config: SweepConfig, output: Path) -> None:
     planned, lessons = plan(config, machine), read_lessons(config, output / "sweeps" / config.name)
     resources = config.resources
     points = "infinitely many" if planned.points is None else planned.points
-    objectives = ", ".join(f"{objective.mode} {objective.metric}" for objective in config.objectives)
+    objectives = ", ".join(map(str, config.objectives))
     print(f"sweep {config.name}: {config.search.algorithm} search, {objectives}")
     if config.objective.warning:
         print(f"warning: {config.objective.warning}")

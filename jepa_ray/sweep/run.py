@@ -104,11 +104,12 @@ class _Sweep:
             self.console.print(str(lesson), highlight=False, soft_wrap=True)
         space = {f"space.{key}": value for key, value in spec.to_dict()["space"].items()}
         parent = tracker.open_run(folder.id, spec.name, space, tags={"kind": "sweep"})
-        done = [record for record in study.records() if record.status is not Status.RUNNING]
+        known = study.records()
+        done = [record for record in known if record.status is not Status.RUNNING]
         searcher = TuneSearcher(study)
         with SweepView(spec, plans, self.console, done) as view:
             recorder = Recorder(study, tracker, folder.id, parent, view, Shelf(study, folder.path))
-            if study.records():
+            if known:
                 recorder.catch_up()
             self._tune(study, searcher, recorder, plans.groups)
         if not searcher.exhausted or any(record.status is Status.RUNNING for record in study.records()):

@@ -72,7 +72,7 @@ def _read(folder: Path, spec: SweepConfig, own: Path) -> Lesson:
 
 
 def _said(spec: SweepConfig) -> str:
-    return ", ".join(f"{objective.mode} {objective.metric}" for objective in spec.objectives)
+    return ", ".join(map(str, spec.objectives))
 
 
 def _finished(database: Path, name: str) -> list[FrozenTrial]:
