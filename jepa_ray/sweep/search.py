@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 from ray.tune.search import Searcher
 
 from jepa_ray.config import SweepConfig
@@ -47,7 +47,6 @@ class Search:
         self._study, self._spec = study, study.spec
         self._space_size = space.size(self._spec.space)
         self._distributions = space.distributions(self._spec.space)
-        self._strike_half_made()
         records = study.records()
         self._unfinished = [record for record in records if record.status is Status.RUNNING]
         self._asked = sum(record.repeat_of is None for record in records)
@@ -125,12 +124,6 @@ class Search:
 
     def _narrowed(self, wanted: space.Params) -> Space:
         return {**self._spec.space, **{key: [value] for key, value in wanted.items()}}
-
-    def _strike_half_made(self) -> None:
-        """Strike off what a session that died had queued, or not suggested to its end: it was never handed out."""
-        for trial in self._study.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)):
-            if trial.state is TrialState.WAITING or not space.complete(self._spec.space, trial.params):
-                self._study.strike(trial.number)
 
 
 _WANTED = "wanted"  # marks the trials that the spec asked for

@@ -102,6 +102,7 @@ class Study:
             directions=["maximize" if objective.mode == "max" else "minimize" for objective in spec.objectives],
         )
         self._study_id = storage.get_study_id_from_name(spec.name)
+        self._strike_half_made()
         self._close_what_is_over()
         self._epochs = {record.number: len(record.history) for record in self.records()}
 
@@ -109,6 +110,12 @@ class Study:
     def open(cls, spec: SweepConfig, database: Path) -> Study:
         """The study in a file, a new one if there is none."""
         return cls(spec, optuna.storages.RDBStorage(f"sqlite:///{database}"))
+
+    def _strike_half_made(self) -> None:
+        """Strike off what a session that died had queued, or not suggested to its end: it was never handed out."""
+        for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)):
+            if trial.state is TrialState.WAITING or not space.complete(self.spec.space, trial.params):
+                self.strike(trial.number)
 
     def _close_what_is_over(self) -> None:
         seen = set()
