@@ -6,14 +6,16 @@
   checkpoint files, leaderboard; three results a trial.
 - B, Ray Tune alone: a function trainable that reports three results, random search, no loggers; one actor a trial.
 - C, Ray Tune alone, its actors reused (`reuse_actors=True`): the same with a class.
-- D, Optuna alone: ask, three reports, tell, in sqlite, in one process.
+- D, Ray Tune with what others use for the same records: as C, with OptunaSearch and MLflowLoggerCallback in sqlite.
+- E, Optuna alone: ask, three reports, tell, in sqlite, in one process.
 
-Starting the actors of A and C (`--concurrent` of them, a process each) is not counted; B pays for one a trial, as its
-users do.
+Starting the actors of A, C and D (`--concurrent` of them, a process each) is not counted: none begins before all are up,
+since Ray Tune keeps asking for further actors until then. B pays for one a trial, as its users do.
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import tempfile
 import threading
@@ -26,6 +28,9 @@ import optuna
 import psutil
 import typer
 from ray import tune
+from ray.air.integrations.mlflow import MLflowLoggerCallback
+from ray.tune.search import ConcurrencyLimiter
+from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 from rich.table import Table
 
@@ -45,7 +50,7 @@ EPOCHS = 3
 def main(
     trials: Annotated[list[int] | None, typer.Option(help="Sizes of the sweep; repeat the option.")] = None,
     concurrent: Annotated[int, typer.Option(min=1, help="Groups at once.")] = 64,
-    baseline_trials: Annotated[int, typer.Option(min=2, help="Trials of the plain function trainable.")] = 100,
+    baseline_trials: Annotated[int, typer.Option(min=2, help="Trials of Ray Tune's sides.")] = 100,
     algorithm: Annotated[str, typer.Option(help="Sampler of the package.")] = "random",
 ) -> None:
     """Measure all sides and print seconds per result, results per second and the driver's memory."""
@@ -58,14 +63,15 @@ def main(
         console.print(f"package, {size} trials ...")
         table.add_row("A package", f"{size:,}", *cells(size, *package(size, concurrent, algorithm)))
     with tempfile.TemporaryDirectory() as folder, ray_session(None, 64, 0, Path(folder) / "ray.log"):
-        for name, reuse, size in (
-            ("B Tune, function", False, baseline_trials),
-            ("C Tune, reused actors", True, sizes[-1]),
+        for name, size, extra in (
+            ("B Tune, function", baseline_trials, None),
+            ("C Tune, reused actors", baseline_trials, {}),
+            ("D C, Optuna, MLflow", baseline_trials, recorded(concurrent, Path(folder))),
         ):
             console.print(f"{name}, {size} trials ...")
-            table.add_row(name, f"{size:,}", *cells(size, *plain_tune(size, concurrent, reuse, Path(folder))))
+            table.add_row(name, f"{size:,}", *cells(size, *plain_tune(size, concurrent, extra, Path(folder) / name[0])))
     for size in sizes:
-        table.add_row("D Optuna", f"{size:,}", *cells(size, *optuna_alone(size, algorithm)))
+        table.add_row("E Optuna", f"{size:,}", *cells(size, *optuna_alone(size, algorithm)))
     console.print(table)
 
 
@@ -108,10 +114,19 @@ class Clock(tune.Callback):
 # ---------------------------------------------------------------------------------------- package
 
 
+def wait_for_all(folder: Path, concurrent: int) -> None:
+    """Until so many actors have come here."""
+    folder.mkdir(exist_ok=True)
+    (folder / str(os.getpid())).touch()
+    while sum(1 for _ in folder.iterdir()) < concurrent:
+        time.sleep(0.5)
+
+
 class Idle:
     """A group that has nothing to do."""
 
-    def __init__(self) -> None:
+    def __init__(self, concurrent: int, folder: Path) -> None:
+        wait_for_all(folder / "up", concurrent)
         self._epoch = 0
 
     def call(self, command: Any) -> EpochResult | None:
@@ -134,7 +149,7 @@ class IdleTrial(SweepTrial):
     """What the package runs, with an idle group."""
 
     def start_group(self) -> Idle:
-        return Idle()
+        return Idle(self.spec.resources.max_concurrent, self.folder)
 
 
 def package(size: int, concurrent: int, algorithm: str) -> tuple[float, float, float]:
@@ -164,7 +179,7 @@ def package(size: int, concurrent: int, algorithm: str) -> tuple[float, float, f
 
 
 def steady(times: list[float], concurrent: int) -> float:
-    """Seconds for all results at the pace they had once all actors were up."""
+    """Seconds for all results at the pace they had after the first trial of each actor, as far as there are more."""
     first = min(concurrent * EPOCHS, len(times) // 2)
     return (times[-1] - times[first]) * len(times) / (len(times) - 1 - first)
 
@@ -181,6 +196,8 @@ class ThreeResults(tune.Trainable):
     """The same as a class, which can be reused."""
 
     def setup(self, config: dict[str, Any]) -> None:
+        Path(config["up"]).parent.mkdir(parents=True, exist_ok=True)
+        wait_for_all(Path(config["up"]), config["concurrent"])
         self._epoch = 0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -192,19 +209,29 @@ class ThreeResults(tune.Trainable):
         return {"epoch": self._epoch, **dict.fromkeys(METRICS, 0.5), "done": self._epoch == EPOCHS}
 
 
-def plain_tune(size: int, concurrent: int, reuse: bool, folder: Path) -> tuple[float, float, float]:
-    clock = Clock()
+def recorded(concurrent: int, folder: Path) -> dict[str, Any]:
+    """Options of `tune.run`: search by Optuna, every result to MLflow."""
+    logger = MLflowLoggerCallback(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", experiment_name="scale")
+    search = OptunaSearch(sampler=optuna.samplers.RandomSampler(seed=0), metric=METRICS[0], mode="min")
+    return {"search_alg": ConcurrencyLimiter(search, concurrent), "callbacks": [logger]}
+
+
+def plain_tune(size: int, concurrent: int, extra: dict[str, Any] | None, folder: Path) -> tuple[float, float, float]:
+    """The function trainable, or with further options of `tune.run` the class, reused."""
+    clock, reuse = Clock(), extra is not None
+    options = {"max_concurrent_trials": concurrent, **(extra or {})}
+    if "search_alg" in options:
+        del options["max_concurrent_trials"]  # its searcher has it
     with Peak() as peak:
         tune.run(
             ThreeResults if reuse else three_results,
-            config={RATE: tune.loguniform(1e-6, 1e-2)},
+            config={RATE: tune.loguniform(1e-6, 1e-2), "up": str(folder / "up"), "concurrent": concurrent},
             num_samples=size,
-            max_concurrent_trials=concurrent,
             reuse_actors=reuse,
             resources_per_trial={"cpu": 1},
             storage_path=str(folder),
-            callbacks=[clock],
             verbose=0,
+            **{**options, "callbacks": [*options.get("callbacks", []), clock]},
         )
         ended = time.perf_counter()
     seconds = steady(clock.times, concurrent) if reuse else clock.times[-1] - clock.times[0]

@@ -1,19 +1,21 @@
-"""The only MLflow writer: runs, parameters, per-epoch metrics, tags. One process writes, in batches, off the hot path.
+"""The only MLflow writer: runs, parameters, per-epoch metrics, tags. One process writes, off the hot path.
 
-A run is found again by its `jepa_ray.key` tag, so a sweep that is resumed continues its runs and doubles none.
+What comes for a run while the store is busy is gathered and written in one batch. A run is found again by its
+`jepa_ray.key` tag, so a sweep that is resumed continues its runs and doubles none.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,15 @@ class KnownRun:
 
 Run = Future[str]  # the id of an MLflow run, known once the run is written
 
-# A server may be away for a minute (2 + 4 + 8 + 16 + 32 s); then the session ends, and the next one catches up.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2"}
+ENVIRONMENT = {
+    # A server may be away for a minute (2 + 4 + 8 + 16 + 32 s); then the session ends, and the next one catches up.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing is told about users, unless they say so themselves
+}
 KEY_TAG = "jepa_ray.key"
 MAX_VALUE = 500  # characters of a parameter or tag that every MLflow backend takes
+MAX_METRICS, MAX_OTHERS = 800, 100  # of a batch: MLflow takes 1000 of all kinds, and 100 parameters or tags
 
 
 def default_uri(output: Path) -> str:
@@ -53,7 +60,7 @@ class Tracker:
     """
 
     def __init__(self, config: TrackingConfig, output: Path, default_experiment: str) -> None:
-        os.environ.update({key: value for key, value in PATIENCE.items() if key not in os.environ})
+        os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
         from mlflow import MlflowClient  # seconds of imports: only where something is tracked
         from mlflow.exceptions import MlflowException
 
@@ -73,6 +80,8 @@ class Tracker:
         self._may_know_runs = known is not None
         self._writer = _Writer()
         self._pending: deque[Future[Any]] = deque()
+        self._gathering: dict[Run | str, _Batch] = {}  # what is not begun to be written
+        self._lock = threading.Lock()
 
     def open_run(
         self,
@@ -84,10 +93,12 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
     ) -> Run:
         """The run with this key: a new one, or the one that an earlier session left."""
-        return self._later(self._open, key, name, dict(params), parent, dict(tags or {}))
+        run: Run = self._later(self._open, key, name, dict(params), parent, dict(tags or {}))
+        self._gather(run, _Batch(params={k: str(v)[:MAX_VALUE] for k, v in params.items()}))
+        return run
 
     def _open(self, key: str, name: str, params: dict[str, Any], parent: Run | None, tags: dict[str, str]) -> str:
-        run_id = self._find(key) or self._create(key, name, params, parent, tags)
+        run_id = self._find(key) or self._create(key, name, parent, tags)
         if self._mirror and tags.get("kind") != "sweep":  # W&B has no nested runs: its trials are a group
             self._mirror.open(run_id, name, params)
         return run_id
@@ -101,13 +112,9 @@ class Tracker:
         self._client.update_run(found[0].info.run_id, status="RUNNING")
         return str(found[0].info.run_id)
 
-    def _create(self, key: str, name: str, params: dict[str, Any], parent: Run | None, tags: dict[str, str]) -> str:
-        from mlflow.entities import Param
-
+    def _create(self, key: str, name: str, parent: Run | None, tags: dict[str, str]) -> str:
         under = {"mlflow.parentRunId": parent.result()} if parent else {}
         run = self._client.create_run(self._experiment, run_name=name, tags={KEY_TAG: key, **under, **tags})
-        values = [Param(k, str(v)[:MAX_VALUE]) for k, v in params.items()]
-        self._client.log_batch(run.info.run_id, params=values)
         return str(run.info.run_id)
 
     def known_runs(self, prefix: str) -> list[KnownRun]:
@@ -138,23 +145,40 @@ class Tracker:
         return list(known.values())
 
     def log_epoch(self, run: Run | str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """One epoch's metrics, in one batch, stepped by epoch."""
-        from mlflow.entities import Metric
-
+        """One epoch's metrics, stepped by epoch."""
         now = int(time.time() * 1000)
-        batch = [Metric(name, value, now, epoch) for name, value in {**metrics, "epoch": epoch}.items()]
-        self._later(lambda: self._client.log_batch(_id(run), metrics=batch))
+        values = {**metrics, "epoch": epoch}
+        self._gather(run, _Batch(metrics=[(name, value, now, epoch) for name, value in values.items()]))
         if mirror := self._mirror:
             self._later(lambda: mirror.log(_id(run), epoch, metrics))
 
     def tag(self, run: Run | str, tags: Mapping[str, str]) -> None:
-        """Set tags, in one batch."""
-        from mlflow.entities import RunTag
-
-        batch = [RunTag(k, v[:MAX_VALUE]) for k, v in tags.items()]
-        self._later(lambda: self._client.log_batch(_id(run), tags=batch))
+        """Set tags."""
+        self._gather(run, _Batch(tags={k: v[:MAX_VALUE] for k, v in tags.items()}))
         if mirror := self._mirror:
             self._later(lambda: mirror.tag(_id(run), tags))
+
+    def _gather(self, run: Run | str, batch: _Batch) -> None:
+        """Write it after all before, with whatever else comes for this run until then."""
+        with self._lock:
+            waiting = self._gathering.setdefault(run, batch)
+            if waiting is not batch:
+                waiting.add(batch)
+                return
+        self._later(self._write, run)
+
+    def _write(self, run: Run | str) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        with self._lock:
+            batch = self._gathering.pop(run)
+        for part in batch.parts():
+            self._client.log_batch(
+                _id(run),
+                metrics=[Metric(*metric) for metric in part.metrics],
+                params=[Param(*param) for param in part.params.items()],
+                tags=[RunTag(*tag) for tag in part.tags.items()],
+            )
 
     def attach(self, run: Run, files: Iterable[Path]) -> None:
         """Log files as artifacts of a run."""
@@ -194,6 +218,29 @@ class Tracker:
         future = self._writer.submit(lambda: write(*arguments))
         self._pending.append(future)
         return future
+
+
+@dataclass
+class _Batch:
+    """Entries of one run that are written together."""
+
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)  # name, value, time in ms, step
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def add(self, other: _Batch) -> None:
+        """Take in what came later."""
+        self.metrics += other.metrics
+        self.params |= other.params
+        self.tags |= other.tags
+
+    def parts(self) -> Iterator[_Batch]:
+        """The same in pieces that MLflow takes."""
+        params, tags = list(self.params.items()), list(self.tags.items())
+        count = max(math.ceil(len(self.metrics) / MAX_METRICS), math.ceil(max(len(params), len(tags)) / MAX_OTHERS))
+        for i in range(count):
+            some, others = (slice(i * most, (i + 1) * most) for most in (MAX_METRICS, MAX_OTHERS))
+            yield _Batch(self.metrics[some], dict(params[others]), dict(tags[others]))
 
 
 class _Writer:

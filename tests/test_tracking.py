@@ -1,7 +1,10 @@
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 
 from jepa_ray.config import TrackingConfig
 from jepa_ray.errors import ConfigError, StorageError
@@ -41,6 +44,72 @@ def test_a_run_is_found_again_and_not_doubled(tracker: Tracker, output: Path) ->
     tracker.close_run(first, failed=True)
     tracker.flush()
     assert Tracker(TrackingConfig(), output, "unit").open_run("again", "trial", {"a": 1}).result() == first.result()
+
+
+class TestGathering:
+    """What comes while the store is busy."""
+
+    @pytest.fixture
+    def batches(self, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+        """What is handed to MLflow from now on."""
+        written: list[dict[str, Any]] = []
+        log_batch = tracker._client.log_batch
+
+        def spy(run_id: str, **entries: Any) -> None:
+            written.append(entries)
+            log_batch(run_id, **entries)
+
+        monkeypatch.setattr(tracker._client, "log_batch", spy)
+        return written
+
+    def test_it_is_written_in_one_batch(self, tracker: Tracker, output: Path, batches: list[dict[str, Any]]) -> None:
+        free = threading.Event()
+        tracker._later(free.wait)
+        run = tracker.open_run("busy", "trial", {"a": 1})
+        for epoch in (1, 2, 3):
+            tracker.log_epoch(run, epoch, {"val_loss": epoch / 10})
+        tracker.tag(run, {"status": "PRUNED"})
+        tracker.tag(run, {"status": "COMPLETE"})
+        tracker.close_run(run)
+        free.set()
+        tracker.flush()
+        assert len(batches) == 1
+        client = MlflowClient(default_uri(output))
+        assert [(m.step, m.value) for m in client.get_metric_history(run.result(), "val_loss")] == [
+            (1, 0.1),
+            (2, 0.2),
+            (3, 0.3),
+        ]
+        found = client.get_run(run.result())
+        assert (found.data.tags["status"], found.data.params, found.info.status) == ("COMPLETE", {"a": "1"}, "FINISHED")
+
+    def test_no_batch_is_larger_than_mlflow_takes(
+        self, tracker: Tracker, output: Path, batches: list[dict[str, Any]]
+    ) -> None:
+        free = threading.Event()
+        tracker._later(free.wait)
+        run = tracker.open_run("large", "trial", {f"p{i}": i for i in range(250)})
+        for epoch in range(1, 1001):
+            tracker.log_epoch(run, epoch, {"val_loss": 0.5})
+        free.set()
+        tracker.flush()
+        assert max(len(batch["metrics"]) for batch in batches) == 800
+        assert max(len(batch["params"]) for batch in batches) == 100
+        client = MlflowClient(default_uri(output))
+        assert len(client.get_metric_history(run.result(), "val_loss")) == 1000
+        assert len(client.get_run(run.result()).data.params) == 250
+
+
+def test_a_run_that_died_before_its_parameters_gets_them(tracker: Tracker, output: Path) -> None:
+    bare = tracker._create("bare", "trial", None, {})
+    again = Tracker(TrackingConfig(), output, "unit")
+    assert again.open_run("bare", "trial", {"a": 1}).result() == bare
+    again.flush()
+    assert MlflowClient(default_uri(output)).get_run(bare).data.params == {"a": "1"}
+
+
+def test_mlflow_tells_nobody_about_its_users(tracker: Tracker) -> None:
+    assert MLFLOW_DISABLE_TELEMETRY.get()
 
 
 def test_artifacts_are_kept(tracker: Tracker, output: Path, tmp_path: Path) -> None:
@@ -104,7 +173,7 @@ def test_known_runs_tell_what_was_logged_and_delete_doubles(tracker: Tracker) ->
         "sweep/0": (2, True),
         "sweep/1": (2, False),
     }
-    tracker._create("sweep/1", "double", {}, None, {})
+    tracker._create("sweep/1", "double", None, {})
     assert {run.key: run for run in tracker.known_runs("sweep/")} == first
     left = tracker._client.search_runs([tracker._experiment], "tags.`jepa_ray.key` LIKE 'sweep/%'")
     assert len(left) == 2

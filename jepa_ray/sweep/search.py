@@ -66,10 +66,10 @@ class Search:
             return None
         if self._unfinished:
             return Suggestion.of(self._unfinished.pop(0), self._spec)
-        trial = self._draw()
+        record = self._study.begin(self._draw())
         self._asked += 1
-        self._seen.add(space.identity(trial.params))
-        return Suggestion(trial.number, space.decode(self._spec.space, trial.params))
+        self._seen.add(space.identity(record.params))
+        return Suggestion.of(record, self._spec)
 
     def _draw(self) -> Trial:
         index, wanted = self._next_wanted()
@@ -79,7 +79,7 @@ class Search:
         if index is not None:
             trial.set_user_attr(_WANTED, index)
         if self._space_size and space.identity(trial.params) in self._seen:
-            self._study.strike(trial.number)
+            self._study.strike(trial)
             return self._suggested(self._instead(trial.number, wanted))
         return trial
 

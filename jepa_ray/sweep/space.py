@@ -53,11 +53,6 @@ def active(dimension: Dimension, params: Params) -> bool:
     )
 
 
-def complete(space: Space, params: Params) -> bool:
-    """Whether parameters have a value for every dimension that exists, and for no other."""
-    return set(params) == {key for key, dimension in space.items() if active(dimension, params)}
-
-
 def decode(space: Space, params: Params) -> Params:
     """Parameters as a config takes them, from Optuna's."""
     lists = {key: {_label(c): c for c in dimensions.values(d) or [] if isinstance(c, list)} for key, d in space.items()}

@@ -2,6 +2,8 @@
 
 Everything that outlives a session is here: suggestions, the metrics of every epoch, why a trial ended. Ray Tune
 keeps nothing that is read again. The study lies under the sweep's name, where Optuna's own dashboard can open it.
+
+Samplers work on a copy in memory: on the database, Optuna reads all unfinished trials again for every suggestion.
 """
 
 from __future__ import annotations
@@ -10,14 +12,14 @@ import dataclasses
 import enum
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from jepa_ray.config import SweepConfig
 from jepa_ray.sweep import space, trial_name
@@ -88,81 +90,117 @@ class TrialRecord:
 class Study:
     """The sweep's Optuna study, as the driver keeps it. No other process writes to it.
 
-    Opening it puts the books in order: trials that were over when an earlier session died are closed.
+    Opening it puts the books in order: trials that were over when an earlier session died are closed. From then on
+    everything is read from memory; every change is on disk before anybody is told of it.
     """
 
     def __init__(self, spec: SweepConfig, storage: BaseStorage) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.spec = spec
-        self._storage = storage
-        self.optuna = optuna.create_study(
-            storage=storage,
-            study_name=spec.name,
-            load_if_exists=True,
-            directions=["maximize" if objective.mode == "max" else "minimize" for objective in spec.objectives],
-        )
+        self._disk, self._memory = storage, InMemoryStorage()
+        directions = ["maximize" if objective.mode == "max" else "minimize" for objective in spec.objectives]
+        on_disk = optuna.create_study(
+            storage=storage, study_name=spec.name, load_if_exists=True, directions=directions
+        ).get_trials()
         self._study_id = storage.get_study_id_from_name(spec.name)
-        self._strike_half_made()
+        self._disk_ids: dict[int, int] = {}  # by trial number
+        self.optuna = optuna.create_study(storage=self._memory, study_name=spec.name, directions=directions)
+        self._memory_id = self._memory.get_study_id_from_name(spec.name)
+        self.optuna.add_trials(on_disk)  # numbered as they are on disk
+        self._attrs = dict(storage.get_study_system_attrs(self._study_id))  # of the sampler
+        for key, value in self._attrs.items():
+            self._memory.set_study_system_attr(self._memory_id, key, value)
+        finals = storage.get_study_user_attrs(self._study_id)
+        self._records = {t.number: _record(t, finals) for t in on_disk if not NOT_OURS & t.user_attrs.keys()}
         self._close_what_is_over()
-        self._epochs = {record.number: len(record.history) for record in self.records()}
 
     @classmethod
     def open(cls, spec: SweepConfig, database: Path) -> Study:
         """The study in a file, a new one if there is none."""
         return cls(spec, optuna.storages.RDBStorage(f"sqlite:///{database}"))
 
-    def _strike_half_made(self) -> None:
-        """Strike off what a session that died had queued, or not suggested to its end: it was never handed out."""
-        for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)):
-            if trial.state is TrialState.WAITING or not space.complete(self.spec.space, trial.params):
-                self.strike(trial.number)
-
     def _close_what_is_over(self) -> None:
-        seen = set()
         for record in self.records():
-            identity = space.identity(record.params)
             if record.status is Status.RUNNING and record.over:
                 self.finish(record.number)
-            elif (
-                record.status is Status.RUNNING and identity in seen and not record.history and record.repeat_of is None
-            ):
-                self.strike(record.number)  # a repeated suggestion that was about to be replaced
-            seen.add(identity)
+
+    def begin(self, trial: Trial) -> TrialRecord:
+        """Take a suggestion of Optuna's into the books: it is going to be trained."""
+        return self._begun(self._write(trial.number))
+
+    def strike(self, trial: Trial) -> None:
+        """Take a suggestion into the books, and off them at once: it is not going to be trained."""
+        self._memory.set_trial_user_attr(self._in_memory(trial.number), REPLACED, True)
+        self._memory.set_trial_state_values(self._in_memory(trial.number), TrialState.FAIL)
+        self._write(trial.number)
+
+    def _write(self, number: int) -> FrozenTrial:
+        """Put a trial of the memory on disk as it is, with what the sampler remembers of all."""
+        trial = self._memory.get_trial(self._in_memory(number))
+        self._disk_ids[number] = self._disk.create_new_trial(self._study_id, trial)
+        attrs = self._memory.get_study_system_attrs(self._memory_id)
+        for key in (key for key, value in attrs.items() if self._attrs.get(key) != value):
+            self._disk.set_study_system_attr(self._study_id, key, attrs[key])
+        self._attrs = dict(attrs)
+        return trial
+
+    def _begun(self, trial: FrozenTrial) -> TrialRecord:
+        self._records[trial.number] = _record(trial, {})
+        return self._records[trial.number]
 
     def begin_repeat(self, of: TrialRecord, seed: int) -> TrialRecord:
         """A new trial with the parameters of an old one, and another seed."""
         trial = create_trial(
             state=TrialState.RUNNING,
             params=of.params,
-            distributions=self._storage.get_trial(self._id(of.number)).distributions,
+            distributions=self._memory.get_trial(self._in_memory(of.number)).distributions,
             user_attrs={"repeat_of": of.number, "seed": seed},
         )
-        return self.record(self._storage.get_trial(self._storage.create_new_trial(self._study_id, trial)).number)
+        return self._begun(self._add(trial))
 
-    def strike(self, number: int) -> None:
-        """Take a trial off the books: it was never trained."""
-        self._storage.set_trial_user_attr(self._id(number), REPLACED, True)
-        self._storage.set_trial_state_values(self._id(number), TrialState.FAIL)  # tell takes no queued trial
+    def _add(self, trial: FrozenTrial) -> FrozenTrial:
+        trial_id = self._memory.create_new_trial(self._memory_id, trial)
+        return self._write(self._memory.get_trial_number_from_id(trial_id))
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether `learn` was called, in this or an earlier session."""
+        return LEARNED in self._disk.get_study_user_attrs(self._study_id)
+
+    def learn(self, trials: Iterable[FrozenTrial]) -> None:
+        """Add trials of other sweeps, each marked by a user attribute `LEARNED` that tells it from all others.
+
+        They are the sampler's, but none of `records`. Called again after a session died here, it doubles none.
+        """
+        known = {trial.user_attrs.get(LEARNED) for trial in self.optuna.get_trials(deepcopy=False)}
+        for trial in trials:
+            if trial.user_attrs[LEARNED] not in known:
+                self._add(trial)
+        self._disk.set_study_user_attr(self._study_id, LEARNED, True)
 
     def report(self, number: int, epoch: int, metrics: Mapping[str, float], *, last: bool) -> bool:
         """Record an epoch, and whether it was the trial's last. False if it was known: then nothing changes."""
-        if epoch <= self._epochs.get(number, 0):
+        record = self.record(number)
+        if epoch <= len(record.history):
             return False
-        trial_id = self._id(number)
         if len(self.spec.objectives) == 1:  # Optuna compares pruned trials by one objective, and TPE fails with several
-            self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[self.spec.objective.metric])
-        self._storage.set_trial_user_attr(trial_id, f"epoch_{epoch}", {"last": last, **metrics})
-        self._epochs[number] = epoch
+            value = metrics[self.spec.objective.metric]
+            self._disk.set_trial_intermediate_value(self._on_disk(number), epoch, value)
+            self._memory.set_trial_intermediate_value(self._in_memory(number), epoch, value)
+        self._disk.set_trial_user_attr(self._on_disk(number), f"epoch_{epoch}", {"last": last, **metrics})
+        self._change(number, history=[*record.history, dict(metrics)], finished=last)
         return True
 
     def note(self, number: int, **values: Any) -> None:
         """Attach `error`, `collapse`, or `stop` and `stop_epoch` to a trial that is not closed yet."""
         for name, value in values.items():
-            self._storage.set_trial_user_attr(self._id(number), name, value)
+            self._disk.set_trial_user_attr(self._on_disk(number), name, value)
+        self._change(number, **values)
 
     def record_finals(self, number: int, finals: Finals) -> None:
         """Remember how a finalist did: with the study, since Optuna's finished trials take no more attributes."""
-        self.optuna.set_user_attr(_finals_key(number), dataclasses.asdict(finals))
+        self._disk.set_study_user_attr(self._study_id, _finals_key(number), dataclasses.asdict(finals))
+        self._change(number, finals=finals)
 
     def finish(self, number: int, *, failed: bool = False) -> TrialRecord:
         """Close a trial's books: FAILED, COMPLETE if it reached its own end, else PRUNED; twice changes nothing.
@@ -174,14 +212,17 @@ class Study:
             return record
         if lacking := self._lacking(record):
             self.note(number, error=lacking)
-            record = dataclasses.replace(record, error=lacking)
+            record = self.record(number)
         if failed or record.error or not record.history:
             status = Status.FAILED
         else:
             status = Status.COMPLETE if record.finished else Status.PRUNED
         values = self.values(record) if status is Status.COMPLETE else None
-        self.optuna.tell(number, values, state=_TO_OPTUNA[status], skip_if_finished=True)
-        return dataclasses.replace(record, status=status)
+        self.optuna.tell(number, values, state=_TO_OPTUNA[status])
+        told = self._memory.get_trial(self._in_memory(number))
+        self._disk.set_trial_state_values(self._on_disk(number), told.state, told.values)
+        self._change(number, status=status)
+        return self.record(number)
 
     def best_value(self, record: TrialRecord) -> float | None:
         """The best objective a trial reached in any epoch."""
@@ -202,24 +243,30 @@ class Study:
 
     def record(self, number: int) -> TrialRecord:
         """One trial as it stands."""
-        return _record(self._storage.get_trial(self._id(number)), self.optuna.user_attrs)
+        return self._records[number]
 
     def records(self) -> list[TrialRecord]:
         """All trials, oldest first."""
-        trials, known = self.optuna.get_trials(deepcopy=False), self.optuna.user_attrs
-        kept = [t for t in trials if not NOT_OURS & t.user_attrs.keys() and t.state is not TrialState.WAITING]
-        return [_record(trial, known) for trial in kept]
+        return list(self._records.values())
 
-    def _id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+    def _change(self, number: int, **values: Any) -> None:
+        self._records[number] = dataclasses.replace(self._records[number], **values)
+
+    def _on_disk(self, number: int) -> int:
+        if number not in self._disk_ids:
+            self._disk_ids[number] = self._disk.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        return self._disk_ids[number]
+
+    def _in_memory(self, number: int) -> int:
+        return self._memory.get_trial_id_from_study_id_trial_number(self._memory_id, number)
 
 
 def _finals_key(number: int) -> str:
     return f"finals_{number}"
 
 
-def _record(trial: FrozenTrial, of_study: Mapping[str, Any]) -> TrialRecord:
-    attrs, finals = trial.user_attrs, of_study.get(_finals_key(trial.number))
+def _record(trial: FrozenTrial, all_finals: Mapping[str, Any]) -> TrialRecord:
+    attrs, finals = trial.user_attrs, all_finals.get(_finals_key(trial.number))
     keys = itertools.takewhile(lambda key: key in attrs, (f"epoch_{i}" for i in itertools.count(1)))
     rows = [attrs[key] for key in keys]
     return TrialRecord(

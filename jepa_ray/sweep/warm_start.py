@@ -35,14 +35,10 @@ def learn(study: Study, own: Path) -> list[Lesson]:
 
     They are Optuna's trials, but none of the sweep's: `Study.records` leaves them out. Raises `ConfigError`.
     """
-    if study.optuna.user_attrs.get(LEARNED):
+    if study.has_learned:
         return []
-    known = {trial.user_attrs.get(LEARNED) for trial in study.optuna.get_trials(deepcopy=False)}
     lessons = read_lessons(study.spec, own)
-    for trial in (trial for lesson in lessons for trial in lesson.trials):
-        if trial.user_attrs[LEARNED] not in known:  # from a session that died here
-            study.optuna.add_trial(trial)
-    study.optuna.set_user_attr(LEARNED, True)
+    study.learn(trial for lesson in lessons for trial in lesson.trials)
     return lessons
 
 

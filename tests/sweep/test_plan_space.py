@@ -147,20 +147,6 @@ def test_conditional_space_has_the_points_that_exist() -> None:
     swept = spec(CONDITIONAL).space
     assert list(space.points(swept)) == [{**encoder, DEPTH: depth} for encoder in encoders for depth in (2, 4, 6)]
     assert space.size(swept) == 18
-    assert all(space.complete(swept, point) for point in space.points(swept))
-
-
-@pytest.mark.parametrize(
-    "params",
-    [
-        {"model.encoder_type": "vit", DEPTH: 2},
-        {"model.encoder_type": "cnn", "model.vit.depth": 1, DEPTH: 2},
-        {"model.encoder_type": "cnn"},
-        {},
-    ],
-)
-def test_point_with_too_few_or_too_many_keys_is_not_complete(params: space.Params) -> None:
-    assert not space.complete(spec(CONDITIONAL).space, params)
 
 
 def test_size_of_a_large_conditional_space_is_not_counted_point_by_point() -> None:

@@ -1,6 +1,7 @@
 """Learning from an earlier sweep: what is taken, what is refused, and that the other one stays as it was."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,19 @@ def test_it_is_learned_once(other: Path) -> None:
 
 
 def test_a_session_that_died_while_learning_is_caught_up(other: Path) -> None:
-    study = Study(spec("new", warm_start=[other]), optuna.storages.InMemoryStorage())
-    (lesson,) = read_lessons(study.spec, Path("own"))
-    study.optuna.add_trial(lesson.trials[0])
+    storage, config = optuna.storages.InMemoryStorage(), spec("new", warm_start=[other])
+    (lesson,) = read_lessons(config, Path("own"))
+
+    def dying() -> Iterator[optuna.trial.FrozenTrial]:
+        yield lesson.trials[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Study(config, storage).learn(dying())
+    study = Study(config, storage)
+    assert not study.has_learned
     learn(study, Path("own"))
-    assert len(study.optuna.trials) == 8
+    assert len(study.optuna.trials) == len(Study(config, storage).optuna.trials) == 8
 
 
 def test_the_other_sweep_is_left_as_it_was(other: Path) -> None:
