@@ -1,6 +1,6 @@
-"""What the driver costs per result, from a hundred trials to thousands: no training, everything else.
+"""What the driver costs per result, and how that grows with the sweep: no training, everything else.
 
-    python benchmarks/driver_scale.py [--trials 100 --trials 1000] [--concurrent 64] [--baseline-trials 100]
+    python benchmarks/driver_scale.py [--trials 10000] [--concurrent 64] [--baseline-trials 200]
 
 - A, package: a whole sweep (`run_sweep`) whose groups answer at once: searcher, study in sqlite, MLflow in sqlite,
   checkpoint files, leaderboard; three results a trial.
@@ -9,8 +9,9 @@
 - D, Ray Tune with what others use for the same records: as C, with OptunaSearch and MLflowLoggerCallback in sqlite.
 - E, Optuna alone: ask, three reports, tell, in sqlite, in one process.
 
-Starting the actors of A, C and D (`--concurrent` of them, a process each) is not counted: none begins before all are up,
-since Ray Tune keeps asking for further actors until then. B pays for one a trial, as its users do.
+Each line is about the trials since the line before it. Starting the actors of A, C and D (`--concurrent` of them, a
+process each) is not counted: none begins before all are up, since Ray Tune asks for further actors until then. B pays
+for one a trial, as its users do.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from __future__ import annotations
 import os
 import resource
 import tempfile
-import threading
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from unittest import mock
@@ -29,7 +31,6 @@ import psutil
 import typer
 from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
-from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 from rich.table import Table
@@ -48,67 +49,68 @@ EPOCHS = 3
 
 
 def main(
-    trials: Annotated[list[int] | None, typer.Option(help="Sizes of the sweep; repeat the option.")] = None,
+    trials: Annotated[int, typer.Option(min=2, help="Trials of the package's sweep.")] = 10_000,
     concurrent: Annotated[int, typer.Option(min=1, help="Groups at once.")] = 64,
-    baseline_trials: Annotated[int, typer.Option(min=2, help="Trials of Ray Tune's sides.")] = 100,
-    algorithm: Annotated[str, typer.Option(help="Sampler of the package.")] = "random",
+    baseline_trials: Annotated[int, typer.Option(min=2, help="Trials of all other sides.")] = 200,
+    algorithm: Annotated[str, typer.Option(help="Sampler of the package and of Optuna alone.")] = "random",
 ) -> None:
-    """Measure all sides and print seconds per result, results per second and the driver's memory."""
+    """Measure all sides and print milliseconds per result, results per second and the driver's memory."""
     console = cli.console()
-    sizes = trials or [100, 1000]
     table = Table(title=f"driver alone, {concurrent} groups at once, {algorithm} search", title_justify="left")
-    for name in ("", "trials", "ms per result", "results/s", "end after the last result, s", "driver's peak MB"):
+    for name in ("", "trials", "ms per result", "results/s", "driver's MB", "end after the last result, s"):
         table.add_column(name, justify="right")
-    for size in sizes:
-        console.print(f"package, {size} trials ...")
-        table.add_row("A package", f"{size:,}", *cells(size, *package(size, concurrent, algorithm)))
-    with tempfile.TemporaryDirectory() as folder, ray_session(None, 64, 0, Path(folder) / "ray.log"):
-        for name, size, extra in (
-            ("B Tune, function", baseline_trials, None),
-            ("C Tune, reused actors", baseline_trials, {}),
-            ("D C, Optuna, MLflow", baseline_trials, recorded(concurrent, Path(folder))),
-        ):
-            console.print(f"{name}, {size} trials ...")
-            table.add_row(name, f"{size:,}", *cells(size, *plain_tune(size, concurrent, extra, Path(folder) / name[0])))
-    for size in sizes:
-        table.add_row("E Optuna", f"{size:,}", *cells(size, *optuna_alone(size, algorithm)))
+
+    def add(name: str, measured: tuple[Clock, float], *, skip: int) -> None:
+        clock, ended = measured
+        for line in clock.lines(skip, ended):
+            table.add_row(name, *line)
+        console.print(f"{name} done")
+
+    actors = concurrent * EPOCHS  # results in which they are not at their pace yet
+    add("A package", package(trials, concurrent, algorithm), skip=actors)
+    with tempfile.TemporaryDirectory() as name, ray_session(None, concurrent, 0, Path(name) / "ray.log"):
+        folder = Path(name)
+        add("B Tune, function", plain_tune(three_results, baseline_trials, concurrent, folder / "B"), skip=0)
+        add("C Tune, reused actors", plain_tune(ThreeResults, baseline_trials, concurrent, folder / "C"), skip=actors)
+        logged = plain_tune(ThreeResults, baseline_trials, concurrent, folder / "D", **recorded(folder))
+        add("D C, Optuna, MLflow", logged, skip=actors)
+    add("E Optuna", optuna_alone(baseline_trials, algorithm), skip=0)
     console.print(table)
 
 
-def cells(size: int, seconds: float, after: float, memory: float) -> list[str]:
-    results = size * EPOCHS
-    return [f"{1000 * seconds / results:.1f}", f"{results / seconds:.0f}", f"{after:.1f}", f"{memory:,.0f}"]
+@dataclass(frozen=True)
+class Tick:
+    """A result has come in."""
 
-
-class Peak:
-    """The largest resident memory of this process while it lasts, in MB."""
-
-    def __enter__(self) -> Peak:
-        self.megabytes, self._done = 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        process = psutil.Process()
-        while not self._done.wait(0.5):
-            self.megabytes = max(self.megabytes, process.memory_info().rss / 1e6)
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
+    at: float
+    memory: float  # resident, of this process, in MB
 
 
 class Clock(tune.Callback):
-    """When results came in at the driver: the time of each, after the first `skip`."""
+    """When results came in at the driver."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.ticks: list[Tick] = []
+        self._process = psutil.Process()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self.times.append(time.perf_counter())
+        self.tick()
+
+    def tick(self) -> None:
+        self.ticks.append(Tick(time.perf_counter(), self._process.memory_info().rss / 1e6))
+
+    def lines(self, skip: int, ended: float) -> Iterator[list[str]]:
+        """Cells of the table for every power of ten trials, and for the end; the first `skip` results do not count."""
+        marks = [EPOCHS * 10**power for power in range(2, 9)]
+        begin = skip
+        for end in [mark for mark in marks if skip < mark < len(self.ticks)] + [len(self.ticks)]:
+            seconds = (self.ticks[end - 1].at - self.ticks[begin].at) / (end - 1 - begin)
+            pace = [f"{1000 * seconds:.1f}", f"{1 / seconds:.0f}"]
+            last = f"{ended - self.ticks[-1].at:.1f}" if end == len(self.ticks) else ""
+            yield [f"to {end // EPOCHS:,}", *pace, f"{self.ticks[end - 1].memory:,.0f}", last]
+            begin = end - 1
 
 
 # ---------------------------------------------------------------------------------------- package
@@ -152,7 +154,7 @@ class IdleTrial(SweepTrial):
         return Idle(self.spec.resources.max_concurrent, self.folder)
 
 
-def package(size: int, concurrent: int, algorithm: str) -> tuple[float, float, float]:
+def package(size: int, concurrent: int, algorithm: str) -> tuple[Clock, float]:
     spec = SweepConfig(
         name="scale",
         base=load_train_config(CONFIG),
@@ -168,20 +170,13 @@ def package(size: int, concurrent: int, algorithm: str) -> tuple[float, float, f
 
     def timed(recorder: Any, *args: Any, **info: Any) -> None:
         own(recorder, *args, **info)
-        clock.on_trial_result(*args, **info)
+        clock.tick()
 
-    with tempfile.TemporaryDirectory() as folder, machine, no_model, Peak() as peak:
+    with tempfile.TemporaryDirectory() as folder, machine, no_model:
         bound = type("BoundTrial", (IdleTrial,), {"spec": spec, "folder": Path(folder) / "sweeps/scale"})
         with mock.patch.object(run.Recorder, "on_trial_result", timed):
             run.run_sweep(spec, Path(folder), Console(quiet=True), trial_class=bound)
-        ended = time.perf_counter()
-    return steady(clock.times, concurrent), ended - clock.times[-1], peak.megabytes
-
-
-def steady(times: list[float], concurrent: int) -> float:
-    """Seconds for all results at the pace they had after the first trial of each actor, as far as there are more."""
-    first = min(concurrent * EPOCHS, len(times) // 2)
-    return (times[-1] - times[first]) * len(times) / (len(times) - 1 - first)
+        return clock, time.perf_counter()
 
 
 # --------------------------------------------------------------------------------------- baselines
@@ -196,7 +191,6 @@ class ThreeResults(tune.Trainable):
     """The same as a class, which can be reused."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        Path(config["up"]).parent.mkdir(parents=True, exist_ok=True)
         wait_for_all(Path(config["up"]), config["concurrent"])
         self._epoch = 0
 
@@ -209,51 +203,49 @@ class ThreeResults(tune.Trainable):
         return {"epoch": self._epoch, **dict.fromkeys(METRICS, 0.5), "done": self._epoch == EPOCHS}
 
 
-def recorded(concurrent: int, folder: Path) -> dict[str, Any]:
+def recorded(folder: Path) -> dict[str, Any]:
     """Options of `tune.run`: search by Optuna, every result to MLflow."""
     logger = MLflowLoggerCallback(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", experiment_name="scale")
     search = OptunaSearch(sampler=optuna.samplers.RandomSampler(seed=0), metric=METRICS[0], mode="min")
-    return {"search_alg": ConcurrencyLimiter(search, concurrent), "callbacks": [logger]}
+    return {"search_alg": search, "callbacks": [logger]}
 
 
-def plain_tune(size: int, concurrent: int, extra: dict[str, Any] | None, folder: Path) -> tuple[float, float, float]:
-    """The function trainable, or with further options of `tune.run` the class, reused."""
-    clock, reuse = Clock(), extra is not None
-    options = {"max_concurrent_trials": concurrent, **(extra or {})}
-    if "search_alg" in options:
-        del options["max_concurrent_trials"]  # its searcher has it
-    with Peak() as peak:
-        tune.run(
-            ThreeResults if reuse else three_results,
-            config={RATE: tune.loguniform(1e-6, 1e-2), "up": str(folder / "up"), "concurrent": concurrent},
-            num_samples=size,
-            reuse_actors=reuse,
-            resources_per_trial={"cpu": 1},
-            storage_path=str(folder),
-            verbose=0,
-            **{**options, "callbacks": [*options.get("callbacks", []), clock]},
-        )
-        ended = time.perf_counter()
-    seconds = steady(clock.times, concurrent) if reuse else clock.times[-1] - clock.times[0]
-    return seconds, ended - clock.times[-1], peak.megabytes
+def plain_tune(
+    trainable: Any, size: int, concurrent: int, folder: Path, callbacks: Sequence[tune.Callback] = (), **options: Any
+) -> tuple[Clock, float]:
+    clock = Clock()
+    folder.mkdir()
+    tune.run(
+        trainable,
+        config={RATE: tune.loguniform(1e-6, 1e-2), "up": str(folder / "up"), "concurrent": concurrent},
+        num_samples=size,
+        max_concurrent_trials=concurrent,
+        reuse_actors=trainable is ThreeResults,
+        resources_per_trial={"cpu": 1},
+        storage_path=str(folder),
+        verbose=0,
+        callbacks=[*callbacks, clock],
+        **options,
+    )
+    return clock, time.perf_counter()
 
 
-def optuna_alone(size: int, algorithm: str) -> tuple[float, float, float]:
+def optuna_alone(size: int, algorithm: str) -> tuple[Clock, float]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=0) if algorithm == "tpe" else optuna.samplers.RandomSampler(seed=0)
+    clock = Clock()
 
     def objective(trial: optuna.Trial) -> float:
         trial.suggest_float(RATE, 1e-6, 1e-2, log=True)
         for epoch in range(EPOCHS):
             trial.report(0.5, epoch)
+            clock.tick()
         return 0.5
 
-    with tempfile.TemporaryDirectory() as folder, Peak() as peak:
+    with tempfile.TemporaryDirectory() as folder:
         study = optuna.create_study(storage=f"sqlite:///{folder}/optuna.db", sampler=sampler)
-        started = time.perf_counter()
         study.optimize(objective, n_trials=size)
-        seconds = time.perf_counter() - started
-    return seconds, 0.0, peak.megabytes
+    return clock, time.perf_counter()
 
 
 if __name__ == "__main__":
