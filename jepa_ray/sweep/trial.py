@@ -19,6 +19,8 @@ from jepa_ray.files import write_atomically
 from jepa_ray.sweep import checkpoint_path
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
 
+LONG_PATIENCE_S = 24 * 3600.0  # where groups of this sweep have come up before, resources were lost, and may come again
+
 
 class Group(Protocol):
     """What a trial needs of its worker group; benchmarks and tests put others in its place."""
@@ -40,16 +42,21 @@ class SweepTrial(Trainable):
         return PlacementGroupFactory([{"memory": 1024}])
 
     def start_group(self) -> Group:
-        """A running worker group for this sweep's resources. Raises `GroupStartError`."""
-        from jepa_ray.train.worker_group import WorkerGroup  # with torch, which only a group needs
+        """A running worker group for this sweep's resources. Raises `GroupStartError`.
+
+        If a node is lost, its trial waits until another group is done or a node joins: it must not fail for that.
+        """
+        from jepa_ray.train.worker_group import PATIENCE_S, WorkerGroup  # with torch, which only a group needs
 
         resources = self.spec.resources
+        trained_before = any((self.folder / "checkpoints").glob("*.pt"))
         group = WorkerGroup(
             workers=resources.workers_per_trial,
             cpus=resources.cpus_per_worker,
             gpus=resources.gpus_per_worker,
             storage=self.folder / "groups",
             name=f"{self.spec.name}-group-{uuid.uuid4().hex[:6]}",
+            patience=LONG_PATIENCE_S if trained_before else PATIENCE_S,
         )
         group.start()
         return group

@@ -47,8 +47,8 @@ from jepa_ray.train.ranks import Ranks
 TRAIN_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # bounds how fast a death is seen (default 2)
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # saves one process per group
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "45",
 }
+PATIENCE_S = 45.0
 IDLE_TIMEOUT_S = 7 * 24 * 3600  # ranks wait this long for a broadcast; deaths are Ray's to notice, not gloo's
 SHUTDOWN_TIMEOUT_S = 8.0  # Tune gives a trainable 10 s to clean up
 
@@ -63,6 +63,7 @@ class WorkerGroup:
         workers, cpus, gpus: number of DDP workers, and what each takes of the cluster.
         storage: folder that all nodes see, for Ray Train's own few files.
         name: what the group is called in Ray's dashboard.
+        patience: seconds to wait for resources that others hold.
         work: what the workers run; tests put a faulty one here.
     """
 
@@ -74,6 +75,7 @@ class WorkerGroup:
         gpus: float,
         storage: Path,
         name: str,
+        patience: float = PATIENCE_S,
         work: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).options(name=f"{name}-mailbox").remote()
@@ -89,11 +91,13 @@ class WorkerGroup:
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
             ),
         )
+        self._patience = patience
         self._thread = threading.Thread(target=self._fit, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the workers and wait until they answer. Raises `GroupStartError`."""
         os.environ.update({key: value for key, value in TRAIN_ENV.items() if key not in os.environ})
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self._patience)
         self._thread.start()
         try:
             self.call(Hello())

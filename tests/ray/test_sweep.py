@@ -35,13 +35,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
 @pytest.fixture
 def spec(train_config: TrainConfig) -> dict[str, Any]:
-    """Four trials of at most two short epochs."""
+    """Four trials of at most two short epochs, on one group: a second one takes longer to start than to train."""
     return {
         "name": "unit",
         "base": train_config.to_dict(),
         "space": {"training.learning_rate": [1e-4, 1e-3], "model.latent_dim_state": [16, 32]},
         "search": {"algorithm": "grid", "num_trials": 4},
         "early_stopping": {"enabled": False, "max_epochs": 2},
+        "resources": {"max_concurrent": 1},
     }
 
 
@@ -51,6 +52,7 @@ FAST_PLANNING = {"samples": 4, "elites": 2, "iterations": 1, "episodes": 4, "bud
 
 def test_a_sweep_leaves_what_it_promises(spec: dict[str, Any], tmp_path: Path) -> None:
     output = tmp_path / "out"
+    spec["resources"] = {"max_concurrent": 2}
     path = write(spec, tmp_path)
     printed = run(path, output)
     folder = output / "sweeps" / "unit"
@@ -101,7 +103,6 @@ def test_equal_sweeps_give_equal_leaderboards(spec: dict[str, Any], tmp_path: Pa
     spec |= {
         "search": {"algorithm": "tpe", "num_trials": 3, "seed": 1},
         "early_stopping": {"enabled": False, "max_epochs": 3},
-        "resources": {"max_concurrent": 1},
         "evaluation": {"plan_top_k": 2, "planning": FAST_PLANNING},
     }
     frames = []
@@ -154,7 +155,6 @@ def undisturbed(spec: dict[str, Any], overrides: dict[str, Any]) -> float:
 
 def test_ctrl_c_keeps_what_was_learned_and_the_same_command_continues(spec: dict[str, Any], tmp_path: Path) -> None:
     spec["base"]["data"]["two_rooms"]["trajectories"] = 300
-    spec["resources"] = {"max_concurrent": 1}
     path, output = write(spec, tmp_path), tmp_path / "out"
     sweep = start(path, output)
     sweep.wait_for(lambda: epochs_recorded(output) >= 3)
@@ -182,7 +182,6 @@ def test_stopped_and_failed_trials_are_told_from_complete_ones(spec: dict[str, A
         "objective": {"metric": "val_cosine", "mode": "max"},
         "space": {"training.learning_rate": [1e-3, 1e30, 1e-4, 1e-5, 1e-7]},
         "search": {"algorithm": "grid", "num_trials": 5},
-        "resources": {"max_concurrent": 1},
     }
     printed = run(write(spec, tmp_path), tmp_path / "out")
     frame = board(tmp_path / "out").set_index("status")

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 
 from jepa_ray.config import TrainConfig
 from jepa_ray.errors import TrialError
@@ -36,8 +37,8 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerGroup]:
     started.shutdown()
 
 
-def new_group(storage: Path, name: str, workers: int = 1, work: Any = None) -> WorkerGroup:
-    return WorkerGroup(workers=workers, cpus=1, gpus=0, storage=storage, name=name, work=work)
+def new_group(storage: Path, name: str, workers: int = 1, **options: Any) -> WorkerGroup:
+    return WorkerGroup(workers=workers, cpus=1, gpus=0, storage=storage, name=name, **options)
 
 
 def curve(
@@ -100,6 +101,28 @@ def test_a_worker_that_dies_at_start_up_is_an_error_and_no_hang(tmp_path: Path, 
         broken.start()
     assert time.monotonic() - started < 60  # the promise: a clear error within a minute
     broken.shutdown()
+
+
+def test_a_group_waits_for_resources_as_long_as_it_is_told(tmp_path: Path, group: WorkerGroup) -> None:
+    """Two of four CPUs are the other group's, two are taken for a while."""
+    ended = threading.Event()
+
+    def hold(seconds: float) -> None:
+        time.sleep(seconds)
+
+    holding = ray.remote(num_cpus=2)(hold).remote(20)
+    threading.Thread(target=lambda: (ray.wait([holding]), ended.set()), daemon=True).start()
+    while ray.available_resources().get("CPU", 0) > 0:
+        time.sleep(0.1)
+    hasty = new_group(tmp_path, "hasty", patience=1)
+    with pytest.raises(GroupStartError, match="did not start"):
+        hasty.start()
+    assert not ended.is_set()
+    hasty.shutdown()
+    patient = new_group(tmp_path, "patient", patience=120)
+    patient.start()
+    assert ended.is_set()
+    patient.shutdown()
 
 
 def test_a_killed_worker_is_an_error_of_its_trial(tmp_path: Path, train_config: TrainConfig) -> None:
