@@ -137,7 +137,8 @@ class Study:
     def _write(self, number: int) -> FrozenTrial:
         """Put a trial of the memory on disk as it is, with what the sampler remembers of all."""
         trial = self._memory.get_trial(self._in_memory(number))
-        self._disk_ids[number] = self._disk.create_new_trial(self._study_id, trial)
+        disk_id = self._disk_ids[number] = self._disk.create_new_trial(self._study_id, trial)
+        assert self._disk.get_trial_number_from_id(disk_id) == number, ("nobody else adds trials", number)
         attrs = self._memory.get_study_system_attrs(self._memory_id)
         for key in (key for key, value in attrs.items() if self._attrs.get(key) != value):
             self._disk.set_study_system_attr(self._study_id, key, attrs[key])
