@@ -224,6 +224,25 @@ def test_missing_data_is_refused(
     assert_refused(done, out, f"{tmp_path.resolve() / 'no.h5'}: cannot be read")
 
 
+@pytest.mark.parametrize(
+    "objective", ["{metric: rollout_probe_r2}", "[{metric: val_loss}, {metric: rollout_probe_r2}]"]
+)
+def test_an_objective_that_the_data_cannot_give_is_refused(
+    canonical_h5: MakeH5,
+    tmp_path: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    objective: str,
+) -> None:
+    data = SPEC.replace("{builtin: two_rooms}", f"{{path: {canonical_h5(columns={'state': None})}}}")
+    spec = write(tmp_path / "s.yaml", f"{data}objective: {objective}")
+    done = called(monkeypatch, capsys, tmp_path, sweep_app, spec, "--output", str(out))
+    assert done.returncode == 2
+    assert done.stderr == "error: objective.metric is rollout_probe_r2, but the data has no state labels to probe for\n"
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("key", ["cpus_per_worker: 5000", "gpus_per_worker: 100"])
 def test_resources_that_never_fit_are_refused_before_data_is_made(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str

@@ -67,7 +67,7 @@ def run_sweep(
         plan(spec, machine)  # what can never fit is refused before anything else happens
     if fresh or not (folder.path / "optuna.db").exists():
         read_lessons(spec, folder.path)  # later, when the folder is begun, it is too late to refuse them
-    check_trainable(spec.trial_config({}), console)
+    check_trainable(spec.trial_config({}), console, (objective.metric for objective in spec.objectives))
     with folder.begin(dump_yaml(spec.to_dict()), fresh=fresh, growing=GROWING) as aside:
         if aside:
             console.print(f"the old sweep is kept in {aside}", soft_wrap=True)

@@ -6,6 +6,7 @@ outputs/<experiment.name>/: config.yaml, checkpoint.pt (last epoch), best_jepa_m
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +59,17 @@ def run_training(config: TrainConfig, output: Path, console: Console, *, fresh: 
         return _show(config, folder, console)
 
 
-def check_trainable(config: TrainConfig, console: Console) -> None:
+def check_trainable(config: TrainConfig, console: Console, further: Iterable[str] = ()) -> None:
     """Make or open the dataset and build the model once, so that bad data and misfits are found before Ray starts.
 
-    Raises `DataError` or `ConfigError`.
+    `further`: metrics that are to be optimised besides the config's own. Raises `DataError` or `ConfigError`.
     """
     objective = config.experiment.objective
     if objective.warning:
         console.print(f"warning: {objective.warning}", style="yellow", soft_wrap=True)
     with console.status("reading the data"):
         dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
-    if objective.metric == "rollout_probe_r2" and not dataset.has_states:
+    if "rollout_probe_r2" in (objective.metric, *further) and not dataset.has_states:
         raise ConfigError("objective.metric is rollout_probe_r2, but the data has no state labels to probe for")
     windows(config.training, dataset)
     build_learner(config.model, config.training, dataset.spec, Ranks().average)

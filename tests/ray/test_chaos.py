@@ -1,6 +1,6 @@
 """A sweep whose processes are killed at random moments: the same command continues, and the result is the same.
 
-JEPA_RAY_CHAOS=10 kills ten times instead of three, and a node of a cluster.
+JEPA_RAY_CHAOS=10 kills ten times instead of three, and a node of a cluster; and fills a disk.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from jepa_ray.config import METRICS, TrainConfig
 KILLS = int(os.environ.get("JEPA_RAY_CHAOS", "3"))
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300 + 120 * KILLS)]
 
+long = pytest.mark.skipif("JEPA_RAY_CHAOS" not in os.environ, reason="minutes: with JEPA_RAY_CHAOS=10")
 TIMES = ["seconds", "samples_per_s", "epoch_s", "mlflow_run_id"]
 # What is killed, by how its command line begins or reads; the sweep itself and its server are known by their ids.
 VICTIMS = {"group": "ray::SweepTrial", "worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}
@@ -98,7 +100,7 @@ def test_random_kills_change_nothing(spec: dict[str, Any], tmp_path: Path) -> No
     assert len(seen) == KILLS
 
 
-@pytest.mark.skipif("JEPA_RAY_CHAOS" not in os.environ, reason="two minutes: with JEPA_RAY_CHAOS=10")
+@long
 def test_a_node_that_dies_costs_no_trial(spec: dict[str, Any], tmp_path: Path) -> None:
     """kill -9 of another node's raylet, and with it of the group there; no node takes its place."""
     spec["search"]["num_trials"] = 6
@@ -117,6 +119,42 @@ def test_a_node_that_dies_costs_no_trial(spec: dict[str, Any], tmp_path: Path) -
         assert (frame["status"].tolist(), frame["epochs"].tolist()) == (["COMPLETE"] * 6, [3] * 6)
     finally:
         cluster.shutdown()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 30 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=30m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@long
+def test_a_full_disk_ends_the_sweep_and_the_same_command_continues(
+    spec: dict[str, Any], tmp_path: Path, small_disk: Path
+) -> None:
+    spec["search"]["num_trials"] = 4
+    path = write(spec, tmp_path)
+    sweep = start(path, small_disk)
+    sweep.wait_for(lambda: epochs_recorded(small_disk) >= 2)
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    printed = sweep.finish(code=1)
+    assert "the same command continues" in printed
+    assert "Traceback" not in printed
+    filler.unlink()
+    run(path, small_disk)
+    frame = board(small_disk)
+    assert sorted(frame["trial_id"]) == [f"trial_{i:05d}" for i in range(4)]
+    assert (frame["status"].tolist(), frame["epochs"].tolist()) == (["COMPLETE"] * 4, [3] * 4)
+    runs = MlflowClient(f"sqlite:///{small_disk / 'mlflow.db'}").search_runs(["1"])
+    assert len(runs) == 5  # the sweep's and its trials'
 
 
 def stormy(spec: Path, output: Path, server: Server, rng: random.Random) -> list[str]:
