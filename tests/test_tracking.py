@@ -1,4 +1,5 @@
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,11 @@ class TestWandb:
         tracker.flush()
         found = sorted(path.name.rpartition("-")[2] for path in tmp_path.glob("wandb/offline-run-*"))
         assert found == sorted(run.result() for run in runs)
-        for path in tmp_path.glob("wandb/offline-run-*/*.wandb"):
-            assert b"val_rollout_mrr" in path.read_bytes()
+        files = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+        deadline = time.monotonic() + 30  # a process of W&B's writes them
+        while not all(b"val_rollout_mrr" in path.read_bytes() for path in files):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
     def test_not_installed_is_bad_input(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
