@@ -73,7 +73,7 @@ def main(
         add("B Tune, function", plain_tune(three_results, baseline_trials, concurrent, folder / "B"), skip=0)
         add("C Tune, reused actors", plain_tune(ThreeResults, baseline_trials, concurrent, folder / "C"), skip=actors)
         logged = plain_tune(ThreeResults, baseline_trials, concurrent, folder / "D", **recorded(folder))
-        add("D C, Optuna, MLflow", logged, skip=actors)
+        add("D as C, Optuna, MLflow", logged, skip=actors)
     add("E Optuna", optuna_alone(baseline_trials, algorithm), skip=0)
     console.print(table)
 

@@ -66,7 +66,7 @@ class Search:
             return None
         if self._unfinished:
             return Suggestion.of(self._unfinished.pop(0), self._spec)
-        record = self._study.begin(self._draw())
+        record = self._study.begin(self._draw().number)
         self._asked += 1
         self._seen.add(space.identity(record.params))
         return Suggestion.of(record, self._spec)
@@ -79,7 +79,7 @@ class Search:
         if index is not None:
             trial.set_user_attr(_WANTED, index)
         if self._space_size and space.identity(trial.params) in self._seen:
-            self._study.strike(trial)
+            self._study.strike(trial.number)
             return self._suggested(self._instead(trial.number, wanted))
         return trial
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from jepa_ray.config import SweepConfig
 from jepa_ray.sweep import space, trial_name
@@ -101,7 +101,7 @@ class Study:
         directions = ["maximize" if objective.mode == "max" else "minimize" for objective in spec.objectives]
         on_disk = optuna.create_study(
             storage=storage, study_name=spec.name, load_if_exists=True, directions=directions
-        ).get_trials()
+        ).get_trials(deepcopy=False)
         self._study_id = storage.get_study_id_from_name(spec.name)
         self._disk_ids: dict[int, int] = {}  # by trial number
         self.optuna = optuna.create_study(storage=self._memory, study_name=spec.name, directions=directions)
@@ -124,15 +124,15 @@ class Study:
             if record.status is Status.RUNNING and record.over:
                 self.finish(record.number)
 
-    def begin(self, trial: Trial) -> TrialRecord:
+    def begin(self, number: int) -> TrialRecord:
         """Take a suggestion of Optuna's into the books: it is going to be trained."""
-        return self._begun(self._write(trial.number))
+        return self._begun(self._write(number))
 
-    def strike(self, trial: Trial) -> None:
+    def strike(self, number: int) -> None:
         """Take a suggestion into the books, and off them at once: it is not going to be trained."""
-        self._memory.set_trial_user_attr(self._in_memory(trial.number), REPLACED, True)
-        self._memory.set_trial_state_values(self._in_memory(trial.number), TrialState.FAIL)
-        self._write(trial.number)
+        self._memory.set_trial_user_attr(self._in_memory(number), REPLACED, True)
+        self._memory.set_trial_state_values(self._in_memory(number), TrialState.FAIL)
+        self._write(number)
 
     def _write(self, number: int) -> FrozenTrial:
         """Put a trial of the memory on disk as it is, with what the sampler remembers of all."""

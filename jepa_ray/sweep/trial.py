@@ -19,7 +19,7 @@ from jepa_ray.files import write_atomically
 from jepa_ray.sweep import checkpoint_path
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
 
-LONG_PATIENCE_S = 24 * 3600.0  # where groups of this sweep have come up before, resources were lost, and may come again
+LONG_PATIENCE_S = 24 * 3600.0  # of a sweep that has trained before: what it lacks now was lost, and may come again
 
 
 class Group(Protocol):
@@ -49,7 +49,7 @@ class SweepTrial(Trainable):
         from jepa_ray.train.worker_group import PATIENCE_S, WorkerGroup  # with torch, which only a group needs
 
         resources = self.spec.resources
-        trained_before = any((self.folder / "checkpoints").glob("*.pt"))
+        trained_before = any(self._checkpoint.parent.glob("*.pt"))
         group = WorkerGroup(
             workers=resources.workers_per_trial,
             cpus=resources.cpus_per_worker,
