@@ -41,9 +41,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from jepa_ray import cli
 from jepa_ray.config import TrainConfig, load_train_config
+from jepa_ray.data.convert import write_canonical
 from jepa_ray.data.dataset import TrajectoryDataset
-from jepa_ray.data.formats.hdf5 import write_two_rooms
-from jepa_ray.data.two_rooms import simulate
+from jepa_ray.data.two_rooms import as_recording
 from jepa_ray.model.jepa import JEPA, build_jepa
 from jepa_ray.train.cluster import ray_session
 from jepa_ray.train.loop import Trainer, step_settings, train_step
@@ -90,7 +90,7 @@ def data_config(folder: Path, trajectories: int, layout: Layout) -> TrainConfig:
     """The config of this repository, its data written to a file that all sides start from."""
     config = load_train_config(CONFIG)
     file = folder / "two_rooms.h5"
-    write_two_rooms(file, simulate(config.data.two_rooms.model_copy(update={"trajectories": trajectories})))
+    write_canonical(file, as_recording(config.data.two_rooms.model_copy(update={"trajectories": trajectories})))
     if layout is Layout.CONTIGUOUS:
         with h5py.File(file, "r+") as data:
             pixels = data["pixels"][()]

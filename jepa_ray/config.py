@@ -217,18 +217,66 @@ class TwoRoomsConfig(_Section):
     seed: int = Field(0, ge=0, description="Seed of walls, starts and actions.")
 
 
-class DataConfig(_Section):
-    """Section `data`: what to train on, and the split."""
+NO_PLANNING_WITH = "planning takes the environment's frames and steps as they are: it does not go with"
 
-    path: Path | None = Field(None, description="A canonical HDF5 file; exactly one of path and builtin.")
+Side = Annotated[int, Field(ge=1, le=4096)]  # of a frame, in pixels
+
+
+class DataConfig(_Section):
+    """Section `data`: what to train on, how it is prepared, and the split."""
+
+    path: Path | None = Field(None, description="A dataset's file or folder; exactly one of path and builtin.")
     builtin: Literal["two_rooms"] | None = Field(None, description="A built-in dataset, made on first use.")
     two_rooms: TwoRoomsConfig = TwoRoomsConfig()
     observation: str | None = Field(
-        None, description="Column to learn from; null: `pixels` if the file has it, else `observation`."
+        None, description="Column to learn from; null: `pixels` if the data has it, else `observation`."
     )
-    val_fraction: float = Field(0.1, gt=0, lt=1, description="Fraction of the trajectories held out for validation.")
+    action_alignment: Literal["auto", "next", "previous"] = Field(
+        "auto",
+        description="next: action[t] leads from row t to t + 1; previous: it led to row t; auto: by the format's rule"
+        " and the evidence in the data, refused where they disagree.",
+    )
+    action_normalisation: Literal["none", "zscore", "range"] = Field(
+        "none",
+        description="Of continuous actions, inside the model: zscore: to mean 0 and std 1, range: to [-1, 1], by the"
+        " training rows; the model takes raw actions in any case.",
+    )
+    resize: tuple[Side, Side] | None = Field(None, description="Height and width of frames, or one number for both.")
+    grayscale: bool = Field(False, description="Frames as luma, one channel.")
+    frame_stack: int = Field(
+        1, ge=1, description="History length: frames of one observation, this one and those before it, as channels."
+    )
+    frameskip: int = Field(
+        1, ge=1, description="Rows of one step; its actions lie side by side. Every row can begin a step in training."
+    )
+    max_trajectories: int | None = Field(
+        None, ge=2, description="Use only so many trajectories, evenly spaced over the dataset; null: all."
+    )
+    val_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Fraction of the trajectories held out for validation; null: what the dataset holds out itself,"
+        " else 0.1.",
+    )
     split_seed: int = Field(0, ge=0, description="Seed of the split by trajectory.")
     cache_dir: Path | None = Field(None, description="Where caches lie; null: jepa_ray in the user's cache folder.")
+
+    @property
+    def preparation(self) -> str | None:
+        """A key by which observations or steps differ from the environment's own, if there is one."""
+        changed = {
+            "resize": self.resize is not None,
+            "grayscale": self.grayscale,
+            "frame_stack": self.frame_stack > 1,
+            "frameskip": self.frameskip > 1,
+        }
+        return next((key for key, is_set in changed.items() if is_set), None)
+
+    @field_validator("resize", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -511,6 +559,10 @@ class SweepConfig(_Section):
             raise ValueError(
                 f"evaluation.plan_top_k is {self.evaluation.plan_top_k}, but a file has no environment to plan in:"
                 " planning needs data.builtin"
+            )
+        if self.evaluation.plan_top_k and (key := self.base.data.preparation):
+            raise ValueError(
+                f"evaluation.plan_top_k is {self.evaluation.plan_top_k}, but {NO_PLANNING_WITH} data.{key}"
             )
         return self
 

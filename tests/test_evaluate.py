@@ -75,11 +75,11 @@ def test_bad_input(model: Path, arguments: list[str], message: str) -> None:
 
 def test_files_have_no_environment_to_plan_in(model: Path, tmp_path: Path) -> None:
     from jepa_ray.config import TwoRoomsConfig
-    from jepa_ray.data.formats.hdf5 import write_two_rooms
-    from jepa_ray.data.two_rooms import simulate
+    from jepa_ray.data.convert import write_canonical
+    from jepa_ray.data.two_rooms import as_recording
 
     path = tmp_path / "rooms.h5"
-    write_two_rooms(path, simulate(TwoRoomsConfig(trajectories=40, steps=12)))
+    write_canonical(path, as_recording(TwoRoomsConfig(trajectories=40, steps=12)))
     result = run(str(model), "--data", str(path), "--plan", *FAST)
     assert isinstance(result.exception, ConfigError)
     assert "planning needs" in str(result.exception)

@@ -25,10 +25,10 @@ def two_rooms(
 ) -> None:
     """Simulate the built-in Two Rooms and write it as canonical HDF5; --set takes the keys of `data.two_rooms`."""
     config = two_rooms_config(parse_sets(sets or ()))
-    from jepa_ray.data.formats.hdf5 import write_two_rooms
-    from jepa_ray.data.two_rooms import simulate
+    from jepa_ray.data.convert import write_canonical
+    from jepa_ray.data.two_rooms import as_recording
 
-    write_two_rooms(out, simulate(config))
+    write_canonical(out, as_recording(config))
     cli.console().print(f"{out}: {config.trajectories} episodes of {config.steps + 1} rows", soft_wrap=True)
 
 

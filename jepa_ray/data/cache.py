@@ -1,7 +1,7 @@
-"""The memory-mapped cache: a dataset read and checked once, then shared by every worker on the node.
+"""The memory-mapped cache: a dataset read, checked and prepared once, then shared by every worker on the node.
 
-A cache is a folder of `.npy` files named by a fingerprint of the source and of the cache layout. It is built
-under a temporary name, behind a file lock, and renamed when whole; so a cache that exists is complete,
+A cache is a folder of `.npy` files named by a fingerprint of the source, its preparation and the cache layout. It is
+built under a temporary name, behind a file lock, and renamed when whole; so a cache that exists is complete,
 several groups may ask for it at once, and one that dies while building leaves nothing that is read.
 """
 
@@ -22,12 +22,19 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from jepa_ray.config import DataConfig
-from jepa_ray.data.formats.hdf5 import open_hdf5
-from jepa_ray.data.trajectories import Trajectories, chunks, validate
-from jepa_ray.data.two_rooms import TwoRoomsEpisodes, simulate
+from jepa_ray.data.columns import Column, chunks, column_bytes
+from jepa_ray.data.formats import format_of, open_recording
+from jepa_ray.data.recording import Recording
+from jepa_ray.data.selection import select
+from jepa_ray.data.trajectories import Trajectories
+from jepa_ray.data.two_rooms import as_recording
 from jepa_ray.errors import DataError
 
-LAYOUT = 2  # raise when the files of a cache or the simulator change: old caches are then left alone
+LAYOUT = 3  # raise when the files of a cache or the simulator change: old caches are then left alone
+
+
+# Keys of `data` that a cache is made by.
+PREPARATION = ("observation", "action_alignment", "resize", "grayscale", "frameskip", "max_trajectories")
 
 
 @dataclass(frozen=True)
@@ -35,10 +42,12 @@ class CachedTrajectories:
     """Read-only memory maps of a validated dataset, flat over time."""
 
     observation: NDArray[Any]  # (N, H, W, C) uint8 or (N, D) float32
-    action: NDArray[Any]  # (N, A) float32, unused last rows 0; or (N,) int64
+    action: NDArray[Any]  # (N, A) float32 or (N,) int64; 0 in a trajectory's last row, where it leads nowhere
     state: NDArray[np.float32] | None  # (N, S)
     lengths: NDArray[np.int64]  # (E,)
     offsets: NDArray[np.int64]  # (E,)
+    episode: NDArray[np.int64]  # (E,) the episode a trajectory is a part of; with a frameskip it has several
+    held_out: NDArray[np.bool_] | None  # (E,) what the dataset itself keeps for validation
 
 
 def load_trajectories(config: DataConfig) -> CachedTrajectories:
@@ -51,9 +60,17 @@ def load_trajectories(config: DataConfig) -> CachedTrajectories:
     def array(name: str) -> Any:
         return np.load(folder / f"{name}.npy", mmap_mode="r")
 
-    has_state = (folder / "state.npy").exists()
+    def optional(name: str) -> Any:
+        return array(name) if (folder / f"{name}.npy").exists() else None
+
     return CachedTrajectories(
-        array("observation"), array("action"), array("state") if has_state else None, array("lengths"), array("offsets")
+        array("observation"),
+        array("action"),
+        optional("state"),
+        array("lengths"),
+        array("offsets"),
+        array("episode"),
+        optional("held_out"),
     )
 
 
@@ -68,7 +85,7 @@ def ensure_cache(config: DataConfig) -> Path:
         with FileLock(folder.with_suffix(".lock")):
             if not folder.exists():
                 _build(config, folder)
-    except OSError as error:
+    except OSError as error:  # of a path that cannot be read there is a `DataError` already
         raise DataError(f"{folder}: the cache cannot be written ({error.strerror or error})") from None
     return folder
 
@@ -82,15 +99,23 @@ def _cache_name(config: DataConfig) -> str:
         identity: dict[str, Any] = rooms.model_dump(mode="json")
     else:
         assert config.path is not None, "a DataConfig has a path or a builtin"
-        try:
-            stat = config.path.stat()
-        except OSError as error:
-            raise DataError(f"{config.path}: cannot be read ({error.strerror})") from None
         label = config.path.stem
-        identity = {"path": str(config.path.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        identity["observation"] = config.observation
+        identity = {"path": str(config.path.resolve()), "files": _files(config.path)}
+    identity["prepared"] = {key: getattr(config, key) for key in PREPARATION}
     digest = hashlib.sha256(json.dumps([LAYOUT, identity], sort_keys=True).encode()).hexdigest()
     return f"{label}-{digest[:12]}"
+
+
+def _files(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of each file that the dataset at `path` consists of. Raises `DataError`."""
+    found = []
+    try:
+        for file in format_of(path).files(path):
+            stat = file.stat()
+            found.append((str(file.relative_to(path.parent)), stat.st_size, stat.st_mtime_ns))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return found
 
 
 def _build(config: DataConfig, folder: Path) -> None:
@@ -98,39 +123,43 @@ def _build(config: DataConfig, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # ours alone: the lock is held
     partial.mkdir()
     try:
-        with _open_source(config) as data:
-            validate(data)
+        with _open_source(config) as recording:
+            selection = select(recording, config)
+            data = selection.trajectories
+            _check_room(data, partial)
             for name, column in data.columns().items():
-                _copy_column(name, column, partial / f"{name}.npy")
+                _copy_column(name, column, partial / f"{name}.npy", data)
             np.save(partial / "lengths.npy", data.lengths)
             np.save(partial / "offsets.npy", data.offsets)
+            np.save(partial / "episode.npy", selection.episode)
+            if selection.held_out is not None:
+                np.save(partial / "held_out.npy", selection.held_out)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
-def _open_source(config: DataConfig) -> Iterator[Trajectories]:
+def _open_source(config: DataConfig) -> Iterator[Recording]:
     if config.path is not None:
-        with open_hdf5(config.path, config.observation) as data:
-            yield data
+        with open_recording(config.path) as recording:
+            yield recording
     else:
-        yield _from_episodes(simulate(config.two_rooms))
+        yield as_recording(config.two_rooms)
 
 
-def _from_episodes(episodes: TwoRoomsEpisodes) -> Trajectories:
-    count, rows = episodes.state.shape[:2]
-    return Trajectories(
-        source="two_rooms",
-        observation=episodes.pixels.reshape(count * rows, *episodes.pixels.shape[2:]),
-        action=episodes.action.reshape(count * rows, -1),
-        state=episodes.state.reshape(count * rows, -1),
-        lengths=np.full(count, rows, np.int64),
-        offsets=np.arange(count, dtype=np.int64) * rows,
-    )
+def _check_room(data: Trajectories, folder: Path) -> None:
+    """Refuse what the disk has no room for before it is full."""
+    needed = sum(column_bytes(column) for column in data.columns().values())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{data.source}: its cache takes {needed / 1e9:,.1f} GB, but {folder.parent} has {free / 1e9:,.1f} GB free;"
+            " data.cache_dir can name another place, data.resize and data.max_trajectories make it smaller"
+        )
 
 
-def _copy_column(name: str, column: Any, target: Path) -> None:
+def _copy_column(name: str, column: Column, target: Path, data: Trajectories) -> None:
     """Copy chunk by chunk: floats as float32, integers as int64, pixels as they are."""
     if column.dtype == np.uint8 and name == "observation":
         dtype: Any = np.uint8
@@ -138,6 +167,7 @@ def _copy_column(name: str, column: Any, target: Path) -> None:
         dtype = np.int64 if np.issubdtype(column.dtype, np.integer) else np.float32
     out = np.lib.format.open_memmap(target, mode="w+", dtype=dtype, shape=column.shape)
     for rows in chunks(column):
-        part = column[rows].astype(dtype, copy=False)
-        out[rows] = np.nan_to_num(part) if name == "action" and dtype is np.float32 else part
+        out[rows] = column[rows].astype(dtype, copy=False)
+    if name == "action":
+        out[data.last_rows()] = 0
     out.flush()

@@ -17,6 +17,7 @@ from jepa_ray.config import DataConfig
 from jepa_ray.data.cache import CachedTrajectories, load_trajectories
 
 MOMENT_ROWS = 2048  # training rows that the normalisation's mean and std are taken from
+DEFAULT_VAL_FRACTION = 0.1
 DEVICE_SHARE = 0.5  # a dataset is held on the GPU if it takes at most this share of its free memory
 
 
@@ -30,6 +31,8 @@ class DataSpec:
     mean: tuple[float, ...]  # (C,) per channel or (D,) per dimension, over training rows, in raw units (0..255)
     std: tuple[float, ...]  # as mean; 1 where a channel is constant
     action_std: tuple[float, ...] = ()  # (A,) per dimension of a continuous action, over training rows
+    action_shift: tuple[float, ...] = ()  # (A,) what the model takes from a raw action,
+    action_scale: tuple[float, ...] = ()  # (A,) and divides it by; both empty where actions are taken as they are
 
     @property
     def is_pixels(self) -> bool:
@@ -48,7 +51,7 @@ class TrajectoryDataset:
     """All rows of a dataset, and which transitions and trajectories train and validate.
 
     `train_index` (M,) and `val_index` (V,) hold the rows t of transitions t -> t + 1; none crosses an episode's
-    end. The split is by trajectory, so no trajectory has windows on both sides.
+    end. The split is by episode, so no episode has windows on both sides.
     """
 
     def __init__(self, data: CachedTrajectories, config: DataConfig, device: torch.device) -> None:
@@ -56,16 +59,16 @@ class TrajectoryDataset:
         self._observation = _hold(data.observation, device)
         self._action = _hold(data.action, device)
         self._state = None if data.state is None else _hold(data.state, device)
-        rng = np.random.default_rng(config.split_seed)
-        order = rng.permutation(np.flatnonzero(data.lengths >= 2))
-        held_out = min(max(1, round(config.val_fraction * len(order))), len(order) - 1)
-        self.val_offsets = torch.from_numpy(data.offsets[np.sort(order[:held_out])])  # (Ev,)
-        self.val_lengths = torch.from_numpy(data.lengths[np.sort(order[:held_out])])  # (Ev,)
-        train = np.sort(order[held_out:])
+        self._stack = config.frame_stack
+        if self._stack > 1:
+            self._first_row = torch.from_numpy(np.repeat(data.offsets, data.lengths))  # (N,) of each row's trajectory
+        train, val = _split(data, config)
+        self.val_offsets = torch.from_numpy(data.offsets[val])  # (Ev,)
+        self.val_lengths = torch.from_numpy(data.lengths[val])  # (Ev,)
         self._train_episodes = data.offsets[train], data.lengths[train]
         self.train_index = self.train_windows(1)
         self.val_index = _windows(self.val_offsets.numpy(), self.val_lengths.numpy(), 1)
-        self.spec = _spec(data, self.train_index.numpy())
+        self.spec = _spec(data, self.train_index.numpy(), config)
 
     @classmethod
     def from_config(cls, config: DataConfig, device: torch.device) -> TrajectoryDataset:
@@ -88,9 +91,18 @@ class TrajectoryDataset:
         return Batch(observations, self.actions(times[:-1].flatten()).unflatten(0, (steps, -1)))
 
     def observations(self, rows: Tensor) -> Tensor:
-        """Observations (B, C, H, W) uint8 or (B, D) float at `rows` (B,); the model normalises them."""
+        """Observations (B, C, H, W) uint8 or (B, D) float at `rows` (B,); the model normalises them.
+
+        With a frame stack of S the frames lie side by side in C or D, oldest first; before a trajectory's first row
+        stands the first row.
+        """
+        if self._stack > 1:
+            back = torch.arange(self._stack - 1, -1, -1)
+            rows = torch.maximum(rows[:, None] - back, self._first_row[rows][:, None]).flatten()  # (B * S,)
         picked = self._observation.index_select(0, rows.to(self._observation.device))
-        return (picked.permute(0, 3, 1, 2) if self.spec.is_pixels else picked).to(self.device, non_blocking=True)
+        if self.spec.is_pixels:
+            picked = picked.permute(0, 3, 1, 2)
+        return picked.reshape(-1, *self.spec.observation_shape).to(self.device, non_blocking=True)
 
     def actions(self, rows: Tensor) -> Tensor:
         """Actions (B, A) float or (B,) int64 at `rows` (B,)."""
@@ -118,18 +130,54 @@ def _windows(offsets: np.ndarray, lengths: np.ndarray, steps: int) -> Tensor:
     return torch.from_numpy(np.concatenate(rows))
 
 
-def _spec(data: CachedTrajectories, train_rows: np.ndarray) -> DataSpec:
+def _split(data: CachedTrajectories, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Trajectories (E,) that train and that validate; all parts of an episode are on one side.
+
+    An episode validates by its first part alone: the others show the same frames, and would be each other's
+    near copies among the candidates that predictions are ranked against.
+    """
+    first = np.diff(data.episode, prepend=-1) != 0
+    usable = np.flatnonzero(first & (data.lengths >= 2))
+    own = None if data.held_out is None else data.held_out[usable]
+    if config.val_fraction is None and own is not None and own.any() and not own.all():
+        val = usable[own]
+    else:
+        order = np.random.default_rng(config.split_seed).permutation(usable)
+        fraction = DEFAULT_VAL_FRACTION if config.val_fraction is None else config.val_fraction
+        held_out = min(max(1, round(fraction * len(order))), len(order) - 1)
+        val = np.sort(order[:held_out])
+    train = ~np.isin(data.episode, data.episode[val]) & (data.lengths >= 2)
+    return np.flatnonzero(train), val
+
+
+def _spec(data: CachedTrajectories, train_rows: np.ndarray, config: DataConfig) -> DataSpec:
     shape = data.observation.shape[1:]
+    depth = shape[-1] * config.frame_stack
     discrete = data.action.ndim == 1
     mean, std = _moments(data.observation, train_rows)
+    shift, scale = _action_units(data.action, train_rows, config)
     return DataSpec(
-        observation_shape=(shape[2], shape[0], shape[1]) if len(shape) == 3 else (shape[0],),
+        observation_shape=(depth, *shape[:-1]),
         action_dim=0 if discrete else data.action.shape[1],
         num_actions=int(data.action.max()) + 1 if discrete else 0,
-        mean=mean,
-        std=std,
+        mean=mean * config.frame_stack,
+        std=std * config.frame_stack,
         action_std=() if discrete else _moments(data.action, train_rows)[1],
+        action_shift=shift,
+        action_scale=scale,
     )
+
+
+def _action_units(action: np.ndarray, train_rows: np.ndarray, config: DataConfig) -> tuple[tuple[float, ...], ...]:
+    """What normalises continuous actions: their mean and std, or the middle and half of their range; else nothing."""
+    if action.ndim == 1 or config.action_normalisation == "none":
+        return (), ()
+    if config.action_normalisation == "zscore":
+        return _moments(action, train_rows)
+    used = action[train_rows].astype(np.float64)
+    low, high = used.min(0), used.max(0)
+    half = (high - low) / 2
+    return tuple(((low + high) / 2).tolist()), tuple(np.where(half > 1e-6, half, 1.0).tolist())
 
 
 def _moments(column: np.ndarray, train_rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,61 +1,58 @@
-"""The one in-between form: validated trajectories, flat over time, that every format reads into."""
+"""The one in-between form: trajectories, flat over time, whose roles are chosen and whose rules are checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_ray.data.columns import Column, chunks
 from jepa_ray.errors import DataError
 
-CHUNK_BYTES = 64 << 20  # how much of a column is in memory at once while it is checked or copied
-
-
-class Column(Protocol):
-    """An array on disk or in memory: shape, dtype and slicing along time."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-    def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
+MOST_CHANNELS = 4  # of a frame whose channels come first, to be recognised as such
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """E episodes as N rows, one after another; checked by `validate`."""
+    """E trajectories as N rows, one after another; `action[t]` moves row t to row t + 1."""
 
     source: str  # for messages: the file, or the name of a built-in dataset
     observation: Column  # (N, H, W, C) uint8, or (N, D) float
-    action: Column  # (N, A) float, or (N,) int
+    action: Column  # (N, A) float, (N,) int, or (N, A) int: several discrete actions at once
     state: Column | None  # (N, S) float labels, where the data has them
-    lengths: NDArray[np.int64]  # (E,) rows per episode
-    offsets: NDArray[np.int64]  # (E,) first row of each episode
+    lengths: NDArray[np.int64]  # (E,) rows per trajectory
+    offsets: NDArray[np.int64]  # (E,) first row of each trajectory
 
     def columns(self) -> Mapping[str, Column]:
         """The per-row columns that exist, by name."""
         named = {"observation": self.observation, "action": self.action, "state": self.state}
         return {name: column for name, column in named.items() if column is not None}
 
-
-def chunks(column: Column) -> list[slice]:
-    """Slices along time of about `CHUNK_BYTES` each."""
-    row_bytes = max(1, int(np.prod(column.shape[1:])) * column.dtype.itemsize)
-    rows = max(1, CHUNK_BYTES // row_bytes)
-    return [slice(start, min(start + rows, column.shape[0])) for start in range(0, column.shape[0], rows)]
+    def last_rows(self) -> NDArray[np.int64]:
+        """(E,) the last row of each trajectory, whose action leads nowhere."""
+        return self.offsets + self.lengths - 1
 
 
-def validate(data: Trajectories) -> None:
-    """Raise `DataError` unless every rule of the canonical layout holds; reads each column once."""
+def check_forms(data: Trajectories) -> None:
+    """Raise `DataError` unless shapes, dtypes and episodes agree; reads nothing."""
     _check_episodes(data)
     _check_observation(data)
     _check_action(data)
+    _check_state(data)
+
+
+def check_values(data: Trajectories) -> None:
+    """Raise `DataError` unless all values can be trained on; reads each column but pixels once."""
+    if len(data.observation.shape) == 2:
+        _check_finite(data.source, "observation", data.observation)
+    if np.issubdtype(data.action.dtype, np.integer):
+        _check_counts(data)
+    else:
+        _check_moves(data)
     if data.state is not None:
-        _check_state(data.source, data.state)
+        _check_finite(data.source, "state", data.state)
 
 
 def _check_episodes(data: Trajectories) -> None:
@@ -96,45 +93,48 @@ def _check_observation(data: Trajectories) -> None:
             f"{data.source}: observation has shape {tuple(shape)} and dtype {dtype}, but must be"
             " pixels (N, H, W, C) uint8 or vectors (N, D) float, with no empty axis"
         )
-    if vector:
-        _check_finite(data.source, "observation", data.observation)
+    if pixels and shape[1] <= MOST_CHANNELS < shape[3]:
+        raise DataError(
+            f"{data.source}: observation has shape {tuple(shape)}, which looks like channels first (N, C, H, W), but"
+            " must be (N, H, W, C)"
+        )
 
 
 def _check_action(data: Trajectories) -> None:
     shape, dtype = data.action.shape, data.action.dtype
-    if len(shape) == 1 and np.issubdtype(dtype, np.integer):
-        lowest = min((int(data.action[rows].min()) for rows in chunks(data.action)), default=0)
-        if lowest < 0:
-            raise DataError(f"{data.source}: action holds {lowest}, but discrete actions count from 0")
-        return
-    if len(shape) != 2 or not np.issubdtype(dtype, np.floating) or shape[1] == 0:
+    discrete = len(shape) in (1, 2) and np.issubdtype(dtype, np.integer)
+    continuous = len(shape) == 2 and np.issubdtype(dtype, np.floating)
+    if not (discrete or continuous) or 0 in shape:
         raise DataError(
             f"{data.source}: action has shape {tuple(shape)} and dtype {dtype}, but must be"
-            " continuous (N, A) float or discrete (N,) int"
+            " continuous (N, A) float or discrete (N,) or (N, A) int"
         )
-    used = np.ones(shape[0], bool)
-    used[data.offsets + data.lengths - 1] = False  # an episode's last action leads nowhere and may be NaN
-    finite = np.concatenate([np.isfinite(data.action[rows]).all(axis=1) for rows in chunks(data.action)])
-    bad = used & ~finite
+
+
+def _check_state(data: Trajectories) -> None:
+    state = data.state
+    if state is not None and (not np.issubdtype(state.dtype, np.number) or len(state.shape) != 2):
+        raise DataError(
+            f"{data.source}: state has shape {tuple(state.shape)} and dtype {state.dtype}, but must be (N, S) numbers"
+        )
+
+
+def _check_counts(data: Trajectories) -> None:
+    lowest = min(int(data.action[rows].min()) for rows in chunks(data.action))
+    if lowest < 0:
+        raise DataError(f"{data.source}: action holds {lowest}, but discrete actions count from 0")
+
+
+def _check_moves(data: Trajectories) -> None:
+    bad = np.concatenate([~np.isfinite(data.action[rows]).all(axis=1) for rows in chunks(data.action)])
+    bad[data.last_rows()] = False  # an episode's last action leads nowhere and may be NaN
     if bad.any():
         row = int(np.argmax(bad))
         episode = int(np.searchsorted(data.offsets, row, side="right")) - 1
-        hint = ""
-        first = data.offsets[data.lengths > 1]
-        if bad[first].all() and bad.sum() == len(first):
-            hint = "; every first action is NaN: the file stores the previous action, shift it by one row"
         raise DataError(
             f"{data.source}: action is not finite at row {row} (episode {episode}, step"
-            f" {row - data.offsets[episode]}); only an episode's last action may be NaN{hint}"
+            f" {row - data.offsets[episode]}); only the action that leads nowhere, an episode's last, may be NaN"
         )
-
-
-def _check_state(source: str, state: Column) -> None:
-    if not np.issubdtype(state.dtype, np.number) or len(state.shape) != 2:
-        raise DataError(
-            f"{source}: state has shape {tuple(state.shape)} and dtype {state.dtype}, but must be (N, S) numbers"
-        )
-    _check_finite(source, "state", state)
 
 
 def _check_finite(source: str, name: str, column: Column) -> None:
@@ -143,12 +143,3 @@ def _check_finite(source: str, name: str, column: Column) -> None:
         if not finite.all():
             row = rows.start + int(np.argmax(~finite.reshape(len(finite), -1).all(axis=1)))
             raise DataError(f"{source}: {name} is not finite (NaN or inf) at row {row}")
-
-
-def existing_file(path: Path) -> Path:
-    """`path`, or a `DataError` that says why it is no readable file."""
-    try:
-        with path.open("rb"):
-            return path
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None

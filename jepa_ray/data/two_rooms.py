@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_ray.config import TwoRoomsConfig
+from jepa_ray.data.columns import Column
+from jepa_ray.data.recording import Recording
 
 SIDE = 32.0  # the arena, in its own unit
 MARGIN = 2.0  # the dot's centre keeps this distance from the border
@@ -95,6 +97,18 @@ def simulate(config: TwoRoomsConfig) -> TwoRoomsEpisodes:
     for t in range(rows):
         pixels[:, t] = rooms.render(state[:, t], size, config.dot_std)
     return TwoRoomsEpisodes(pixels, action, state)
+
+
+def as_recording(config: TwoRoomsConfig) -> Recording:
+    """Simulated episodes in the form that readers give."""
+    episodes = simulate(config)
+    columns: dict[str, Column] = {
+        "pixels": episodes.pixels.reshape(-1, *episodes.pixels.shape[2:]),
+        "action": episodes.action.reshape(-1, 2),
+        "state": episodes.state.reshape(-1, 2),
+    }
+    lengths = np.full(config.trajectories, config.steps + 1)
+    return Recording.consecutive("two_rooms", "built-in Two Rooms", columns, lengths)
 
 
 def walk(rooms: Rooms, steps: int, rng: np.random.Generator) -> tuple[Floats, Floats]:

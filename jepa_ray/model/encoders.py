@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from jepa_ray.data.dataset import DataSpec
 from jepa_ray.model.blocks import Block
 
 
 class Normalise(nn.Module):
-    """Raw observations to zero mean and unit variance, per channel or dimension.
+    """Raw observations or actions, shifted and scaled per channel or dimension: to zero mean and unit variance.
 
     Not a nicety: on Two Rooms the dot is a small part of the frame, and without this an encoder stays collapsed
     for its first epochs (EXPERIMENTS.md).
@@ -89,8 +90,9 @@ class MlpEncoder(nn.Module):
         return self.head(self.layers(observation))
 
 
-def action_encoder(action_dim: int, num_actions: int, width: int) -> nn.Module:
-    """(B, action_dim) float -> (B, A) through an MLP; (B,) int -> (B, A) through an embedding."""
-    if num_actions:
-        return nn.Embedding(num_actions, width)
-    return nn.Sequential(nn.Linear(action_dim, width), nn.GELU(), nn.Linear(width, width))
+def action_encoder(spec: DataSpec, width: int) -> nn.Module:
+    """(B, action_dim) raw float -> (B, A) through an MLP, normalised first if the spec says so; (B,) int embedded."""
+    if spec.num_actions:
+        return nn.Embedding(spec.num_actions, width)
+    layers = nn.Sequential(nn.Linear(spec.action_dim, width), nn.GELU(), nn.Linear(width, width))
+    return nn.Sequential(Normalise(spec.action_shift, spec.action_scale, 1), *layers) if spec.action_scale else layers

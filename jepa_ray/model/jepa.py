@@ -95,7 +95,7 @@ def build_jepa(config: ModelConfig, spec: DataSpec, *, ema_target: bool = True) 
     encoder = nn.Sequential(Normalise(spec.mean, spec.std, len(spec.observation_shape)), _state_encoder(config, spec))
     return JEPA(
         state_encoder=encoder,
-        action_encoder=action_encoder(spec.action_dim, spec.num_actions, config.latent_dim_action),
+        action_encoder=action_encoder(spec, config.latent_dim_action),
         transition=TransformerTransition(
             config.latent_dim_state,
             config.latent_dim_action,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jepa_ray.config import DataConfig, TwoRoomsConfig
+from jepa_ray.config import NO_PLANNING_WITH, DataConfig, TwoRoomsConfig
 from jepa_ray.data.two_rooms import SIDE, Rooms, walk
 from jepa_ray.errors import ConfigError
 
@@ -117,4 +117,6 @@ def environment_of(data: DataConfig, goal_ahead: int, episodes: int, seed: int) 
             f"data.path is {data.path}, but a file has no environment to plan in: planning needs"
             " data.builtin: two_rooms"
         )
+    if key := data.preparation:
+        raise ConfigError(f"{NO_PLANNING_WITH} data.{key}")
     return TwoRooms.sample(data.two_rooms, goal_ahead, episodes, seed)

@@ -54,7 +54,9 @@ def of_file(path: Path, root: Path, **more: Any) -> DataConfig:
 def test_second_call_rewrites_nothing(config: DataConfig) -> None:
     folder = ensure_cache(config)
     before = identities(folder)
-    assert set(before) == {"observation.npy", "action.npy", "state.npy", "lengths.npy", "offsets.npy"}
+    assert set(before) == {
+        f"{name}.npy" for name in ("observation", "action", "state", "lengths", "offsets", "episode")
+    }
     assert ensure_cache(config) == folder
     assert identities(folder) == before
 

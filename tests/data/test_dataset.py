@@ -29,6 +29,8 @@ def in_memory(lengths: Sequence[int], noise: np.ndarray | None = None) -> Cached
         state=None,
         lengths=np.asarray(lengths, np.int64),
         offsets=np.cumsum([0, *lengths[:-1]]).astype(np.int64),
+        episode=np.arange(len(lengths)),
+        held_out=None,
     )
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from jepa_ray.config import DataConfig, TwoRoomsConfig
 from jepa_ray.data.cache import CachedTrajectories, load_trajectories
-from jepa_ray.data.formats.hdf5 import write_two_rooms
-from jepa_ray.data.two_rooms import simulate
+from jepa_ray.data.convert import write_canonical
+from jepa_ray.data.two_rooms import as_recording, simulate
 from jepa_ray.errors import DataError
 
 SWM = Path(__file__).parent / "files" / "swm_tworoom.h5"
@@ -43,7 +43,7 @@ def test_simulation_comes_back_from_its_file_as_from_the_builtin(
     tmp_path: Path, rooms: TwoRoomsConfig, cache_dir: Path, load: Load
 ) -> None:
     episodes = simulate(rooms)
-    write_two_rooms(tmp_path / "rooms.h5", episodes)
+    write_canonical(tmp_path / "rooms.h5", as_recording(rooms))
     from_file = load(tmp_path / "rooms.h5")
     builtin = load_trajectories(DataConfig(builtin="two_rooms", two_rooms=rooms, cache_dir=cache_dir))
     count, rows = rooms.trajectories, rooms.steps + 1
@@ -70,7 +70,10 @@ def test_real_file_of_stable_worldmodel_loads(load: Load) -> None:
     assert data.state is not None
     with h5py.File(SWM) as file:
         np.testing.assert_array_equal(data.observation, file["pixels"][()])
-        np.testing.assert_array_equal(data.action, file["action"][()])
+        last = data.offsets + data.lengths - 1
+        used = np.setdiff1d(np.arange(232), last)
+        np.testing.assert_array_equal(data.action[used], file["action"][()][used])
+        assert not data.action[last].any()
         np.testing.assert_array_equal(data.state, file["state"][()])
 
 
@@ -108,6 +111,7 @@ def test_double_precision_vectors_become_single(canonical_h5: MakeH5, load: Load
 def test_discrete_actions_of_any_width_become_int64(canonical_h5: MakeH5, load: Load, dtype: Any) -> None:
     actions = np.arange(ROWS).astype(dtype) % 5
     data = load(canonical_h5(columns={"action": actions}))
+    actions[np.cumsum(LENGTHS) - 1] = 0  # unused
     assert data.action.dtype == np.int64
     assert data.action.tolist() == actions.tolist()
 
@@ -158,19 +162,15 @@ PREVIOUS[OFFSETS] = np.nan
 
 # name -> (columns that replace those of a valid file, what the message must say besides the file's name)
 BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "no pixels": ({"pixels": None}, ("lacks the column observation", "it has action, ep_len, ep_offset, state")),
+    "no pixels": ({"pixels": None}, ("lacks the column observation", "it has action, state")),
     "no action": ({"action": None}, ("lacks the column action", "it has ep_len, ep_offset, pixels, state")),
     "no ep_len": ({"ep_len": None}, ("lacks the column ep_len",)),
     "no ep_offset": ({"ep_offset": None}, ("lacks the column ep_offset",)),
     "NaN action": (
         {"action": at(ACTION, 14, np.nan)},
-        ("action is not finite at row 14 (episode 2, step 2)", "only an episode's last action may be NaN"),
+        ("action is not finite at row 14 (episode 2, step 2)", "an episode's last, may be NaN"),
     ),
     "infinite action": ({"action": at(ACTION, 5, np.inf)}, ("action is not finite at row 5 (episode 1, step 0)",)),
-    "previous actions": (
-        {"action": PREVIOUS},
-        ("action is not finite at row 0 (episode 0, step 0)", "stores the previous action, shift it by one row"),
-    ),
     "infinite vector": (
         {"pixels": None, "observation": at(VECTOR, 9, np.inf)},
         ("observation is not finite (NaN or inf) at row 9",),
@@ -204,7 +204,6 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "three-dimensional actions": ({"action": ACTION[:, None]}, ("action has shape (22, 1, 2)",)),
     "actions of no width": ({"action": ACTION[:, :0]}, ("action has shape (22, 0)",)),
     "flat float actions": ({"action": ACTION[:, 0]}, ("action has shape (22,) and dtype float32",)),
-    "wide integer actions": ({"action": ACTION.astype(int)}, ("action has shape (22, 2) and dtype int64",)),
     "negative discrete action": (
         {"action": at(np.zeros(ROWS, int), 7, -2)},
         ("action holds -2", "discrete actions count from 0"),
@@ -261,17 +260,27 @@ def test_named_column_inside_a_group_that_is_a_group_is_refused(canonical_h5: Ma
     assert "camera/left" in refusal(load, path, "camera/left")
 
 
-def test_one_bad_action_among_previous_style_firsts_gets_no_wrong_hint(canonical_h5: MakeH5, load: Load) -> None:
+def test_previous_actions_are_recognised_by_their_nans_and_shifted(canonical_h5: MakeH5, load: Load) -> None:
+    previous = np.arange(2 * ROWS, dtype=np.float32).reshape(ROWS, 2)
+    previous[OFFSETS] = np.nan
+    loaded = load(canonical_h5(columns={"action": previous})).action
+    last = np.cumsum(LENGTHS) - 1
+    used = np.setdiff1d(np.arange(ROWS), last)
+    np.testing.assert_array_equal(loaded[used], previous[used + 1])
+    assert not loaded[last].any()
+
+
+def test_one_bad_action_among_previous_style_firsts_is_refused(canonical_h5: MakeH5, load: Load) -> None:
     message = refusal(load, canonical_h5(columns={"action": at(PREVIOUS, 2, np.nan)}))
-    assert "action is not finite at row 0" in message
-    assert "previous action" not in message
+    assert "action is not finite at row 1 (episode 0, step 1)" in message
 
 
-def test_previous_actions_are_recognised_beside_a_single_row_episode(canonical_h5: MakeH5, load: Load) -> None:
-    lengths = (5, 1, 6)
-    action = np.zeros((12, 2), np.float32)
-    action[[0, 5, 6]] = np.nan
-    assert "stores the previous action" in refusal(load, canonical_h5(lengths=lengths, columns={"action": action}))
+def test_several_discrete_actions_become_one_hot_side_by_side(canonical_h5: MakeH5, load: Load) -> None:
+    action = np.stack([np.arange(ROWS) % 2, np.arange(ROWS) % 3], 1)
+    loaded = load(canonical_h5(columns={"action": action})).action
+    assert loaded.shape == (ROWS, 5)
+    np.testing.assert_array_equal(loaded[1], [0, 1, 0, 1, 0])
+    np.testing.assert_array_equal(loaded[2], [1, 0, 0, 0, 1])
 
 
 def test_text_file_is_not_hdf5(tmp_path: Path, load: Load) -> None:
@@ -323,5 +332,5 @@ def test_unreadable_file_is_refused(tmp_path: Path, load: Load) -> None:
 def test_file_that_cannot_be_written_is_a_data_error_and_leaves_nothing(tmp_path: Path, rooms: TwoRoomsConfig) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="cannot be written"):
-        write_two_rooms(tmp_path / "file" / "rooms.h5", simulate(rooms))
+        write_canonical(tmp_path / "file" / "rooms.h5", as_recording(rooms))
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,66 @@
+"""The canonical format: one HDF5 file, flat over time.
+
+`pixels (N, H, W, C) uint8` or `observation (N, D)`, `action (N, A) float` or `(N,) int`, optional `state (N, S)`,
+`ep_len (E,) int32`, `ep_offset (E,) int64`. `action[t]` moves row t to row t + 1. stable-worldmodel writes it so, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_ray.data.formats.hdf5 import Dataset, open_file
+from jepa_ray.data.formats.peek import Peek
+from jepa_ray.data.recording import Recording
+from jepa_ray.errors import DataError
+
+EPISODES = ("ep_len", "ep_offset")
+COLUMNS = ("pixels", "observation", "action", "state")
+
+
+class Canonical:
+    """Also what any HDF5 file that no other format recognises is judged by."""
+
+    name = "canonical HDF5"
+
+    def recognises(self, seen: Peek) -> bool:
+        return seen.kind == "hdf5"
+
+    def files(self, path: Path) -> list[Path]:
+        return [path]
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Recording]:
+        with open_file(path) as file:
+            for name in (*COLUMNS, *EPISODES):
+                if name in file and not isinstance(file[name], h5py.Dataset):
+                    raise DataError(f"{path}: {name} is a group, but must be a dataset")
+            for name in ("action", *EPISODES):
+                if name not in file:
+                    raise DataError(f"{path}: lacks the column {name} (it has {', '.join(sorted(file)) or 'nothing'})")
+            lengths, offsets = (_integers(file[name], path) for name in EPISODES)
+            columns = {name: Dataset(dataset, path) for name, dataset in _datasets(file).items()}
+            yield Recording(str(path), self.name, columns, lengths, offsets)
+
+
+def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Every dataset by its name, those in groups too; links to other files are not followed."""
+    found: dict[str, h5py.Dataset] = {}
+
+    def visit(name: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset) and name not in EPISODES:
+            found[name] = item
+
+    file.visititems(visit)
+    return found
+
+
+def _integers(column: h5py.Dataset, path: Path) -> NDArray[np.int64]:
+    if not np.issubdtype(column.dtype, np.integer):
+        raise DataError(f"{path}: {column.name[1:]} has dtype {column.dtype}, but must be integers")
+    return np.asarray(column[()], np.int64)

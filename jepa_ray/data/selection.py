@@ -1,0 +1,184 @@
+"""From a recording to what a config trains on: roles chosen, actions aligned, frames prepared.
+
+Everything about time (alignment, frameskip, subset) is one index of rows; everything about a row (resize,
+grayscale, one-hot) one function of blocks. Nothing is read before the cache copies it, chunk by chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_ray.config import DataConfig
+from jepa_ray.data.alignment import establish
+from jepa_ray.data.columns import Column, Gathered, Mapped, chunks
+from jepa_ray.data.recording import Recording
+from jepa_ray.data.trajectories import Trajectories, check_forms, check_values
+from jepa_ray.errors import DataError
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is trained on, and which episode each trajectory is a part of."""
+
+    trajectories: Trajectories
+    episode: Index  # (E,)
+    held_out: NDArray[np.bool_] | None  # (E,) what the dataset itself keeps for validation
+
+
+def select(recording: Recording, config: DataConfig) -> Selection:
+    """The trajectories that `config` makes of a recording, checked. Raises `DataError`."""
+    chosen = choose(recording, config.observation)
+    check_forms(chosen)
+    seen = chosen.observation if chosen.state is None else chosen.state
+    aligned = chosen
+    if establish(recording, chosen.action, seen, config.action_alignment) == "previous":
+        aligned = _replaced(chosen, action=Gathered(chosen.action, _following(chosen)))
+    check_values(aligned)
+    return _prepare(aligned, recording.held_out, config)
+
+
+def choose(recording: Recording, observation: str | None) -> Trajectories:
+    """The columns that play a role, not yet checked. Raises `DataError` for a column that is missing."""
+    columns = recording.columns
+    name = observation or ("pixels" if "pixels" in columns else "observation")
+    for wanted in (name, "action"):
+        if wanted not in columns:
+            has = ", ".join(sorted(columns)) or "nothing"
+            raise DataError(f"{recording.source}: lacks the column {wanted} (it has {has})")
+    return Trajectories(
+        recording.source,
+        columns[name],
+        columns["action"],
+        columns.get("state"),
+        recording.lengths,
+        recording.offsets,
+    )
+
+
+def _replaced(data: Trajectories, *, action: Column) -> Trajectories:
+    return Trajectories(data.source, data.observation, action, data.state, data.lengths, data.offsets)
+
+
+def _following(data: Trajectories) -> Index:
+    """(N,) the row after each one; its own at the end of an episode, where the action is unused."""
+    rows = np.arange(1, data.action.shape[0] + 1)
+    rows[data.last_rows()] -= 1
+    return rows
+
+
+def _prepare(data: Trajectories, held_out: NDArray[np.bool_] | None, config: DataConfig) -> Selection:
+    observation, action, state = data.observation, _one_hot(data.action, config.frameskip), data.state
+    lengths, offsets = data.lengths, data.offsets
+    episode = np.arange(len(lengths))
+    if config.max_trajectories is not None and config.max_trajectories < len(episode):
+        episode = np.linspace(0, len(episode) - 1, config.max_trajectories).astype(np.int64)
+    if config.frameskip > 1 or len(episode) < len(lengths):
+        pieces = _pieces(data, episode, config.frameskip)
+        observation = Gathered(observation, pieces.rows)
+        action = Gathered(action, pieces.actions if config.frameskip > 1 else pieces.rows)
+        state = None if state is None else Gathered(state, pieces.rows)
+        episode, lengths = pieces.episode, pieces.lengths
+        offsets = np.cumsum(lengths) - lengths
+    if (lengths[_first_pieces(episode)] >= 2).sum() < 2:
+        raise DataError(
+            f"{data.source}: data.frameskip {config.frameskip} and data.max_trajectories {config.max_trajectories}"
+            " leave fewer than 2 trajectories of 2 rows or more, to train on one and validate on another"
+        )
+    frames = _frames(observation, config, data.source)
+    prepared = Trajectories(data.source, frames, action, state, lengths, offsets)
+    return Selection(prepared, episode, None if held_out is None else held_out[episode])
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Episodes in steps of frameskip rows: one piece for each row that steps can begin at, so no row is lost."""
+
+    rows: Index  # (N,) row of each frame
+    actions: Index  # (N, frameskip) rows of the actions from one frame to the next
+    lengths: Index  # (E,)
+    episode: Index  # (E,)
+
+
+def _pieces(data: Trajectories, episodes: Index, skip: int) -> _Pieces:
+    rows, actions, lengths, owner = [], [], [], []
+    for episode in episodes:
+        start, length = int(data.offsets[episode]), int(data.lengths[episode])
+        for phase in range(min(skip, length)):
+            frames = np.arange(start + phase, start + length, skip)
+            rows.append(frames)
+            actions.append(np.minimum(frames[:, None] + np.arange(skip), start + length - 1))
+            lengths.append(len(frames))
+            owner.append(episode)
+    return _Pieces(np.concatenate(rows), np.concatenate(actions), np.array(lengths), np.array(owner))
+
+
+def _first_pieces(episode: Index) -> Index:
+    """Positions (E,) of each episode's first piece, the one that begins where the episode does."""
+    return np.flatnonzero(np.diff(episode, prepend=-1) != 0)
+
+
+def _one_hot(action: Column, frameskip: int) -> Column:
+    """Discrete actions as they are; several at once, or of several rows, as one-hot vectors side by side."""
+    if not np.issubdtype(action.dtype, np.integer) or (len(action.shape) == 1 and frameskip == 1):
+        return action
+    wide = action if len(action.shape) == 2 else Mapped(action, lambda block: block[:, None], (1,), action.dtype)
+    highest = np.max([wide[rows].max(axis=0) for rows in chunks(wide)], axis=0)
+    ends = np.cumsum(highest.astype(np.int64) + 1)
+    width = int(ends[-1])
+    if width > MOST_ONE_HOT:
+        raise DataError(f"discrete actions take {width} values together, but at most {MOST_ONE_HOT} can be one-hot")
+    starts = ends - highest - 1
+
+    def encode(block: NDArray[np.generic]) -> NDArray[np.float32]:
+        out = np.zeros((len(block), width), np.float32)
+        np.put_along_axis(out, block.astype(np.int64) + starts, 1.0, axis=1)
+        return out
+
+    return Mapped(wide, encode, (width,), np.dtype(np.float32))
+
+
+MOST_ONE_HOT = 4096
+
+
+def _frames(frames: Column, config: DataConfig, source: str) -> Column:
+    """The observations, in gray and in the size that the config asks for. Raises `DataError` for vectors."""
+    if config.resize is None and not config.grayscale:
+        return frames
+    if len(frames.shape) != 4:
+        key = "data.grayscale" if config.resize is None else "data.resize"
+        raise DataError(f"{source}: {key} is for pixels, but the observation is a vector of {frames.shape[1]}")
+    if config.grayscale:
+        frames = to_gray(frames)
+    return frames if config.resize is None else resized(frames, config.resize)
+
+
+def to_gray(frames: Column) -> Column:
+    """(N, H, W, 1) luma of RGB frames (ITU-R 601-2, as Pillow's `L`). Raises `DataError` but for 1 or 3 channels."""
+    height, width, channels = frames.shape[1:]
+    if channels not in (1, 3):
+        raise DataError(f"data.grayscale takes 1 or 3 channels, but frames have {channels}")
+    if channels == 1:
+        return frames
+    weights = np.array([19595, 38470, 7471], np.uint32)  # of 65536, as Pillow's
+
+    def luma(block: NDArray[np.generic]) -> NDArray[np.uint8]:
+        return ((block.astype(np.uint32) @ weights + 0x8000) >> 16).astype(np.uint8)[..., None]
+
+    return Mapped(frames, luma, (height, width, 1), np.dtype(np.uint8))
+
+
+def resized(frames: Column, size: tuple[int, int]) -> Column:
+    """(N, *size, C) frames, bilinear and antialiased."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    def resize(block: NDArray[np.generic]) -> NDArray[np.uint8]:
+        pixels = torch.from_numpy(np.ascontiguousarray(block)).movedim(-1, 1)
+        return interpolate(pixels, size, mode="bilinear", antialias=True).movedim(1, -1).numpy()
+
+    return Mapped(frames, resize, (*size, frames.shape[3]), np.dtype(np.uint8))
