@@ -1,7 +1,10 @@
-"""python -m jepa_ray.data two-rooms --out FILE.h5"""
+"""python -m jepa_ray.data two-rooms|info|convert|collect"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +12,14 @@ import typer
 
 from jepa_ray import cli
 from jepa_ray.config import parse_sets, two_rooms_config
+from jepa_ray.errors import ConfigError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback()
 def data() -> None:
-    """Make datasets."""
+    """Make, look at and convert datasets."""
 
 
 @app.command("two-rooms")
@@ -30,6 +34,118 @@ def two_rooms(
 
     write_canonical(out, as_recording(config))
     cli.console().print(f"{out}: {config.trajectories} episodes of {config.steps + 1} rows", soft_wrap=True)
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A dataset's file or folder, of any known format.")],
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", metavar="FILE.png", help="Draw frames of some episodes.")
+    ] = None,
+) -> None:
+    """What a dataset is: episodes, columns, actions and their alignment, duplicates, and what training would refuse."""
+    from jepa_ray.data.formats import open_recording
+    from jepa_ray.data.info import contact_sheet, describe, print_description
+
+    with open_recording(path) as recording:
+        with _progress("reading") as advance:
+            description = describe(recording, advance)
+        print_description(description, cli.console())
+        if sheet:
+            contact_sheet(recording, sheet)
+            cli.console().print(f"contact sheet: {sheet}", soft_wrap=True)
+
+
+class Alignment(StrEnum):
+    """As `data.action_alignment`."""
+
+    auto = "auto"
+    next = "next"
+    previous = "previous"
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A dataset's file or folder, of any known format.")],
+    target: Annotated[Path, typer.Argument(metavar="DST.h5", help="The canonical HDF5 file to write.")],
+    frameskip: Annotated[int, typer.Option(min=1, help="Rows of one step; their actions lie side by side.")] = 1,
+    resize: Annotated[
+        str | None, typer.Option(metavar="SIDE|HxW", help="Size of frames: a number, or height x width.")
+    ] = None,
+    grayscale: Annotated[bool, typer.Option("--grayscale", help="Frames as luma, one channel.")] = False,
+    keys: Annotated[
+        str | None, typer.Option(metavar="KEY,KEY", help="Columns to write; left out: all arrays of numbers.")
+    ] = None,
+    action_alignment: Annotated[Alignment, typer.Option(help="How SRC stores actions.")] = Alignment.auto,
+) -> None:
+    """Any dataset as one canonical HDF5 file; streams, and goes on where an interrupted conversion was."""
+    from jepa_ray.data import convert as conversion
+
+    size = None if resize is None else _size(resize)
+    wanted = None if keys is None else [key.strip() for key in keys.split(",")]
+    with _progress("converting") as advance:
+        conversion.convert(
+            source, target, frameskip=frameskip, resize=size, grayscale=grayscale, keys=wanted,
+            action_alignment=action_alignment.value, progress=advance,
+        )  # fmt: skip
+    cli.console().print(f"{target}", soft_wrap=True)
+
+
+class Observe(StrEnum):
+    """What of an environment is recorded as its observation."""
+
+    state = "state"
+    pixels = "pixels"
+
+
+@app.command()
+def collect(
+    env: Annotated[str, typer.Option("--env", metavar="ENV_ID", help="A Gymnasium environment; MODULE:ENV_ID too.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.h5", help="The file to write.")],
+    episodes: Annotated[int, typer.Option(min=2, help="Episodes to play.")] = 100,
+    policy: Annotated[
+        str, typer.Option(metavar="random|MODULE:FN", help="FN(observation, action_space, rng) -> action.")
+    ] = "random",
+    observe: Annotated[Observe, typer.Option(help="Record state vectors, or frames and states.")] = Observe.state,
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Part of a Dict observation to record.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Side of square frames; left out: as rendered.")] = None,
+    num_envs: Annotated[int, typer.Option(min=1, help="Environments side by side.")] = 1,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="End episodes after so many steps.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of environments and policy.")] = 0,
+) -> None:
+    """Play episodes of a Gymnasium environment and write them as canonical HDF5."""
+    from jepa_ray.data import collect as collection
+
+    with _progress("collecting") as advance:
+        collection.collect(
+            env, out, policy=policy, episodes=episodes, observe=observe.value, key=key, image_size=image_size,
+            num_envs=num_envs, max_steps=max_steps, seed=seed, progress=advance,
+        )  # fmt: skip
+    cli.console().print(f"{out}: {episodes} episodes of {env}", soft_wrap=True)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """`64` or `64x96` as (height, width)."""
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and 1 <= int(side) <= 4096 for side in sides):
+        raise ConfigError(f"--resize is {text}, but must be a number of pixels up to 4096, or two of them: 64x96")
+    return int(sides[0]), int(sides[-1])
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere; yields what is told (done, total)."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = cli.console()
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield advance
 
 
 if __name__ == "__main__":

@@ -100,13 +100,13 @@ def _cache_name(config: DataConfig) -> str:
     else:
         assert config.path is not None, "a DataConfig has a path or a builtin"
         label = config.path.stem
-        identity = {"path": str(config.path.resolve()), "files": _files(config.path)}
+        identity = {"path": str(config.path.resolve()), "files": files_of(config.path)}
     identity["prepared"] = {key: getattr(config, key) for key in PREPARATION}
     digest = hashlib.sha256(json.dumps([LAYOUT, identity], sort_keys=True).encode()).hexdigest()
     return f"{label}-{digest[:12]}"
 
 
-def _files(path: Path) -> list[tuple[str, int, int]]:
+def files_of(path: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of each file that the dataset at `path` consists of. Raises `DataError`."""
     found = []
     try:

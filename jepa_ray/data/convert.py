@@ -1,19 +1,264 @@
-"""Any recording as one canonical HDF5 file, streamed: memory is bounded whatever the size."""
+"""Any recording as one canonical HDF5 file, streamed: memory is bounded whatever the size.
+
+`convert` works in parts, each a complete small file in `TARGET.partial/`, so that one that was killed goes on where it
+was; at the end the parts' compressed chunks are copied into the target as they are.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import h5py
 import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
-from jepa_ray.data.columns import Column, chunks, row_bytes
+from jepa_ray.data.alignment import establish
+from jepa_ray.data.cache import files_of
+from jepa_ray.data.columns import Column, Gathered, Mapped, chunks, column_bytes, row_bytes
+from jepa_ray.data.formats import open_recording
 from jepa_ray.data.recording import Recording
+from jepa_ray.data.selection import choose, following, resized, to_gray
+from jepa_ray.data.trajectories import check_forms
 from jepa_ray.errors import DataError
+from jepa_ray.files import write_atomically
 
 CHUNK = 256 << 10  # bytes of a chunk of the file, before compression
+PART = 256 << 20  # bytes of a part, before compression
+LAYOUT = 1  # raise when parts change: old ones are then discarded
+
+Progress = Callable[[int, int], None]  # parts done, parts in all
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What a conversion writes."""
+
+    columns: Mapping[str, Column]  # of N rows each
+    lengths: NDArray[np.int64]  # (E,)
+
+    @property
+    def rows(self) -> int:
+        return int(self.lengths.sum())
+
+    @property
+    def part_rows(self) -> int:
+        """Rows of a part: a power of two, and so a multiple of every column's chunk."""
+        return _power_of_two(PART // sum(row_bytes(column) for column in self.columns.values()))
+
+    def chunk_rows(self, column: Column) -> int:
+        return min(self.part_rows, _power_of_two(CHUNK // row_bytes(column)))
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    frameskip: int = 1,
+    resize: tuple[int, int] | None = None,
+    grayscale: bool = False,
+    keys: Collection[str] | None = None,
+    action_alignment: Literal["auto", "next", "previous"] = "auto",
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """Write the dataset at `source` as canonical HDF5, actions aligned `next`; goes on where a killed one stopped.
+
+    Args:
+        source: of any known format.
+        target: a file that is not there yet.
+        frameskip: every how many rows of an episode are kept, from its first; actions between lie side by side.
+        resize: (H, W) of all pixel columns.
+        grayscale: pixel columns in one channel.
+        keys: the columns to write; None: all that are arrays of numbers.
+        action_alignment: how the source stores actions, as `data.action_alignment`.
+        progress: called with the parts done and all parts.
+
+    Raises `DataError`.
+    """
+    if frameskip < 1:
+        raise DataError(f"frameskip is {frameskip}, but must be at least 1")
+    if keys is not None and not keys:
+        raise DataError("no columns are asked for: name some, or leave the keys out")
+    if target.resolve() == source.resolve():
+        raise DataError(f"{target}: is the source itself: choose another name")
+    options: dict[str, Any] = {
+        "frameskip": frameskip,
+        "resize": resize,
+        "grayscale": grayscale,
+        "keys": keys and sorted(keys),
+        "alignment": action_alignment,
+    }
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock"), timeout=0):
+            folder = target.with_name(target.name + ".partial")
+            if target.exists() and not folder.exists():
+                raise DataError(f"{target}: exists already: remove it or choose another name")
+            if not target.exists():
+                with open_recording(source) as recording:
+                    table = _prepared(recording, frameskip, resize, grayscale, keys, action_alignment)
+                    _write_in_parts(table, target, folder, _plan(source, options, table), progress)
+            shutil.rmtree(folder)  # last of all: with the target there, it says that the conversion is over
+    except Timeout:
+        raise DataError(f"{target}: another process is writing it") from None
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror or error})") from None
+
+
+def _prepared(
+    recording: Recording,
+    frameskip: int,
+    resize: tuple[int, int] | None,
+    grayscale: bool,
+    keys: Collection[str] | None,
+    action_alignment: Literal["auto", "next", "previous"],
+) -> _Table:
+    """The columns as they will be written; reads what establishing the alignment takes."""
+    chosen = choose(recording, None)
+    check_forms(chosen)
+    columns = _wanted(recording, chosen.action.shape[0], keys)
+    seen = chosen.observation if chosen.state is None else chosen.state
+    if "action" in columns and establish(recording, chosen.action, seen, action_alignment) == "previous":
+        columns["action"] = Gathered(chosen.action, following(chosen))
+    lengths = recording.lengths
+    if frameskip > 1:
+        spans = zip(recording.offsets, recording.lengths, strict=True)
+        index = np.concatenate([np.arange(start, start + length, frameskip) for start, length in spans])
+        ends = np.repeat(recording.offsets + lengths, -(-lengths // frameskip))
+        among = np.minimum(index[:, None] + np.arange(frameskip), ends[:, None] - 1)  # (N, F)
+        columns = {n: Gathered(_wide(c), among) if n == "action" else Gathered(c, index) for n, c in columns.items()}
+        lengths = -(-lengths // frameskip)
+    return _Table({name: _frames(column, resize, grayscale) for name, column in columns.items()}, lengths)
+
+
+def _wanted(recording: Recording, rows: int, keys: Collection[str] | None) -> dict[str, Column]:
+    found = {
+        name: column
+        for name, column in recording.columns.items()
+        if column.shape[:1] == (rows,) and column.dtype.kind in "biuf" and 0 not in column.shape
+    }
+    names = found if keys is None else dict.fromkeys(keys)
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise DataError(f"{recording.source}: {name!r} is no name of a column")
+        if name not in found:
+            raise DataError(f"{recording.source}: lacks the column {name} (it has {', '.join(sorted(found))})")
+    return {name: found[name] for name in names}
+
+
+def _wide(action: Column) -> Column:
+    """Discrete actions (N,) as (N, 1)."""
+    return action if len(action.shape) > 1 else Mapped(action, lambda block: block[:, None], (1,), action.dtype)
+
+
+def _frames(column: Column, resize: tuple[int, int] | None, grayscale: bool) -> Column:
+    if len(column.shape) != 4 or column.dtype != np.uint8:
+        return column
+    if grayscale:
+        column = to_gray(column)
+    return column if resize is None else resized(column, resize)
+
+
+def _plan(source: Path, options: Mapping[str, Any], table: _Table) -> str:
+    """What parts must have been made by to belong to this conversion, as JSON."""
+    shapes = {name: [*column.shape, str(column.dtype)] for name, column in table.columns.items()}
+    files = files_of(source)
+    plan = [LAYOUT, CHUNK, str(source.resolve()), files, options, shapes, table.part_rows]
+    return json.dumps(plan, sort_keys=True)
+
+
+def _write_in_parts(table: _Table, target: Path, folder: Path, plan: str, progress: Progress) -> None:
+    document = folder / "plan.json"
+    if folder.exists() and not (document.exists() and document.read_text() == plan):
+        shutil.rmtree(folder)
+    starts = range(0, table.rows, table.part_rows)
+    parts = [folder / f"{number:06}.h5" for number in range(len(starts))]
+    if not folder.exists():
+        _check_room(table, target)
+    write_atomically(document, plan.encode())
+    for number, (start, part) in enumerate(zip(starts, parts, strict=True)):
+        if not part.exists():
+            _write_part(table, slice(start, min(start + table.part_rows, table.rows)), part)
+        progress(number + 1, len(parts))
+    _merge(table, parts, folder / "whole.tmp")
+    (folder / "whole.tmp").replace(target)
+    _sync(target.parent)
+
+
+def _check_room(table: _Table, target: Path) -> None:
+    """Refuse what the disk may have no room for: parts and target together, as if nothing were compressible."""
+    needed = 2 * sum(column_bytes(column) for column in table.columns.values())
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise DataError(f"{target}: may take {needed / 1e9:,.1f} GB, but the disk has {free / 1e9:,.1f} GB free")
+
+
+def _write_part(table: _Table, rows: slice, part: Path) -> None:
+    partial = part.with_suffix(".tmp")
+    with h5py.File(partial, "w") as file:
+        for name, column in table.columns.items():
+            out = _create(file, name, column, table.chunk_rows(column), rows.stop - rows.start)
+            step = chunks(column)[0].stop
+            for start in range(rows.start, rows.stop, step):
+                stop = min(start + step, rows.stop)
+                out[start - rows.start : stop - rows.start] = column[slice(start, stop)]
+    _sync(partial)
+    partial.replace(part)
+
+
+def _merge(table: _Table, parts: list[Path], whole: Path) -> None:
+    with h5py.File(whole, "w") as file:
+        for name, column in table.columns.items():
+            _create(file, name, column, table.chunk_rows(column), table.rows)
+        for number, part in enumerate(parts):
+            with h5py.File(part, "r") as opened:
+                for name in table.columns:
+                    _copy_chunks(opened[name], file[name], number * table.part_rows)
+        file["ep_len"] = table.lengths.astype(np.int32)
+        file["ep_offset"] = np.cumsum(table.lengths) - table.lengths
+    _sync(whole)
+
+
+def _copy_chunks(part: h5py.Dataset, out: h5py.Dataset, first_row: int) -> None:
+    """Chunks as they are compressed; one that lies on the edge is stored whole, so it fits as well."""
+    rest = (0,) * (part.ndim - 1)
+    for row in range(0, part.shape[0], part.chunks[0]):
+        mask, data = part.id.read_direct_chunk((row, *rest))
+        out.id.write_direct_chunk((first_row + row, *rest), data, mask)
+
+
+def _create(file: h5py.File, name: str, column: Column, chunk_rows: int, rows: int) -> h5py.Dataset:
+    tail, pixels = column.shape[1:], column.dtype == np.uint8
+    return file.create_dataset(
+        name,
+        shape=(rows, *tail),
+        maxshape=(None, *tail),  # a chunk may be longer than a short dataset only if that can grow
+        dtype=column.dtype,
+        chunks=(chunk_rows, *tail),
+        compression="gzip" if pixels else None,
+        compression_opts=1 if pixels else None,
+    )
+
+
+def _sync(path: Path) -> None:
+    """To the disk: a file's bytes, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _power_of_two(most: int) -> int:
+    """The largest power of two that is at most `most`, at least 1."""
+    return 1 << (max(1, most).bit_length() - 1)
 
 
 def write_canonical(path: Path, recording: Recording, keys: Collection[str] | None = None) -> None:

@@ -37,7 +37,7 @@ def select(recording: Recording, config: DataConfig) -> Selection:
     seen = chosen.observation if chosen.state is None else chosen.state
     aligned = chosen
     if establish(recording, chosen.action, seen, config.action_alignment) == "previous":
-        aligned = _replaced(chosen, action=Gathered(chosen.action, _following(chosen)))
+        aligned = _replaced(chosen, action=Gathered(chosen.action, following(chosen)))
     check_values(aligned)
     return _prepare(aligned, recording.held_out, config)
 
@@ -64,8 +64,11 @@ def _replaced(data: Trajectories, *, action: Column) -> Trajectories:
     return Trajectories(data.source, data.observation, action, data.state, data.lengths, data.offsets)
 
 
-def _following(data: Trajectories) -> Index:
-    """(N,) the row after each one; its own at the end of an episode, where the action is unused."""
+def following(data: Trajectories) -> Index:
+    """(N,) where the action of each row is if actions are stored as `previous`: in the row after it.
+
+    At the end of an episode, where it is unused, in the row itself.
+    """
     rows = np.arange(1, data.action.shape[0] + 1)
     rows[data.last_rows()] -= 1
     return rows
