@@ -34,7 +34,7 @@ from jepa_ray.files import write_atomically
 BINS = 10  # of the histogram of lengths, at most
 MOST_SHOWN = 10  # values of a discrete action, and constant dimensions of a column
 MOST_RANGES = 8  # dimensions of an action whose ranges are shown one by one
-LEAST_NAME = 18  # characters of a column's name before it is folded
+LEAST_NAME = 18  # characters that a column's name may have without being folded
 BAR = 24  # characters of the histogram's longest bar
 LOADED_BYTES = {"u": 8, "i": 8, "f": 4, "b": 1}  # of a value in memory, by kind of dtype; but pixels stay bytes
 
@@ -426,7 +426,7 @@ def _bar(share: float) -> str:
 def _column_table(columns: tuple[ColumnInfo, ...]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     longest = max((len(column.name) for column in columns), default=0)
-    table.add_column("column", overflow="fold", min_width=min(longest, LEAST_NAME))
+    table.add_column("column", overflow="fold", no_wrap=longest <= LEAST_NAME)
     for title in ("shape", "dtype"):
         table.add_column(title, no_wrap=True)
     for title in ("min", "max", "mean", "NaN"):

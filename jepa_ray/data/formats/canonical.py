@@ -42,7 +42,8 @@ class Canonical:
                     raise DataError(f"{path}: {name} is a group, but must be a dataset")
             for name in ("action", *EPISODES):
                 if name not in file:
-                    raise DataError(f"{path}: lacks the column {name} (it has {', '.join(sorted(file)) or 'nothing'})")
+                    has = ", ".join(sorted(map(str, file))) or "nothing"
+                    raise DataError(f"{path}: lacks the column {name} (it has {has})")
             lengths, offsets = (_integers(file[name], path) for name in EPISODES)
             columns = {name: Dataset(dataset, path) for name, dataset in _datasets(file).items()}
             yield Recording(str(path), self.name, columns, lengths, offsets)
@@ -52,8 +53,8 @@ def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     """Every dataset by its name, those in groups too; links to other files are not followed."""
     found: dict[str, h5py.Dataset] = {}
 
-    def visit(name: str, item: h5py.HLObject) -> None:
-        if isinstance(item, h5py.Dataset) and name not in EPISODES:
+    def visit(name: str | bytes, item: h5py.HLObject) -> None:
+        if isinstance(name, str) and isinstance(item, h5py.Dataset) and name not in EPISODES:
             found[name] = item
 
     file.visititems(visit)

@@ -59,7 +59,7 @@ def peek(path: Path) -> Peek:
         return Peek(path, "npz", frozenset(name.removesuffix(".npy") for name in members))
     if path.suffix in (".h5", ".hdf5", ".he5") or head == b"\x89HDF\r\n\x1a\n":
         with readable(path, "HDF5 file"), h5py.File(path, "r") as opened:
-            return Peek(path, "hdf5", frozenset(opened))
+            return Peek(path, "hdf5", frozenset(map(str, opened)))
     if path.suffix in (".pkl", ".pickle") or head[:1] == b"\x80":
         raise DataError(refusal_of_pickle(path))
     return Peek(path, "unknown", frozenset())
