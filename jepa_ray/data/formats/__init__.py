@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from jepa_ray.data.columns import Column
 from jepa_ray.data.formats.canonical import Canonical
+from jepa_ray.data.formats.lance import Lance
+from jepa_ray.data.formats.minari import Minari
 from jepa_ray.data.formats.peek import BROKEN, Peek, first_line, peek, readable
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
@@ -43,7 +45,7 @@ class Format(Protocol):
 
 
 # From the most particular to the most general; the first that recognises a path reads it.
-FORMATS: tuple[Format, ...] = (Canonical(),)
+FORMATS: tuple[Format, ...] = (Minari(), Lance(), Canonical())
 
 
 def format_of(path: Path) -> Format:
