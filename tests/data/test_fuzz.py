@@ -12,10 +12,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jepa_ray.config import DataConfig
+from jepa_ray.data.cache import load_trajectories
+from jepa_ray.data.convert import convert
 from jepa_ray.data.formats import open_recording
 from jepa_ray.data.selection import select
 from jepa_ray.errors import DataError
@@ -43,7 +46,39 @@ def canonical(path: Path) -> None:
         file["ep_offset"] = np.cumsum((0, *LENGTHS[:-1]))
 
 
-WRITERS: dict[str, Callable[[Path], None]] = {"canonical.h5": canonical}
+def d4rl(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        for name, values in columns().items():
+            file[name] = values
+
+
+def ogbench(path: Path) -> None:
+    np.savez_compressed(path, allow_pickle=False, **columns())
+
+
+def arrays(path: Path) -> None:
+    made = columns()
+    np.savez(path, allow_pickle=False, obs=made["observations"], action=made["actions"], ep_len=np.array(LENGTHS))
+
+
+def transitions(path: Path) -> None:
+    made = columns()
+    kept = np.flatnonzero(~made["terminals"])
+    rows = {
+        "state": made["observations"][kept],
+        "action": made["actions"][kept],
+        "next_state": made["observations"][kept + 1],
+    }
+    torch.save({name: torch.from_numpy(values) for name, values in rows.items()}, path)
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "canonical.h5": canonical,
+    "d4rl.hdf5": d4rl,
+    "ogbench.npz": ogbench,
+    "arrays.npz": arrays,
+    "transitions.pt": transitions,
+}
 
 
 def read_all(path: Path) -> None:
@@ -82,3 +117,17 @@ def test_damage_is_refused_in_one_line_or_does_no_harm(
         return
     assert "\n" not in message
     assert str(path) in message
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_trajectories(tmp_path: Path, name: str) -> None:
+    """The control: undamaged, all of them hold the same numbers, and so does what is converted from them."""
+    WRITERS[name](tmp_path / name)
+    convert(tmp_path / name, tmp_path / "converted.h5")
+    made = columns()
+    used = np.flatnonzero(~made["terminals"])
+    for path in (tmp_path / name, tmp_path / "converted.h5"):
+        data = load_trajectories(DataConfig(path=path, cache_dir=tmp_path / "cache"))
+        assert data.lengths.tolist() == list(LENGTHS)
+        np.testing.assert_array_equal(data.observation, made["observations"])
+        np.testing.assert_array_equal(data.action[used], made["actions"][used])

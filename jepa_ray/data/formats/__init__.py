@@ -15,10 +15,16 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from jepa_ray.data.columns import Column
+from jepa_ray.data.formats.arrays import Arrays
 from jepa_ray.data.formats.canonical import Canonical
+from jepa_ray.data.formats.d4rl import D4RL
+from jepa_ray.data.formats.dino_wm import DinoWM
 from jepa_ray.data.formats.lance import Lance
 from jepa_ray.data.formats.minari import Minari
+from jepa_ray.data.formats.ogbench import OGBench
 from jepa_ray.data.formats.peek import BROKEN, Peek, first_line, peek, readable
+from jepa_ray.data.formats.swm_folder import SwmFolder
+from jepa_ray.data.formats.transitions import Transitions
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
 
@@ -45,7 +51,17 @@ class Format(Protocol):
 
 
 # From the most particular to the most general; the first that recognises a path reads it.
-FORMATS: tuple[Format, ...] = (Minari(), Lance(), Canonical())
+FORMATS: tuple[Format, ...] = (
+    Minari(),
+    Lance(),
+    DinoWM(),
+    SwmFolder(),
+    OGBench(),
+    Arrays(),
+    D4RL(),
+    Transitions(),
+    Canonical(),
+)
 
 
 def format_of(path: Path) -> Format:

@@ -1,0 +1,84 @@
+"""D4RL: HDF5 of flat rows; an episode ends where `terminals` or `timeouts` is true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_ray.data.columns import Column
+from jepa_ray.data.formats.hdf5 import Dataset, open_file
+from jepa_ray.data.formats.ogbench import kind_of, until, with_state
+from jepa_ray.data.formats.peek import Peek
+from jepa_ray.data.recording import Recording
+from jepa_ray.errors import DataError
+
+NAMES = {"actions": "action", "rewards": "reward"}
+ENDS = ("terminals", "timeouts")
+MOST_NAMED = 8  # columns that a note names
+
+
+class D4RL:
+    """`action[t]` moves row t to t + 1."""
+
+    name = "D4RL HDF5"
+
+    def recognises(self, seen: Peek) -> bool:
+        return seen.kind == "hdf5" and seen.has("observations", "actions") and not seen.names.isdisjoint(ENDS)
+
+    def files(self, path: Path) -> list[Path]:
+        return [path]
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Recording]:
+        with open_file(path) as file:
+            found, notes = _per_row(file, path)
+            marks = [_marks(found.pop(name), path, name) for name in ENDS if name in found]
+            if found.pop("next_observations", None) is not None:
+                notes += ("next_observations is not read",)
+            columns = with_state(found, "infos/qpos", "infos/qvel")
+            seen = columns.pop("observations")
+            columns = {NAMES.get(name, name): column for name, column in columns.items()} | {kind_of(seen): seen}
+            lengths = until(np.logical_or.reduce(marks))
+            yield Recording.consecutive(str(path), self.name, columns, lengths, notes=notes)
+
+
+def _per_row(file: h5py.File, path: Path) -> tuple[dict[str, Column], tuple[str, ...]]:
+    """Every dataset with as many rows as `actions`, and a note on the others; links are not followed."""
+    held: dict[str, h5py.Dataset] = {}
+
+    def visit(name: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset):
+            held[name] = item
+
+    file.visititems(visit)
+    rows = _shape(held, "actions", path)[0]
+    for name in ("observations", *(name for name in ENDS if name in file)):
+        if _shape(held, name, path)[0] != rows:
+            raise DataError(f"{path}: {name} has shape {held[name].shape}, but actions has {rows} rows")
+    fits = {name for name, item in held.items() if item.shape and item.shape[0] == rows}
+    others = sorted(set(held) - fits)
+    named = ", ".join(others[:MOST_NAMED]) + (", ..." if len(others) > MOST_NAMED else "")
+    notes = (f"not read, for they have other than {rows} rows: {named}",) if others else ()
+    return {name: Dataset(held[name], path) for name in sorted(fits)}, notes
+
+
+def _shape(held: dict[str, h5py.Dataset], name: str, path: Path) -> tuple[int, ...]:
+    """Of a dataset that must be there, and have rows."""
+    if name not in held:
+        raise DataError(f"{path}: {name} is not a dataset in this file")
+    shape: tuple[int, ...] | None = held[name].shape
+    if not shape or not shape[0]:
+        raise DataError(f"{path}: {name} has shape {shape}, but must have rows")
+    return shape
+
+
+def _marks(column: Column, path: Path, name: str) -> NDArray[np.bool_]:
+    """(N,) or (N, 1) -> (N,) where episodes end."""
+    if column.shape not in ((column.shape[0],), (column.shape[0], 1)):
+        raise DataError(f"{path}: {name} has shape {column.shape}, but must be (N,)")
+    return np.asarray(column[:], bool).reshape(-1)
