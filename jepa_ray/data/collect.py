@@ -18,9 +18,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_ray.data.formats.hdf5 import CHUNK, new_column, new_file
 from jepa_ray.errors import DataError
-
-CHUNK = 256 << 10  # bytes of a chunk of the file, before compression
 
 Policy = Callable[[Any, Any, np.random.Generator], Any]  # (observation, action space, rng) -> action
 Row = dict[str, NDArray[Any]]
@@ -300,20 +299,11 @@ class _Writer:
     @contextlib.contextmanager
     def open(cls, path: Path) -> Iterator[_Writer]:
         """A writer of `path`, which appears when all is written; nothing is left otherwise."""
-        unfinished = path.with_name(path.name + ".partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with h5py.File(unfinished, "w") as file:
-                writer = cls(file)
-                yield writer
-                lengths = np.asarray(writer.lengths, np.int64)
-                file["ep_len"], file["ep_offset"] = lengths.astype(np.int32), np.cumsum(lengths) - lengths
-            unfinished.replace(path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
-        finally:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+        with new_file(path) as file:
+            writer = cls(file)
+            yield writer
+            lengths = np.asarray(writer.lengths, np.int64)
+            file["ep_len"], file["ep_offset"] = lengths.astype(np.int32), np.cumsum(lengths) - lengths
 
     def append(self, episode: Row) -> None:
         for name, rows in episode.items():
@@ -325,9 +315,4 @@ class _Writer:
         self.lengths.append(len(episode["action"]))
 
     def _create(self, name: str, rows: NDArray[Any]) -> None:
-        shape = rows.shape[1:]
-        per_chunk = max(1, CHUNK // max(1, rows[0].nbytes))
-        gzip: dict[str, Any] = {"compression": "gzip", "compression_opts": 1} if name == "pixels" else {}
-        self.file.create_dataset(
-            name, (0, *shape), rows.dtype, maxshape=(None, *shape), chunks=(per_chunk, *shape), **gzip
-        )
+        new_column(self.file, name, rows.dtype, rows.shape[1:], 0, max(1, CHUNK // max(1, rows[0].nbytes)))

@@ -6,7 +6,6 @@ was; at the end the parts' compressed chunks are copied into the target as they 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -20,17 +19,16 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from jepa_ray.data.alignment import establish
 from jepa_ray.data.cache import files_of
-from jepa_ray.data.columns import Column, Gathered, Mapped, chunks, column_bytes, row_bytes
+from jepa_ray.data.columns import Column, Gathered, chunks, column_bytes, row_bytes
 from jepa_ray.data.formats import open_recording
+from jepa_ray.data.formats.hdf5 import CHUNK, new_column, new_file
 from jepa_ray.data.recording import Recording
-from jepa_ray.data.selection import choose, following, resized, to_gray
+from jepa_ray.data.selection import aligned, choose, resized, to_gray, wide
 from jepa_ray.data.trajectories import check_forms
 from jepa_ray.errors import DataError
 from jepa_ray.files import write_atomically
 
-CHUNK = 256 << 10  # bytes of a chunk of the file, before compression
 PART = 256 << 20  # bytes of a part, before compression
 LAYOUT = 1  # raise when parts change: old ones are then discarded
 
@@ -124,16 +122,15 @@ def _prepared(
     chosen = choose(recording, None)
     check_forms(chosen)
     columns = _wanted(recording, chosen.action.shape[0], keys)
-    seen = chosen.observation if chosen.state is None else chosen.state
-    if "action" in columns and establish(recording, chosen.action, seen, action_alignment) == "previous":
-        columns["action"] = Gathered(chosen.action, following(chosen))
+    if "action" in columns:
+        columns["action"] = aligned(recording, chosen, action_alignment).action
     lengths = recording.lengths
     if frameskip > 1:
         spans = zip(recording.offsets, recording.lengths, strict=True)
         index = np.concatenate([np.arange(start, start + length, frameskip) for start, length in spans])
         ends = np.repeat(recording.offsets + lengths, -(-lengths // frameskip))
         among = np.minimum(index[:, None] + np.arange(frameskip), ends[:, None] - 1)  # (N, F)
-        columns = {n: Gathered(_wide(c), among) if n == "action" else Gathered(c, index) for n, c in columns.items()}
+        columns = {n: Gathered(wide(c), among) if n == "action" else Gathered(c, index) for n, c in columns.items()}
         lengths = -(-lengths // frameskip)
     return _Table({name: _frames(column, resize, grayscale) for name, column in columns.items()}, lengths)
 
@@ -151,11 +148,6 @@ def _wanted(recording: Recording, rows: int, keys: Collection[str] | None) -> di
         if name not in found:
             raise DataError(f"{recording.source}: lacks the column {name} (it has {', '.join(sorted(found))})")
     return {name: found[name] for name in names}
-
-
-def _wide(action: Column) -> Column:
-    """Discrete actions (N,) as (N, 1)."""
-    return action if len(action.shape) > 1 else Mapped(action, lambda block: block[:, None], (1,), action.dtype)
 
 
 def _frames(column: Column, resize: tuple[int, int] | None, grayscale: bool) -> Column:
@@ -204,7 +196,9 @@ def _write_part(table: _Table, rows: slice, part: Path) -> None:
     partial = part.with_suffix(".tmp")
     with h5py.File(partial, "w") as file:
         for name, column in table.columns.items():
-            out = _create(file, name, column, table.chunk_rows(column), rows.stop - rows.start)
+            out = new_column(
+                file, name, column.dtype, column.shape[1:], rows.stop - rows.start, table.chunk_rows(column)
+            )
             step = chunks(column)[0].stop
             for start in range(rows.start, rows.stop, step):
                 stop = min(start + step, rows.stop)
@@ -216,7 +210,7 @@ def _write_part(table: _Table, rows: slice, part: Path) -> None:
 def _merge(table: _Table, parts: list[Path], whole: Path) -> None:
     with h5py.File(whole, "w") as file:
         for name, column in table.columns.items():
-            _create(file, name, column, table.chunk_rows(column), table.rows)
+            new_column(file, name, column.dtype, column.shape[1:], table.rows, table.chunk_rows(column))
         for number, part in enumerate(parts):
             with h5py.File(part, "r") as opened:
                 for name in table.columns:
@@ -232,19 +226,6 @@ def _copy_chunks(part: h5py.Dataset, out: h5py.Dataset, first_row: int) -> None:
     for row in range(0, part.shape[0], part.chunks[0]):
         mask, data = part.id.read_direct_chunk((row, *rest))
         out.id.write_direct_chunk((first_row + row, *rest), data, mask)
-
-
-def _create(file: h5py.File, name: str, column: Column, chunk_rows: int, rows: int) -> h5py.Dataset:
-    tail, pixels = column.shape[1:], column.dtype == np.uint8
-    return file.create_dataset(
-        name,
-        shape=(rows, *tail),
-        maxshape=(None, *tail),  # a chunk may be longer than a short dataset only if that can grow
-        dtype=column.dtype,
-        chunks=(chunk_rows, *tail),
-        compression="gzip" if pixels else None,
-        compression_opts=1 if pixels else None,
-    )
 
 
 def _sync(path: Path) -> None:
@@ -271,33 +252,12 @@ def write_canonical(path: Path, recording: Recording, keys: Collection[str] | No
 
     Raises `DataError`.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(partial, "w") as file:
-            for name, column in recording.columns.items():
-                if keys is None or name in keys:
-                    _write_column(file, name, column)
-            file["ep_len"] = recording.lengths.astype(np.int32)
-            file["ep_offset"] = recording.offsets
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-def _write_column(file: h5py.File, name: str, column: Column) -> None:
-    rows = min(max(1, CHUNK // row_bytes(column)), column.shape[0])
-    pixels = column.dtype == np.uint8
-    out = file.create_dataset(
-        name,
-        shape=column.shape,
-        dtype=column.dtype,
-        chunks=(rows, *column.shape[1:]) if pixels else None,
-        compression="gzip" if pixels else None,
-        compression_opts=1 if pixels else None,
-    )
-    for part in chunks(column):
-        out[part] = column[part]
+    with new_file(path) as file:
+        for name, column in recording.columns.items():
+            if keys is None or name in keys:
+                rows = min(max(1, CHUNK // row_bytes(column)), column.shape[0])
+                out = new_column(file, name, column.dtype, column.shape[1:], column.shape[0], rows)
+                for part in chunks(column):
+                    out[part] = column[part]
+        file["ep_len"] = recording.lengths.astype(np.int32)
+        file["ep_offset"] = recording.offsets

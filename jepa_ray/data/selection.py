@@ -6,7 +6,8 @@ grayscale, one-hot) one function of blocks. Nothing is read before the cache cop
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +35,9 @@ def select(recording: Recording, config: DataConfig) -> Selection:
     """The trajectories that `config` makes of a recording, checked. Raises `DataError`."""
     chosen = choose(recording, config.observation)
     check_forms(chosen)
-    seen = chosen.observation if chosen.state is None else chosen.state
-    aligned = chosen
-    if establish(recording, chosen.action, seen, config.action_alignment) == "previous":
-        aligned = _replaced(chosen, action=Gathered(chosen.action, following(chosen)))
-    check_values(aligned)
-    return _prepare(aligned, recording.held_out, config)
+    data = aligned(recording, chosen, config.action_alignment)
+    check_values(data)
+    return _prepare(data, recording.held_out, config)
 
 
 def choose(recording: Recording, observation: str | None) -> Trajectories:
@@ -60,11 +58,15 @@ def choose(recording: Recording, observation: str | None) -> Trajectories:
     )
 
 
-def _replaced(data: Trajectories, *, action: Column) -> Trajectories:
-    return Trajectories(data.source, data.observation, action, data.state, data.lengths, data.offsets)
+def aligned(recording: Recording, chosen: Trajectories, setting: Literal["auto", "next", "previous"]) -> Trajectories:
+    """`chosen`, its actions as `next`, however they are stored. Raises `DataError` where layout and data disagree."""
+    seen = chosen.observation if chosen.state is None else chosen.state
+    if establish(recording, chosen.action, seen, setting) == "next":
+        return chosen
+    return replace(chosen, action=Gathered(chosen.action, _following(chosen)))
 
 
-def following(data: Trajectories) -> Index:
+def _following(data: Trajectories) -> Index:
     """(N,) where the action of each row is if actions are stored as `previous`: in the row after it.
 
     At the end of an episode, where it is unused, in the row itself.
@@ -125,12 +127,17 @@ def _first_pieces(episode: Index) -> Index:
     return np.flatnonzero(np.diff(episode, prepend=-1) != 0)
 
 
+def wide(action: Column) -> Column:
+    """Actions (N, A); single discrete ones (N,) as (N, 1)."""
+    return action if len(action.shape) == 2 else Mapped(action, lambda block: block[:, None], (1,), action.dtype)
+
+
 def _one_hot(action: Column, frameskip: int) -> Column:
     """Discrete actions as they are; several at once, or of several rows, as one-hot vectors side by side."""
     if not np.issubdtype(action.dtype, np.integer) or (len(action.shape) == 1 and frameskip == 1):
         return action
-    wide = action if len(action.shape) == 2 else Mapped(action, lambda block: block[:, None], (1,), action.dtype)
-    highest = np.max([wide[rows].max(axis=0) for rows in chunks(wide)], axis=0)
+    columns = wide(action)
+    highest = np.max([columns[rows].max(axis=0) for rows in chunks(columns)], axis=0)
     ends = np.cumsum(highest.astype(np.int64) + 1)
     width = int(ends[-1])
     if width > MOST_ONE_HOT:
@@ -142,7 +149,7 @@ def _one_hot(action: Column, frameskip: int) -> Column:
         np.put_along_axis(out, block.astype(np.int64) + starts, 1.0, axis=1)
         return out
 
-    return Mapped(wide, encode, (width,), np.dtype(np.float32))
+    return Mapped(columns, encode, (width,), np.dtype(np.float32))
 
 
 MOST_ONE_HOT = 4096

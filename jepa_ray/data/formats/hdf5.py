@@ -18,6 +18,7 @@ with suppress(ImportError):
     import hdf5plugin  # noqa: F401  (registers the filters: blosc, zstd, lz4, ...)
 
 MOST_COMPRESSED = 5000  # times smaller than its data can be in a file that is honest about its size
+CHUNK = 256 << 10  # bytes of a chunk of a file that is written, before compression
 HARMLESS = 1 << 30  # bytes that are not worth a check
 
 
@@ -60,3 +61,35 @@ class Dataset:
                     " pip install 'jepa-ray[formats]'"
                 ) from None
             raise
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[h5py.File]:
+    """A file to write, which appears at `path` when all is written; nothing is left otherwise. Raises `DataError`."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(partial, "w") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def new_column(
+    file: h5py.File, name: str, dtype: np.dtype[Any], tail: tuple[int, ...], rows: int, chunk_rows: int
+) -> h5py.Dataset:
+    """A dataset of `rows` rows of shape `tail` that can grow; bytes, which are pixels, are compressed."""
+    pixels = dtype == np.uint8
+    return file.create_dataset(
+        name,
+        shape=(rows, *tail),
+        maxshape=(None, *tail),  # a chunk may be longer than a short dataset only if that can grow
+        dtype=dtype,
+        chunks=(chunk_rows, *tail),
+        compression="gzip" if pixels else None,
+        compression_opts=1 if pixels else None,
+    )
