@@ -102,6 +102,21 @@ class Mapped:
         return self.function(block) if len(block) else np.empty((0, *self.tail), self.dtype)
 
 
+class SideBySide:
+    """Columns of N rows as one: (N, D), (N, F) -> (N, D + F)."""
+
+    def __init__(self, parts: Sequence[Column]) -> None:
+        self._parts = parts
+        width = sum(int(np.prod(part.shape[1:], dtype=object)) for part in parts)
+        self.shape: tuple[int, ...] = (parts[0].shape[0], width)
+        self.dtype: np.dtype[Any] = np.result_type(*(part.dtype for part in parts))
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        blocks = [part[rows] for part in self._parts]
+        flat = [block.reshape(len(block), int(np.prod(block.shape[1:]))) for block in blocks]
+        return np.concatenate(flat, axis=1, dtype=self.dtype)
+
+
 class Concatenated:
     """Episodes' own columns, one after another.
 

@@ -214,8 +214,7 @@ def _refusal(recording: Recording) -> str | None:
 
 
 def _alignment(recording: Recording, chosen: Trajectories) -> ActionAlignment:
-    seen = chosen.observation if chosen.state is None else chosen.state
-    evidence = alignment.gather(recording, chosen.action, seen)
+    evidence = alignment.gather(recording, chosen.action, chosen.changing)
     return ActionAlignment(recording.alignment, str(evidence), evidence.verdict)
 
 

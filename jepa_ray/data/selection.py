@@ -60,8 +60,7 @@ def choose(recording: Recording, observation: str | None) -> Trajectories:
 
 def aligned(recording: Recording, chosen: Trajectories, setting: Literal["auto", "next", "previous"]) -> Trajectories:
     """`chosen`, its actions as `next`, however they are stored. Raises `DataError` where layout and data disagree."""
-    seen = chosen.observation if chosen.state is None else chosen.state
-    if establish(recording, chosen.action, seen, setting) == "next":
+    if establish(recording, chosen.action, chosen.changing, setting) == "next":
         return chosen
     return replace(chosen, action=Gathered(chosen.action, _following(chosen)))
 

@@ -30,6 +30,11 @@ class Trajectories:
         named = {"observation": self.observation, "action": self.action, "state": self.state}
         return {name: column for name, column in named.items() if column is not None}
 
+    @property
+    def changing(self) -> Column:
+        """What actions are seen to change: the labels, or the observation where there are none."""
+        return self.observation if self.state is None else self.state
+
     def last_rows(self) -> NDArray[np.int64]:
         """(E,) the last row of each trajectory, whose action leads nowhere."""
         return self.offsets + self.lengths - 1

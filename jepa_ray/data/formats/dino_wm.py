@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_ray.data.columns import Column, Concatenated
+from jepa_ray.data.columns import Column, Concatenated, SideBySide
 from jepa_ray.data.formats import torch_files
 from jepa_ray.data.formats.peek import Peek, files_below, refusal_of_pickle
 from jepa_ray.data.recording import Recording
@@ -77,7 +77,7 @@ def _episodes(folder: Path, videos: _Videos) -> tuple[NDArray[np.int64], Episode
             raise DataError(f"{folder}: tables of {table.shape[:2]} and {(episodes, rows)} episodes and rows differ")
     lengths = _lengths(folder, episodes, rows)
     columns: Episodes = {
-        name: [_Joined([table[e, :n] for table in tables]) for e, n in enumerate(lengths)]
+        name: [SideBySide([table[e, :n] for table in tables]) for e, n in enumerate(lengths)]
         for name, tables in (("state", states), ("action", actions))
     }
     if (folder / "obses").is_dir():
@@ -121,18 +121,6 @@ def _lengths(folder: Path, episodes: int, rows: int) -> NDArray[np.int64]:
     if lengths.min() < 1 or lengths.max() > rows:
         raise DataError(f"{path}: has lengths outside 1 to {rows}, the rows of states.pth")
     return lengths.astype(np.int64)
-
-
-class _Joined:
-    """Mapped tables (T, K) side by side."""
-
-    def __init__(self, tables: list[NDArray[Any]]) -> None:
-        self._tables = tables
-        self.shape: tuple[int, ...] = (len(tables[0]), sum(table.shape[1] for table in tables))
-        self.dtype: np.dtype[Any] = np.result_type(*tables)
-
-    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
-        return np.concatenate([table[rows] for table in self._tables], axis=1)
 
 
 class _Frames:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_ray.data.columns import Column, Concatenated
+from jepa_ray.data.columns import Column, Concatenated, SideBySide
 from jepa_ray.data.formats.npz import Member, members
 from jepa_ray.data.formats.peek import Peek
 from jepa_ray.data.recording import Recording
@@ -55,21 +54,6 @@ class OGBench:
             held_out=held_out if len(files) > 1 else None,
             notes=notes,
         )
-
-
-class SideBySide:
-    """Columns of N rows as one: (N, D), (N, F) -> (N, D + F)."""
-
-    def __init__(self, parts: list[Column]) -> None:
-        self._parts = parts
-        width = sum(int(np.prod(part.shape[1:], dtype=object)) for part in parts)
-        self.shape: tuple[int, ...] = (parts[0].shape[0], width)
-        self.dtype: np.dtype[Any] = np.result_type(*(part.dtype for part in parts))
-
-    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
-        blocks = [part[rows] for part in self._parts]
-        flat = [block.reshape(len(block), int(np.prod(block.shape[1:]))) for block in blocks]
-        return np.concatenate(flat, axis=1, dtype=self.dtype)
 
 
 def with_state(columns: Mapping[str, Column], *names: str) -> dict[str, Column]:
