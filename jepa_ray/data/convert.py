@@ -20,17 +20,17 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from jepa_ray.data.cache import files_of
-from jepa_ray.data.columns import Column, Gathered, chunks, column_bytes, row_bytes
+from jepa_ray.data.columns import Column, Gathered, chunks, row_bytes
 from jepa_ray.data.formats import open_recording
 from jepa_ray.data.formats.hdf5 import CHUNK, new_column, new_file
 from jepa_ray.data.recording import Recording
-from jepa_ray.data.selection import aligned, choose, resized, to_gray, wide
+from jepa_ray.data.selection import Pieces, aligned, choose, in_form, wide
 from jepa_ray.data.trajectories import check_forms
 from jepa_ray.errors import DataError
 from jepa_ray.files import write_atomically
 
 PART = 256 << 20  # bytes of a part, before compression
-LAYOUT = 1  # raise when parts change: old ones are then discarded
+LAYOUT = 2  # raise when parts change: old ones are then discarded
 
 Progress = Callable[[int, int], None]  # parts done, parts in all
 
@@ -41,6 +41,7 @@ class _Table:
 
     columns: Mapping[str, Column]  # of N rows each
     lengths: NDArray[np.int64]  # (E,)
+    held_out: NDArray[np.bool_] | None  # (E,)
 
     @property
     def rows(self) -> int:
@@ -49,7 +50,11 @@ class _Table:
     @property
     def part_rows(self) -> int:
         """Rows of a part: a power of two, and so a multiple of every column's chunk."""
-        return _power_of_two(PART // sum(row_bytes(column) for column in self.columns.values()))
+        return _power_of_two(PART // self.row_bytes)
+
+    @property
+    def row_bytes(self) -> int:
+        return sum(row_bytes(column) for column in self.columns.values())
 
     def chunk_rows(self, column: Column) -> int:
         return min(self.part_rows, _power_of_two(CHUNK // row_bytes(column)))
@@ -126,13 +131,16 @@ def _prepared(
         columns["action"] = aligned(recording, chosen, action_alignment).action
     lengths = recording.lengths
     if frameskip > 1:
-        spans = zip(recording.offsets, recording.lengths, strict=True)
-        index = np.concatenate([np.arange(start, start + length, frameskip) for start, length in spans])
-        ends = np.repeat(recording.offsets + lengths, -(-lengths // frameskip))
-        among = np.minimum(index[:, None] + np.arange(frameskip), ends[:, None] - 1)  # (N, F)
-        columns = {n: Gathered(wide(c), among) if n == "action" else Gathered(c, index) for n, c in columns.items()}
-        lengths = -(-lengths // frameskip)
-    return _Table({name: _frames(column, resize, grayscale) for name, column in columns.items()}, lengths)
+        pieces = Pieces.of(recording.offsets, lengths, np.arange(len(lengths)), frameskip, phases=1)
+        columns = {
+            name: Gathered(wide(column), pieces.actions) if name == "action" else Gathered(column, pieces.rows)
+            for name, column in columns.items()
+        }
+        lengths = pieces.lengths
+    for name, column in columns.items():
+        if len(column.shape) == 4 and column.dtype == np.uint8:
+            columns[name] = in_form(column, resize, grayscale)
+    return _Table(columns, lengths, recording.held_out)
 
 
 def _wanted(recording: Recording, rows: int, keys: Collection[str] | None) -> dict[str, Column]:
@@ -150,14 +158,6 @@ def _wanted(recording: Recording, rows: int, keys: Collection[str] | None) -> di
     return {name: found[name] for name in names}
 
 
-def _frames(column: Column, resize: tuple[int, int] | None, grayscale: bool) -> Column:
-    if len(column.shape) != 4 or column.dtype != np.uint8:
-        return column
-    if grayscale:
-        column = to_gray(column)
-    return column if resize is None else resized(column, resize)
-
-
 def _plan(source: Path, options: Mapping[str, Any], table: _Table) -> str:
     """What parts must have been made by to belong to this conversion, as JSON."""
     shapes = {name: [*column.shape, str(column.dtype)] for name, column in table.columns.items()}
@@ -172,11 +172,10 @@ def _write_in_parts(table: _Table, target: Path, folder: Path, plan: str, progre
         shutil.rmtree(folder)
     starts = range(0, table.rows, table.part_rows)
     parts = [folder / f"{number:06}.h5" for number in range(len(starts))]
-    if not folder.exists():
-        _check_room(table, target)
     write_atomically(document, plan.encode())
     for number, (start, part) in enumerate(zip(starts, parts, strict=True)):
         if not part.exists():
+            _check_room(table, target, parts[:number])
             _write_part(table, slice(start, min(start + table.part_rows, table.rows)), part)
         progress(number + 1, len(parts))
     _merge(table, parts, folder / "whole.tmp")
@@ -184,12 +183,16 @@ def _write_in_parts(table: _Table, target: Path, folder: Path, plan: str, progre
     _sync(target.parent)
 
 
-def _check_room(table: _Table, target: Path) -> None:
-    """Refuse what the disk may have no room for: parts and target together, as if nothing were compressible."""
-    needed = 2 * sum(column_bytes(column) for column in table.columns.values())
+def _check_room(table: _Table, target: Path, written: list[Path]) -> None:
+    """Refuse to fill the disk: the next part as if it were incompressible, and a copy of all parts, must find room."""
+    part = min(table.part_rows, table.rows) * table.row_bytes
+    needed = 2 * part + sum(path.stat().st_size for path in written)
     free = shutil.disk_usage(target.parent).free
     if needed > free:
-        raise DataError(f"{target}: may take {needed / 1e9:,.1f} GB, but the disk has {free / 1e9:,.1f} GB free")
+        raise DataError(
+            f"{target}: {needed / 1e9:,.1f} GB must be free to go on, but the disk has {free / 1e9:,.1f} GB;"
+            " what is converted so far is kept"
+        )
 
 
 def _write_part(table: _Table, rows: slice, part: Path) -> None:
@@ -217,6 +220,8 @@ def _merge(table: _Table, parts: list[Path], whole: Path) -> None:
                     _copy_chunks(opened[name], file[name], number * table.part_rows)
         file["ep_len"] = table.lengths.astype(np.int32)
         file["ep_offset"] = np.cumsum(table.lengths) - table.lengths
+        if table.held_out is not None:
+            file["ep_held_out"] = table.held_out
     _sync(whole)
 
 
@@ -261,3 +266,5 @@ def write_canonical(path: Path, recording: Recording, keys: Collection[str] | No
                     out[part] = column[part]
         file["ep_len"] = recording.lengths.astype(np.int32)
         file["ep_offset"] = recording.offsets
+        if recording.held_out is not None:
+            file["ep_held_out"] = recording.held_out

@@ -82,7 +82,7 @@ def _prepare(data: Trajectories, held_out: NDArray[np.bool_] | None, config: Dat
     if config.max_trajectories is not None and config.max_trajectories < len(episode):
         episode = np.linspace(0, len(episode) - 1, config.max_trajectories).astype(np.int64)
     if config.frameskip > 1 or len(episode) < len(lengths):
-        pieces = _pieces(data, episode, config.frameskip)
+        pieces = Pieces.of(data.offsets, data.lengths, episode, config.frameskip, phases=config.frameskip)
         observation = Gathered(observation, pieces.rows)
         action = Gathered(action, pieces.actions if config.frameskip > 1 else pieces.rows)
         state = None if state is None else Gathered(state, pieces.rows)
@@ -93,32 +93,37 @@ def _prepare(data: Trajectories, held_out: NDArray[np.bool_] | None, config: Dat
             f"{data.source}: data.frameskip {config.frameskip} and data.max_trajectories {config.max_trajectories}"
             " leave fewer than 2 trajectories of 2 rows or more, to train on one and validate on another"
         )
-    frames = _frames(observation, config, data.source)
+    if (config.resize is not None or config.grayscale) and len(observation.shape) != 4:
+        key = "data.grayscale" if config.resize is None else "data.resize"
+        width = observation.shape[1]
+        raise DataError(f"{data.source}: {key} is for pixels, but the observation is a vector of {width}")
+    frames = in_form(observation, config.resize, config.grayscale)
     prepared = Trajectories(data.source, frames, action, state, lengths, offsets)
     return Selection(prepared, episode, None if held_out is None else held_out[episode])
 
 
 @dataclass(frozen=True)
-class _Pieces:
-    """Episodes in steps of frameskip rows: one piece for each row that steps can begin at, so no row is lost."""
+class Pieces:
+    """Episodes in steps of several rows."""
 
     rows: Index  # (N,) row of each frame
-    actions: Index  # (N, frameskip) rows of the actions from one frame to the next
+    actions: Index  # (N, F) rows of the actions from one frame to the next; past an episode's end its last
     lengths: Index  # (E,)
     episode: Index  # (E,)
 
-
-def _pieces(data: Trajectories, episodes: Index, skip: int) -> _Pieces:
-    rows, actions, lengths, owner = [], [], [], []
-    for episode in episodes:
-        start, length = int(data.offsets[episode]), int(data.lengths[episode])
-        for phase in range(min(skip, length)):
-            frames = np.arange(start + phase, start + length, skip)
-            rows.append(frames)
-            actions.append(np.minimum(frames[:, None] + np.arange(skip), start + length - 1))
-            lengths.append(len(frames))
-            owner.append(episode)
-    return _Pieces(np.concatenate(rows), np.concatenate(actions), np.array(lengths), np.array(owner))
+    @classmethod
+    def of(cls, offsets: Index, lengths: Index, episodes: Index, skip: int, *, phases: int) -> Pieces:
+        """Every `skip`th row of `episodes`, once from each of their first `phases` rows; `skip` phases lose no row."""
+        rows, actions, owner = [], [], []
+        for episode in episodes:
+            start, length = int(offsets[episode]), int(lengths[episode])
+            for phase in range(min(phases, length)):
+                frames = np.arange(start + phase, start + length, skip)
+                rows.append(frames)
+                actions.append(np.minimum(frames[:, None] + np.arange(skip), start + length - 1))
+                owner.append(episode)
+        counts = np.array([len(frames) for frames in rows])
+        return cls(np.concatenate(rows), np.concatenate(actions), counts, np.array(owner))
 
 
 def _first_pieces(episode: Index) -> Index:
@@ -154,34 +159,31 @@ def _one_hot(action: Column, frameskip: int) -> Column:
 MOST_ONE_HOT = 4096
 
 
-def _frames(frames: Column, config: DataConfig, source: str) -> Column:
-    """The observations, in gray and in the size that the config asks for. Raises `DataError` for vectors."""
-    if config.resize is None and not config.grayscale:
-        return frames
-    if len(frames.shape) != 4:
-        key = "data.grayscale" if config.resize is None else "data.resize"
-        raise DataError(f"{source}: {key} is for pixels, but the observation is a vector of {frames.shape[1]}")
-    if config.grayscale:
-        frames = to_gray(frames)
-    return frames if config.resize is None else resized(frames, config.resize)
+def in_form(frames: Column, resize: tuple[int, int] | None, grayscale: bool) -> Column:
+    """Frames (N, H, W, C) in gray, in another size, or as they are. Raises `DataError`."""
+    if grayscale:
+        frames = _to_gray(frames)
+    return frames if resize is None else _resized(frames, resize)
 
 
-def to_gray(frames: Column) -> Column:
+def _to_gray(frames: Column) -> Column:
     """(N, H, W, 1) luma of RGB frames (ITU-R 601-2, as Pillow's `L`). Raises `DataError` but for 1 or 3 channels."""
     height, width, channels = frames.shape[1:]
     if channels not in (1, 3):
         raise DataError(f"data.grayscale takes 1 or 3 channels, but frames have {channels}")
     if channels == 1:
         return frames
-    weights = np.array([19595, 38470, 7471], np.uint32)  # of 65536, as Pillow's
 
     def luma(block: NDArray[np.generic]) -> NDArray[np.uint8]:
-        return ((block.astype(np.uint32) @ weights + 0x8000) >> 16).astype(np.uint8)[..., None]
+        weighted = np.full(block.shape[:3], 0x8000, np.uint32)
+        for channel, weight in enumerate((19595, 38470, 7471)):  # of 65536, as Pillow's
+            weighted += np.multiply(block[..., channel], weight, dtype=np.uint32)
+        return (weighted >> 16).astype(np.uint8)[..., None]
 
     return Mapped(frames, luma, (height, width, 1), np.dtype(np.uint8))
 
 
-def resized(frames: Column, size: tuple[int, int]) -> Column:
+def _resized(frames: Column, size: tuple[int, int]) -> Column:
     """(N, *size, C) frames, bilinear and antialiased."""
     import torch
     from torch.nn.functional import interpolate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from jepa_ray.config import DataConfig
 from jepa_ray.data.cache import load_trajectories
 from jepa_ray.data.convert import convert
+from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import DataError
 
 MakeH5 = Callable[..., Path]
@@ -93,6 +96,39 @@ def test_killed_and_run_again(source: Path, tmp_path: Path, monkeypatch: pytest.
     convert(source, out, progress=lambda done, total: seen.append([part.stat().st_mtime_ns for part in parts]))
     assert seen[0] == seen[-1] == before
     assert_same(read(source), read(out))
+
+
+def test_a_disk_without_room_stops_it_and_keeps_what_is_there(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.h5"
+    monkeypatch.setattr("jepa_ray.data.convert.PART", 1 << 12)
+    real = shutil.disk_usage(tmp_path)
+    free = iter([real.free, real.free])  # before the first part and the second; then it is full
+    monkeypatch.setattr("shutil.disk_usage", lambda _: real._replace(free=next(free, 0)))
+    with pytest.raises(DataError, match=r"must be free to go on, but the disk has 0\.0 GB"):
+        convert(source, out)
+    assert len(list((tmp_path / "out.h5.partial").glob("*.h5"))) == 2
+    monkeypatch.undo()
+    monkeypatch.setattr("jepa_ray.data.convert.PART", 1 << 12)
+    convert(source, out)
+    assert_same(read(source), read(out))
+
+
+def test_the_datasets_own_split_is_kept(source: Path, tmp_path: Path) -> None:
+    with h5py.File(source, "r+") as file:
+        file["ep_held_out"] = np.arange(6) >= 4
+    convert(source, tmp_path / "out.h5", frameskip=2)
+    config = DataConfig(path=tmp_path / "out.h5", val_fraction=None, cache_dir=tmp_path / "cache")
+    assert TrajectoryDataset.from_config(config, torch.device("cpu")).val_lengths.tolist() == [5, 15]
+
+
+@pytest.mark.parametrize("flags", [np.zeros(5, bool), np.zeros(6, np.int8)])
+def test_a_split_of_another_form_is_refused(source: Path, tmp_path: Path, flags: np.ndarray) -> None:
+    with h5py.File(source, "r+") as file:
+        file["ep_held_out"] = flags
+    with pytest.raises(DataError, match=r"ep_held_out has shape .* but must be \(6,\) bool"):
+        convert(source, tmp_path / "out.h5")
 
 
 def test_changed_source_discards_parts(source: Path, tmp_path: Path) -> None:

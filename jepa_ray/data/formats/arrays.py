@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_ray.data.columns import Column, Concatenated
-from jepa_ray.data.formats.npz import Member, members
+from jepa_ray.data.formats.npz import File, Stored, members
 from jepa_ray.data.formats.ogbench import OGBench, until
 from jepa_ray.data.formats.peek import Peek
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
 
 Lengths = NDArray[np.int64]
-Table = Mapping[str, Member | NDArray[Any]]
+Table = Mapping[str, Stored]
 
 ACTIONS = ("actions", "action")
 SEEN = ("observations", "observation", "obs", "pixels", "images", "frames", "states", "state")
@@ -46,7 +46,7 @@ class Arrays:
 
     @contextmanager
     def open(self, path: Path) -> Iterator[Recording]:
-        table: Table = {f.stem: _mapped(f) for f in self.files(path)} if path.is_dir() else members(path)
+        table: Table = {f.stem: File(f) for f in self.files(path)} if path.is_dir() else members(path)
         seen = next((name for name in SEEN if name in table), None)
         action = next((name for name in ACTIONS if name in table), None)
         if seen is None or action is None:
@@ -56,14 +56,6 @@ class Arrays:
         marks = [(name, columns.pop(name)) for name in (*MARKS, "dones") if name in columns]
         _check_marks(marks, lengths, batched, path)
         yield Recording.consecutive(str(path), self.name, _named(columns, path), lengths, notes=notes)
-
-
-def _mapped(path: Path) -> NDArray[Any]:
-    """An npy file, left on disk."""
-    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not array.shape:
-        raise DataError(f"{path}: holds a single value, but must have rows of values")
-    return array
 
 
 def _is_batched(table: Table, seen: str, action: str) -> bool:
@@ -147,10 +139,10 @@ class _Part:
         return self.column[slice(self.start + start, self.start + max(start, stop))]
 
 
-def _unpadded(column: Member | NDArray[Any], lengths: Lengths) -> Column:
+def _unpadded(column: Stored, lengths: Lengths) -> Column:
     """(E, T, ...) or (E, T - 1, ...) -> (N, ...), without what lies behind an episode's end."""
     steps = column.shape[1]
-    flat = column.merged() if isinstance(column, Member) else column.reshape(-1, *column.shape[2:])
+    flat = column.merged()
     return Concatenated([_Part(flat, e * steps, min(int(n), steps)) for e, n in enumerate(lengths)], lengths)
 
 

@@ -1,7 +1,8 @@
 """The canonical format: one HDF5 file, flat over time.
 
 `pixels (N, H, W, C) uint8` or `observation (N, D)`, `action (N, A) float` or `(N,) int`, optional `state (N, S)`,
-`ep_len (E,) int32`, `ep_offset (E,) int64`. `action[t]` moves row t to row t + 1. stable-worldmodel writes it so, too.
+`ep_len (E,) int32`, `ep_offset (E,) int64`, optional `ep_held_out (E,) bool`: episodes kept for validation.
+`action[t]` moves row t to row t + 1. stable-worldmodel writes it so, too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
 
 EPISODES = ("ep_len", "ep_offset")
+HELD_OUT = "ep_held_out"
 COLUMNS = ("pixels", "observation", "action", "state")
 
 
@@ -37,7 +39,7 @@ class Canonical:
     @contextmanager
     def open(self, path: Path) -> Iterator[Recording]:
         with open_file(path) as file:
-            for name in (*COLUMNS, *EPISODES):
+            for name in (*COLUMNS, *EPISODES, HELD_OUT):
                 if name in file and not isinstance(file[name], h5py.Dataset):
                     raise DataError(f"{path}: {name} is a group, but must be a dataset")
             for name in ("action", *EPISODES):
@@ -46,7 +48,8 @@ class Canonical:
                     raise DataError(f"{path}: lacks the column {name} (it has {has})")
             lengths, offsets = (_integers(file[name], path) for name in EPISODES)
             columns = {name: Dataset(dataset, path) for name, dataset in _datasets(file).items()}
-            yield Recording(str(path), self.name, columns, lengths, offsets)
+            held_out = _flags(file[HELD_OUT], path, len(lengths)) if HELD_OUT in file else None
+            yield Recording(str(path), self.name, columns, lengths, offsets, held_out=held_out)
 
 
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
@@ -54,11 +57,19 @@ def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     found: dict[str, h5py.Dataset] = {}
 
     def visit(name: str | bytes, item: h5py.HLObject) -> None:
-        if isinstance(name, str) and isinstance(item, h5py.Dataset) and name not in EPISODES:
+        if isinstance(name, str) and isinstance(item, h5py.Dataset) and name not in (*EPISODES, HELD_OUT):
             found[name] = item
 
     file.visititems(visit)
     return found
+
+
+def _flags(column: h5py.Dataset, path: Path, episodes: int) -> NDArray[np.bool_]:
+    if column.dtype != np.bool_ or column.shape != (episodes,):
+        raise DataError(
+            f"{path}: {HELD_OUT} has shape {column.shape} and dtype {column.dtype}, but must be ({episodes},) bool"
+        )
+    return np.asarray(column[()])
 
 
 def _integers(column: h5py.Dataset, path: Path) -> NDArray[np.int64]:

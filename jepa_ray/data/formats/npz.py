@@ -1,4 +1,4 @@
-"""What formats in npz share: an array inside a zip as a column, read forward and never unpickled."""
+"""What formats in numpy's own files share: an array of an npz or npy as a column, never unpickled."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import copy
 import math
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,21 +21,14 @@ MOST_DEFLATED = 1032  # times smaller than its data that deflate can make a memb
 DAMAGE = (*BROKEN, zlib.error)
 
 
-class Member:
-    """One array of an npz. Going forward streams; going back opens the member anew."""
+class Stored(ABC):
+    """An array as numpy writes it, left on disk; `_read` is the only thing that its two kinds each do in their own way."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, stream: IO[bytes], size: int) -> None:
+        """Read and check the header at the start of `stream`, which has `size` bytes in all. Raises `DataError`."""
         self._path, self._name = path, name
-        self._stream: IO[bytes] | None = None
-        self._row = 0
-        try:
-            with zipfile.ZipFile(path) as archive:
-                size = _honest_size(archive.getinfo(f"{name}.npy"), path)
-                with archive.open(f"{name}.npy") as stream:
-                    self.shape, fortran, self.dtype = _header(stream)  # (N, ...)
-                    start = stream.tell()
-        except DAMAGE as error:
-            raise DataError(f"{path}: {name} cannot be read ({first_line(error)})") from None
+        self.shape, fortran, self.dtype = _header(stream)  # (N, ...)
+        self._start = stream.tell()
         if self.dtype.hasobject:
             raise DataError(
                 f"{path}: {name} holds Python objects, which can run code when they are read; where you trust it, load"
@@ -44,43 +38,84 @@ class Member:
             raise DataError(f"{path}: {name} is in Fortran order: save numpy.ascontiguousarray of it")
         if not self.shape or not self.dtype.itemsize:
             raise DataError(f"{path}: {name} has shape {self.shape} and dtype {self.dtype}, but must have rows")
-        claimed = math.prod(self.shape) * self.dtype.itemsize
-        if claimed != size - start:
-            raise DataError(f"{path}: {name} claims {claimed:,} bytes, but the zip member has {size - start:,}")
+        claimed, stored = math.prod(self.shape) * self.dtype.itemsize, size - self._start
+        if claimed != stored:
+            raise DataError(f"{path}: {name} claims {claimed:,} bytes, but there are {stored:,}")
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         start, stop, _ = rows.indices(self.shape[0])
         count = max(0, stop - start)
         try:
-            stream = self._at(start)
-            data = _exactly(stream, count * self._row_bytes)
+            data = self._read(start, count)
         except DAMAGE as error:
-            self._stream = None
             raise DataError(f"{self._path}: {self._name} cannot be read ({first_line(error)})") from None
-        self._row = start + count
         return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
-    def merged(self) -> Member:
+    def merged(self) -> Self:
         """The same values, its first two axes (E, T, ...) as one: (E * T, ...)."""
         flat = copy.copy(self)
-        flat.shape, flat._stream, flat._row = (self.shape[0] * self.shape[1], *self.shape[2:]), None, 0
+        flat.shape = (self.shape[0] * self.shape[1], *self.shape[2:])
         return flat
 
     @property
     def _row_bytes(self) -> int:
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
-    def _at(self, row: int) -> IO[bytes]:
-        """The member's stream, standing at `row`."""
-        if self._stream is None or row < self._row:
+    @abstractmethod
+    def _read(self, start: int, count: int) -> bytes:
+        """The bytes of `count` rows from `start` on."""
+
+
+class File(Stored):
+    """A whole npy file. Read, not mapped: a map's pages would count as memory of whoever streams the file."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with path.open("rb") as stream:
+                super().__init__(path, path.stem, stream, path.stat().st_size)
+        except DAMAGE as error:
+            raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
+
+    def _read(self, start: int, count: int) -> bytes:
+        with self._path.open("rb") as stream:
+            stream.seek(self._start + start * self._row_bytes)
+            return _exactly(stream, count * self._row_bytes)
+
+
+class Member(Stored):
+    """One array of an npz. Going forward streams; going back opens the member anew."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._stream: IO[bytes] | None = None
+        self._at = 0  # bytes of the array that the stream has given
+        try:
+            with zipfile.ZipFile(path) as archive:
+                size = _honest_size(archive.getinfo(f"{name}.npy"), path)
+                with archive.open(f"{name}.npy") as stream:
+                    super().__init__(path, name, stream, size)
+        except DAMAGE as error:
+            raise DataError(f"{path}: {name} cannot be read ({first_line(error)})") from None
+
+    def merged(self) -> Self:
+        flat = super().merged()
+        flat._stream = None  # each goes its own way
+        return flat
+
+    def _read(self, start: int, count: int) -> bytes:
+        stream, self._stream = self._standing_at(start * self._row_bytes), None  # kept only if all goes well
+        data = _exactly(stream, count * self._row_bytes)
+        self._stream, self._at = stream, (start + count) * self._row_bytes
+        return data
+
+    def _standing_at(self, byte: int) -> IO[bytes]:
+        stream, at = self._stream, self._at
+        if stream is None or byte < at:
             with zipfile.ZipFile(self._path) as archive:  # an open member keeps the file open
-                self._stream = archive.open(f"{self._name}.npy")
-            _header(self._stream)
-            self._row = 0
-        left = (row - self._row) * self._row_bytes
-        while left:
-            left -= len(_exactly(self._stream, min(left, SKIP_BYTES)))
-        return self._stream
+                stream, at = archive.open(f"{self._name}.npy"), 0
+            _header(stream)
+        while at < byte:
+            at += len(_exactly(stream, min(byte - at, SKIP_BYTES)))
+        return stream
 
 
 def members(path: Path) -> dict[str, Member]:
