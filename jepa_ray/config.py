@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -44,6 +45,7 @@ Metric = Literal[
     "val_mrr_within_chance",
     "val_mrr_within_z",
     "val_mrr_copy",
+    "val_mrr_ceiling",
     "rollout_probe_r2",
     "embedding_std",
     "effective_rank",
@@ -75,7 +77,7 @@ FAKED_BY: dict[str, str] = {
 }
 
 # The same for all models: no objective at all.
-CONSTANT = {"val_mrr_chance", "val_mrr_within_chance"}
+CONSTANT = {"val_mrr_chance", "val_mrr_within_chance", "val_mrr_ceiling"}
 
 
 class _Section(BaseModel):
@@ -725,7 +727,8 @@ def _anchor_data_path(values: dict[str, Any], config: Path) -> None:
 
 
 def _beside(config: Path, name: str) -> Path:
-    return (config.parent / Path(name).expanduser()).resolve()
+    # not Path's own expanduser and resolve: they raise for users and circles of links that are not there
+    return Path(os.path.realpath(config.parent / os.path.expanduser(name)))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def diagnose(metrics: Mapping[str, float]) -> Diagnosis:
     if "val_mrr_z" not in m:
         return Diagnosis(Condition.UNTESTED, "too few validation trajectories to tell a model from chance")
     ranks = f"val_rollout_mrr {m['val_rollout_mrr']:.3f} (chance {m['val_mrr_chance']:.3f}"
-    ranks += f", copying the last state {m['val_mrr_copy']:.3f})"
+    ranks += f", copying the last state {m['val_mrr_copy']:.3f}"
+    ranks += f", at best {m['val_mrr_ceiling']:.3f}: observations repeat)" if m["val_mrr_ceiling"] < 0.99 else ")"
     at_chance = min(m["val_mrr_z"], m["val_mrr_within_z"]) < AT_CHANCE_Z
     if at_chance or m["val_rollout_mrr"] <= m["val_mrr_copy"]:
         condition, signature = _failure(m, at_chance)

@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from jepa_ray.config import TrainConfig
+from jepa_ray.config import DataConfig, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.diagnosis import Condition, diagnose, remedies
 from jepa_ray.train.evaluation import evaluate
@@ -101,7 +103,24 @@ def test_a_perfect_model_has_perfect_metrics(walk: TrajectoryDataset) -> None:
     assert measured["rollout_probe_r2"] == pytest.approx(1.0, abs=1e-3)
     assert measured["val_skill"] == pytest.approx(1.0, abs=1e-3)
     assert measured["persistence_ratio"] < 1e-3
+    assert measured["val_mrr_ceiling"] == 1.0
     assert measured["ema_gap"] == measured["ema_param_gap"] == 0
+
+
+def test_repeated_observations_lower_the_ceiling_as_a_perfect_model_is_lowered(
+    canonical_h5: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A clock of 3 hours: the truth ties with every row of its hour, and no model can do better than the ceiling."""
+    lengths = (7, 7, 7, 7, 7, 7, 7, 7)
+    hours = np.concatenate([(np.arange(n) + e) % 3 for e, n in enumerate(lengths)]).astype(np.float32)
+    path = canonical_h5(lengths=lengths, observation="vector", columns={"observation": hours[:, None]})
+    config = DataConfig(path=path, cache_dir=tmp_path, val_fraction=0.5)
+    dataset = TrajectoryDataset.from_config(config, torch.device("cpu"))
+    clock = Planted(lambda rows: rows, lambda state, action: (state + 1) % 3)
+    measured = evaluate(clock, dataset, Ranks(), 1)  # type: ignore[arg-type]
+    assert measured["val_mrr_ceiling"] == pytest.approx(measured["val_rollout_mrr"])
+    assert 0.2 < measured["val_mrr_ceiling"] < 0.8
+    assert "at best" in str(diagnose(measured))
 
 
 def test_a_copying_model_scores_its_copies(walk: TrajectoryDataset) -> None:

@@ -6,6 +6,7 @@ memory map (CPU) or live on the device (GPU, where they fit).
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from dataclasses import dataclass
 
@@ -69,6 +70,7 @@ class TrajectoryDataset:
         self.train_index = self.train_windows(1)
         self.val_index = _windows(self.val_offsets.numpy(), self.val_lengths.numpy(), 1)
         self.spec = _spec(data, self.train_index.numpy(), config)
+        self._kinds: dict[int, Tensor] = {}
 
     @classmethod
     def from_config(cls, config: DataConfig, device: torch.device) -> TrajectoryDataset:
@@ -83,6 +85,18 @@ class TrajectoryDataset:
     def train_windows(self, steps: int) -> Tensor:
         """Rows (M,) at which a window of `steps` training transitions begins that stays in its trajectory."""
         return _windows(*self._train_episodes, steps)
+
+    def val_kinds(self, trajectories: int) -> Tensor:
+        """A number (V,) for each row of the first validation trajectories, the same where observations are the same."""
+        if trajectories not in self._kinds:
+            seen: dict[bytes, int] = {}
+            numbers = []
+            for offset, length in zip(self.val_offsets[:trajectories], self.val_lengths[:trajectories], strict=True):
+                for observation in self.observations(torch.arange(int(offset), int(offset + length))).cpu().numpy():
+                    digest = hashlib.blake2b(observation.tobytes(), digest_size=16).digest()
+                    numbers.append(seen.setdefault(digest, len(seen)))
+            self._kinds[trajectories] = torch.tensor(numbers)
+        return self._kinds[trajectories]
 
     def batch(self, rows: Tensor, steps: int = 1) -> Batch:
         """The windows of `steps` transitions that start at `rows` (B,) int64, on the dataset's device."""

@@ -116,6 +116,7 @@ def _rollouts(
     """What open-loop predictions are good for: the ranking metrics, and the probe where there are labels."""
     lengths, offsets = frames.lengths[:MAX_TRAJECTORIES], frames.offsets[:MAX_TRAJECTORIES]
     padded, on_device = frames.padded(online, MAX_TRAJECTORIES), lengths.to(online.device)
+    kinds = frames.padded(dataset.val_kinds(len(lengths))[:, None].to(online), MAX_TRAJECTORIES)
     tally = _RankTally(len(lengths), online.device)
     probe = _Probe.fit(dataset, frames, online) if dataset.has_states and len(lengths) > 1 else None
     for episode, start in _starts(lengths, ranks):
@@ -125,7 +126,9 @@ def _rollouts(
         predicted = model.rollout(state, actions.unflatten(0, steps.shape)).float()
         where = (padded, on_device, episode.to(online.device), start.to(online.device))
         tally.add(measure.rollout_ranks(predicted, *where), where[2])
-        tally.add_copy(measure.rollout_ranks(state[:, None].expand_as(predicted), *where))
+        copied = measure.rollout_ranks(state[:, None].expand_as(predicted), *where)
+        future = (start[:, None] + 1 + torch.arange(horizon)).clamp(max=kinds.shape[1] - 1)  # (S, K)
+        tally.add_bounds(copied, measure.rollout_ranks(kinds[episode[:, None], future], kinds, *where[1:]))
         if probe:
             ends = (start + horizon < lengths[episode]) & (offsets[episode] >= probe.first_row)
             probe.add(predicted[ends.to(predicted.device), -1], frames.rows[steps[ends, -1] + 1])
@@ -138,7 +141,7 @@ class _RankTally:
     def __init__(self, trajectories: int, device: torch.device) -> None:
         # Rows: count, reciprocal rank, its chance level, the same two among rivals of the same trajectory.
         self._by_trajectory = torch.zeros(5, trajectories, device=device)
-        self._copied = torch.zeros((), device=device)
+        self._bounds = torch.zeros(2, device=device)  # reciprocal ranks of copies, and of the truth itself
 
     def add(self, ranked: measure.RolloutRanks, episode: Tensor) -> None:
         overall, within = ranked.overall, ranked.within
@@ -146,18 +149,21 @@ class _RankTally:
         sums = torch.stack([(~overall.lost.isnan()).sum(1).float(), *(v.nansum(1) for v in values)])  # (5, S)
         self._by_trajectory.index_add_(1, episode, sums)
 
-    def add_copy(self, ranked: measure.RolloutRanks) -> None:
-        self._copied += ranked.overall.reciprocal().nansum()
+    def add_bounds(self, copied: measure.RolloutRanks, true: measure.RolloutRanks) -> None:
+        """What needs no model: copies of the last state, and the truth, which ties with observations equal to it."""
+        self._bounds += torch.stack([ranked.overall.reciprocal().nansum() for ranked in (copied, true)])
 
     def metrics(self, ranks: Ranks) -> dict[str, Tensor]:
         count, *sums = ranks.sum(self._by_trajectory)
         mrr, chance, within, within_chance = (value.sum() / count.sum() for value in sums)
+        copied, ceiling = ranks.sum(self._bounds) / count.sum()
         known = {
             "val_rollout_mrr": mrr,
             "val_mrr_chance": chance,
             "val_mrr_within": within,
             "val_mrr_within_chance": within_chance,
-            "val_mrr_copy": ranks.sum(self._copied) / count.sum(),
+            "val_mrr_copy": copied,
+            "val_mrr_ceiling": ceiling,
         }
         ranked = count > 0
         if int(ranked.sum()) < MIN_TRAJECTORIES:

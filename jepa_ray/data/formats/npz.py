@@ -13,7 +13,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_ray.data.formats.peek import BROKEN, first_line
+from jepa_ray.data.formats.peek import BROKEN, first_line, readable
 from jepa_ray.errors import DataError
 
 SKIP_BYTES = 1 << 20  # read at once while going forward to a row
@@ -22,7 +22,7 @@ DAMAGE = (*BROKEN, zlib.error)
 
 
 class Stored(ABC):
-    """An array as numpy writes it, left on disk; `_read` is the only thing that its two kinds each do in their own way."""
+    """An array as numpy writes it, left on disk; its two kinds differ in how they `_read`."""
 
     def __init__(self, path: Path, name: str, stream: IO[bytes], size: int) -> None:
         """Read and check the header at the start of `stream`, which has `size` bytes in all. Raises `DataError`."""
@@ -120,11 +120,13 @@ class Member(Stored):
 
 def members(path: Path) -> dict[str, Member]:
     """Every array of the npz by its name."""
-    with zipfile.ZipFile(path) as archive:
+    with readable(path, "npz"), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
     for name in names:
         if name.startswith("/") or ".." in PurePosixPath(name.replace("\\", "/")).parts:
             raise DataError(f"{path}: {name} names a file outside the archive")
+        if names.count(name) > 1:
+            raise DataError(f"{path}: holds {name} more than once")
     return {name: Member(path, name) for name in names}
 
 
