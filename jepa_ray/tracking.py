@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from jepa_ray.config import TrackingConfig
 from jepa_ray.errors import ConfigError, StorageError
 from jepa_ray.wandb_mirror import WandbMirror
@@ -71,10 +73,11 @@ class Tracker:
         self._mirror = WandbMirror(config.wandb, name, output) if config.wandb else None
         output.mkdir(parents=True, exist_ok=True)
         try:
-            self._client = MlflowClient(tracking_uri=self.uri)
-            known = self._client.get_experiment_by_name(name)
-            artifacts = None if config.uri else (output / "mlartifacts").resolve().as_uri()
-            self._experiment = known.experiment_id if known else self._client.create_experiment(name, artifacts)
+            with FileLock(output / ".mlflow.lock"):  # two that begin at once would both make the tables
+                self._client = MlflowClient(tracking_uri=self.uri)
+                known = self._client.get_experiment_by_name(name)
+                artifacts = None if config.uri else (output / "mlartifacts").resolve().as_uri()
+                self._experiment = known.experiment_id if known else self._client.create_experiment(name, artifacts)
         except (MlflowException, OSError) as error:
             raise ConfigError(f"tracking.uri {self.uri}: cannot be opened ({_first_line(error)})") from None
         self._may_know_runs = known is not None

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -45,6 +47,31 @@ def test_a_run_is_found_again_and_not_doubled(tracker: Tracker, output: Path) ->
     tracker.close_run(first, failed=True)
     tracker.flush()
     assert Tracker(TrackingConfig(), output, "unit").open_run("again", "trial", {"a": 1}).result() == first.result()
+
+
+BEGIN = """
+import sys
+from pathlib import Path
+from jepa_ray.config import TrackingConfig
+from jepa_ray.tracking import Tracker
+import mlflow
+print("ready", flush=True)
+sys.stdin.readline()
+Tracker(TrackingConfig(), Path(sys.argv[1]), "together").flush()
+"""
+
+
+def test_several_may_begin_at_once_where_nothing_is_yet(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BEGIN, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    together = [subprocess.Popen(command, **pipes) for _ in range(3)]  # type: ignore[call-overload]
+    for process in together:
+        assert process.stdout.readline() == "ready\n"
+    for process in together:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ends = [process.communicate(timeout=120) for process in together]
+    assert [process.returncode for process in together] == [0, 0, 0], ends
 
 
 class TestGathering:

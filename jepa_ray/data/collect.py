@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -92,6 +93,7 @@ def collect(
 
 
 def _gymnasium() -> Any:
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames are asked for, never a window
     try:
         importlib.import_module("gymnasium.vector")
         return importlib.import_module("gymnasium")
