@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import socket
 import time
 import uuid
@@ -72,6 +73,15 @@ class RunFolder:
         return self._end.exists()
 
     @property
+    def in_use(self) -> bool:
+        """Whether a process of this machine runs it, or, as far as one can tell from here, of another one."""
+        try:
+            owner = re.fullmatch(r"process (\d+) on (.*)", self._beside("owner").read_text())
+        except FileNotFoundError:
+            return False
+        return owner is None or owner[2] != socket.gethostname() or _exists(int(owner[1]))
+
+    @property
     def seconds(self) -> float:
         """What the session that finished it took."""
         return float(json.loads(self._end.read_text())["seconds"])
@@ -135,6 +145,7 @@ class RunFolder:
                     write_atomically(self._id, uuid.uuid4().hex.encode())
             yield aside
         finally:
+            self._beside("owner").unlink(missing_ok=True)
             lock.release()
 
     @contextlib.contextmanager
@@ -158,3 +169,14 @@ class RunFolder:
         aside = next(path for path in candidates if not path.exists())
         self.path.rename(aside)
         return aside
+
+
+def _exists(process: int) -> bool:
+    """Whether this machine has a process of that number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it belongs to somebody else
+        return True
+    return True

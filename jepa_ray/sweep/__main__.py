@@ -19,6 +19,9 @@ def sweep(
     output: cli.Output = Path("outputs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and start nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the old sweep is kept aside.")] = False,
+    watch_only: Annotated[
+        bool, typer.Option("--watch-only", help="Look at the sweep that another process runs; touch nothing.")
+    ] = False,
     address: Annotated[str | None, typer.Option("--address", metavar="ADDR", help="An existing Ray cluster.")] = None,
     sets: cli.Sets = None,
 ) -> None:
@@ -27,9 +30,25 @@ def sweep(
     if dry_run:
         _print_plan(config, output)
         return
+    if watch_only:
+        _watch(config, output)
+        return
     from jepa_ray.sweep.run import run_sweep
 
     run_sweep(config, output, cli.console(), fresh=fresh, address=address)
+
+
+def _watch(config: SweepConfig, output: Path) -> None:
+    from jepa_ray.files import RunFolder
+    from jepa_ray.sweep.watch import watch
+
+    console, folder = cli.console(), RunFolder((output / "sweeps" / config.name).resolve(), "spec.yaml")
+    if watch(config, folder, console):
+        from jepa_ray.sweep.results import show  # with torch
+
+        show(config, folder, console)
+    else:
+        console.print("nobody is running it now; the command continues it without --watch-only")
 
 
 def _print_plan(config: SweepConfig, output: Path) -> None:

@@ -12,7 +12,7 @@ from jepa_ray.config import METRICS
 from jepa_ray.errors import GroupStartError, StorageError
 from jepa_ray.sweep import trial_name
 from jepa_ray.sweep.checkpoints import Shelf
-from jepa_ray.sweep.study import Status, Study, TrialRecord
+from jepa_ray.sweep.study import Ran, Status, Study, TrialRecord
 from jepa_ray.sweep.view import SweepView, describe
 from jepa_ray.tracking import Run, Tracker
 
@@ -97,7 +97,8 @@ class Recorder(Callback):
         if collapse := result["collapse"]:
             self._study.note(number, collapse=collapse)
         reached_its_end = result["finished"] and not collapse
-        if self._study.report(number, result["epoch"], metrics, last=reached_its_end):
+        ran = Ran(*(result.get("ran") or ()))
+        if self._study.report(number, result["epoch"], metrics, last=reached_its_end, ran=ran):
             self._tracker.log_epoch(self._runs[number], result["epoch"], metrics)
         self._view.epoch_done(number, result["epoch"], metrics)
 

@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pandas as pd
+from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
 from jepa_ray import dimensions
 from jepa_ray.config import METRICS, SweepConfig, dump_yaml
-from jepa_ray.files import write_atomically
+from jepa_ray.files import RunFolder, write_atomically
 from jepa_ray.sweep import space
 from jepa_ray.sweep.study import Status, Study, TrialRecord
+from jepa_ray.sweep.view import clock
 from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
 
 Place = tuple[int, float]
@@ -193,6 +195,21 @@ def table(frame: pd.DataFrame, spec: SweepConfig, top: int = 10) -> Table:
             str(row["rank"]), row["trial_id"], row["status"], str(row["epochs"]), *[_short(v) for v in numbers]
         )
     return shown
+
+
+def show(spec: SweepConfig, folder: RunFolder, console: Console) -> pd.DataFrame:
+    """The leaderboard table, and where everything lies."""
+    frame = pd.read_csv(folder.path / "leaderboard.csv")
+    console.print(table(frame, spec))
+    console.print(f"done in {clock(folder.seconds)}; everything is in {folder.path}", soft_wrap=True)
+    for name, what in (
+        ("leaderboard.csv", "all trials"),
+        ("best_config.yaml", "python -m jepa_ray.train --config on it reproduces the best trial"),
+        ("best_jepa_model.pt", "the best trial's best epoch"),
+        ("ray.log", "what Ray had to say"),
+    ):
+        console.print(f"  {name:<20} {what}", highlight=False, soft_wrap=True)
+    return frame
 
 
 def _short(value: object) -> str:

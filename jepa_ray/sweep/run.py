@@ -36,7 +36,7 @@ from jepa_ray.sweep.search import TuneSearcher
 from jepa_ray.sweep.stopping import make_rule
 from jepa_ray.sweep.study import Status, Study, TrialRecord
 from jepa_ray.sweep.trial import SweepTrial, trainable
-from jepa_ray.sweep.view import SweepView, clock
+from jepa_ray.sweep.view import SweepView
 from jepa_ray.sweep.warm_start import learn, read_lessons
 from jepa_ray.tracking import Run, Tracker
 from jepa_ray.train.cluster import Session, ray_session
@@ -74,7 +74,7 @@ def run_sweep(
         if not folder.finished:
             return _Sweep(spec, output, folder, console, trial_class).run(machine, address)
         console.print(f"sweep {spec.name} is finished (--fresh starts over)")
-        return _show(spec, folder, console)
+        return results.show(spec, folder, console)
 
 
 class _Sweep:
@@ -178,7 +178,7 @@ class _Sweep:
         for leftover in ("groups", "tune"):
             shutil.rmtree(self.folder.path / leftover, ignore_errors=True)
         self.folder.mark_finished(time.monotonic() - self.started)
-        return _show(self.spec, self.folder, self.console)
+        return results.show(self.spec, self.folder, self.console)
 
     def _finals(self, study: Study, runs: dict[int, str], tracker: Tracker) -> None:
         if self.spec.evaluation.plan_top_k:
@@ -197,21 +197,6 @@ class _Sweep:
         tracker.attach(parent, written)
         tracker.close_run(parent)
         tracker.flush()
-
-
-def _show(spec: SweepConfig, folder: RunFolder, console: Console) -> pd.DataFrame:
-    """The leaderboard table, and where everything lies."""
-    frame = pd.read_csv(folder.path / "leaderboard.csv")
-    console.print(results.table(frame, spec))
-    console.print(f"done in {clock(folder.seconds)}; everything is in {folder.path}", soft_wrap=True)
-    for name, what in (
-        ("leaderboard.csv", "all trials"),
-        ("best_config.yaml", "python -m jepa_ray.train --config on it reproduces the best trial"),
-        ("best_jepa_model.pt", "the best trial's best epoch"),
-        ("ray.log", "what Ray had to say"),
-    ):
-        console.print(f"  {name:<20} {what}", highlight=False, soft_wrap=True)
-    return frame
 
 
 @contextlib.contextmanager

@@ -54,6 +54,14 @@ class Finals:
 
 
 @dataclass(frozen=True)
+class Ran:
+    """Where and when an epoch was trained; None where nobody is left who knows."""
+
+    group: str | None = None
+    ended: float | None = None  # Unix time, by the clock of the group's node
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """One trial as the study remembers it."""
 
@@ -69,6 +77,7 @@ class TrialRecord:
     finals: Finals | None = None  # of the best trials, where the spec asks for it
     repeat_of: int | None = None  # the finalist that this one trains again,
     seed: int | None = None  # with a seed of its own
+    ran: list[Ran] = dataclasses.field(default_factory=list)  # of epoch 1, 2, ...
 
     @property
     def over(self) -> bool:
@@ -111,7 +120,7 @@ class Study:
         for key, value in self._attrs.items():
             self._memory.set_study_system_attr(self._memory_id, key, value)
         finals = storage.get_study_user_attrs(self._study_id)
-        self._records = {t.number: _record(t, finals) for t in on_disk if not NOT_OURS & t.user_attrs.keys()}
+        self._records = {record.number: record for record in _records(on_disk, finals)}
         self._close_what_is_over()
 
     @classmethod
@@ -179,8 +188,11 @@ class Study:
                 self._add(trial)
         self._disk.set_study_user_attr(self._study_id, LEARNED, True)
 
-    def report(self, number: int, epoch: int, metrics: Mapping[str, float], *, last: bool) -> bool:
+    def report(
+        self, number: int, epoch: int, metrics: Mapping[str, float], *, last: bool, ran: Ran | None = None
+    ) -> bool:
         """Record an epoch, and whether it was the trial's last. False if it was known: then nothing changes."""
+        ran = ran or Ran()
         record = self.record(number)
         if epoch <= len(record.history):
             return False
@@ -188,8 +200,10 @@ class Study:
             value = metrics[self.spec.objective.metric]
             self._disk.set_trial_intermediate_value(self._on_disk(number), epoch, value)
             self._memory.set_trial_intermediate_value(self._in_memory(number), epoch, value)
-        self._disk.set_trial_user_attr(self._on_disk(number), f"epoch_{epoch}", {"last": last, **metrics})
-        self._change(number, history=[*record.history, dict(metrics)], finished=last)
+        self._disk.set_trial_user_attr(
+            self._on_disk(number), f"epoch_{epoch}", {"last": last, "ran": [ran.group, ran.ended], **metrics}
+        )
+        self._change(number, history=[*record.history, dict(metrics)], ran=[*record.ran, ran], finished=last)
         return True
 
     def note(self, number: int, **values: Any) -> None:
@@ -197,6 +211,17 @@ class Study:
         for name, value in values.items():
             self._disk.set_trial_user_attr(self._on_disk(number), name, value)
         self._change(number, **values)
+
+    def begin_session(self, about: Mapping[str, Any]) -> None:
+        """Remember that a session of the sweep begins, and what it runs on."""
+        self._disk.set_study_user_attr(self._study_id, f"{_SESSION}{len(self.sessions)}", dict(about))
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """What `begin_session` was told, oldest first; none of sweeps that were begun by older versions."""
+        attrs = self._disk.get_study_user_attrs(self._study_id)
+        keys = itertools.takewhile(lambda key: key in attrs, (f"{_SESSION}{i}" for i in itertools.count()))
+        return [attrs[key] for key in keys]
 
     def record_finals(self, number: int, finals: Finals) -> None:
         """Remember how a finalist did: with the study, since Optuna's finished trials take no more attributes."""
@@ -262,6 +287,21 @@ class Study:
         return self._memory.get_trial_id_from_study_id_trial_number(self._memory_id, number)
 
 
+def read_records(spec: SweepConfig, database: Path) -> list[TrialRecord]:
+    """All trials of a sweep that another process may be running, as the disk has them now; writes nothing."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
+    study_id = storage.get_study_id_from_name(spec.name)
+    return _records(storage.get_all_trials(study_id), storage.get_study_user_attrs(study_id))
+
+
+def _records(trials: Iterable[FrozenTrial], finals: Mapping[str, Any]) -> list[TrialRecord]:
+    return [_record(trial, finals) for trial in trials if not NOT_OURS & trial.user_attrs.keys()]
+
+
+_NO_METRICS = {"last", "ran"}  # what is kept beside the metrics of an epoch
+_SESSION = "session_"
+
+
 def _finals_key(number: int) -> str:
     return f"finals_{number}"
 
@@ -274,7 +314,7 @@ def _record(trial: FrozenTrial, all_finals: Mapping[str, Any]) -> TrialRecord:
         number=trial.number,
         params=dict(trial.params),
         status=_FROM_OPTUNA.get(trial.state, Status.RUNNING),
-        history=[{name: value for name, value in row.items() if name != "last"} for row in rows],
+        history=[{name: value for name, value in row.items() if name not in _NO_METRICS} for row in rows],
         finished=bool(rows and rows[-1]["last"]),
         error=attrs.get("error"),
         collapse=attrs.get("collapse"),
@@ -283,4 +323,5 @@ def _record(trial: FrozenTrial, all_finals: Mapping[str, Any]) -> TrialRecord:
         finals=Finals(**finals) if finals else None,
         repeat_of=attrs.get("repeat_of"),
         seed=attrs.get("seed"),
+        ran=[Ran(*row.get("ran", ())) for row in rows],
     )

@@ -7,6 +7,7 @@ trial, after a crash of group or driver, finds them there. Ray Tune's own checkp
 
 from __future__ import annotations
 
+import time
 import uuid
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from jepa_ray.errors import ConfigError, GroupDiedError, StorageError, TrialErro
 from jepa_ray.files import write_atomically
 from jepa_ray.sweep import checkpoint_path
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
+
+Ran = tuple[str, float]  # the group that trained an epoch, and the Unix time of its end
 
 LONG_PATIENCE_S = 24 * 3600.0  # of a sweep that has trained before: what it lacks now was lost, and may come again
 
@@ -55,7 +58,7 @@ class SweepTrial(Trainable):
             cpus=resources.cpus_per_worker,
             gpus=resources.gpus_per_worker,
             storage=self.folder / "groups",
-            name=f"{self.spec.name}-group-{uuid.uuid4().hex[:6]}",
+            name=self._name,
             patience=LONG_PATIENCE_S if trained_before else PATIENCE_S,
         )
         group.start()
@@ -63,6 +66,7 @@ class SweepTrial(Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self._group: Group | None = None
+        self._name = f"{self.spec.name}-group-{uuid.uuid4().hex[:6]}"  # a group that dies takes this process along
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -82,25 +86,27 @@ class SweepTrial(Trainable):
         written with, since whoever was to record it may have died before.
         """
         try:
-            result = self._next_epoch()
+            result, ran = self._next_epoch()
         except GroupDiedError:
             raise
         except (TrialError, ConfigError) as error:
             return {"failure": str(error), "done": True, self.spec.objective.metric: float("nan")}
         ended = {"finished": result.finished, "collapse": result.collapse, "done": result.finished}
-        return {**result.metrics, "epoch": result.epoch, **ended}
+        return {**result.metrics, "epoch": result.epoch, "ran": ran, **ended}
 
-    def _next_epoch(self) -> EpochResult:
+    def _next_epoch(self) -> tuple[EpochResult, Ran | None]:
+        """What an epoch left, and who trained it when: nobody knows of one that is told from its checkpoint."""
         group = self._group = self._group or self.start_group()
         if not self._started:
             data = self._checkpoint.read_bytes() if self._checkpoint.exists() else None
             last: EpochResult | None = group.call(StartTrial(self.spec.trial_config(self._overrides), data))
             self._started = True
             if last:
-                return last
+                return last, None
         result: EpochResult = group.call(RunEpoch())
+        ran = self._name, time.time()
         self._write(group.checkpoint(result))
-        return result
+        return result, ran
 
     def _write(self, checkpoint: bytes) -> None:
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 from rich.console import Console, Group
@@ -22,13 +24,23 @@ from jepa_ray.sweep.study import Status, TrialRecord
 STYLE = {Status.COMPLETE: "green", Status.PRUNED: "yellow", Status.FAILED: "red", Status.RUNNING: "cyan"}
 
 
+@dataclass(frozen=True)
+class _Current:
+    """What a group trains, and how it went so far."""
+
+    params: Params
+    epoch: int = 0
+    value: float = math.nan  # the objective
+    speed: float | None = None  # samples per second in the last epoch
+
+
 class SweepView:
     """Told of every event by the recorder; draws progress, running trials and the best so far."""
 
     def __init__(self, spec: SweepConfig, plan: Plan, console: Console, done: list[TrialRecord]) -> None:
         self._spec, self._plan, self._console = spec, plan, console
         self._started = time.monotonic()
-        self._running: dict[int, tuple[Params, int, float]] = {}  # number -> params, epochs, objective
+        self._running: dict[int, _Current] = {}
         self._ended: Counter[Status] = Counter()
         self._ended_here = 0
         self._epochs = 0
@@ -59,12 +71,12 @@ class SweepView:
 
     def trial_started(self, number: int, params: Params) -> None:
         """A group begins, or continues, a trial."""
-        self._running[number] = (params, 0, float("nan"))
+        self._running[number] = _Current(params)
 
     def epoch_done(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """A trial finished an epoch."""
-        params, value = self._running[number][0], metrics[self._spec.objective.metric]
-        self._running[number] = (params, epoch, value)
+        params, value = self._running[number].params, metrics[self._spec.objective.metric]
+        self._running[number] = _Current(params, epoch, value, metrics.get("samples_per_s"))
         self._epochs += 1
         self._improve(value, number, params)
 
@@ -113,11 +125,11 @@ class SweepView:
         )
         left = self._time_left()
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        for number, (params, epoch, value) in sorted(self._running.items()):
-            shown = f"{value:.4f}" if epoch else "-"
-            table.add_row(
-                trial_name(number), f"epoch {epoch}/{self._plan.max_epochs}", shown, describe(params), style="cyan"
-            )
+        for number, now in sorted(self._running.items()):
+            value = f"{now.value:.4f}" if now.epoch else "-"
+            speed = f"{now.speed:,.0f} samples/s" if now.speed else ""
+            epoch = f"epoch {now.epoch}/{self._plan.max_epochs}"
+            table.add_row(trial_name(number), epoch, value, speed, describe(now.params), style="cyan")
         best = "-"
         if self._best:
             best = f"{self._best[0]:.4f}  {trial_name(self._best[1])}  {describe(self._best[2])}"
