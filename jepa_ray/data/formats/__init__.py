@@ -20,9 +20,10 @@ from jepa_ray.data.formats.canonical import Canonical
 from jepa_ray.data.formats.d4rl import D4RL
 from jepa_ray.data.formats.dino_wm import DinoWM
 from jepa_ray.data.formats.lance import Lance
+from jepa_ray.data.formats.lerobot import LeRobot
 from jepa_ray.data.formats.minari import Minari
 from jepa_ray.data.formats.ogbench import OGBench
-from jepa_ray.data.formats.peek import BROKEN, Peek, first_line, peek, readable
+from jepa_ray.data.formats.peek import BROKEN, Peek, check_kind, first_line, peek, readable
 from jepa_ray.data.formats.swm_folder import SwmFolder
 from jepa_ray.data.formats.transitions import Transitions
 from jepa_ray.data.recording import Recording
@@ -54,6 +55,7 @@ class Format(Protocol):
 FORMATS: tuple[Format, ...] = (
     Minari(),
     Lance(),
+    LeRobot(),
     DinoWM(),
     SwmFolder(),
     OGBench(),
@@ -81,6 +83,8 @@ def open_recording(path: Path) -> Iterator[Recording]:
     reader = format_of(path)
     with ExitStack() as stack:
         with readable(path, reader.name):
+            for file in reader.files(path):
+                check_kind(file)
             recording = stack.enter_context(reader.open(path))
         columns = {name: Guarded(column, name, path) for name, column in recording.columns.items()}
         yield replace(recording, columns=columns)
