@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -24,10 +25,12 @@ def console() -> Console:
 
 def run(app: typer.Typer, prog: str) -> NoReturn:
     """Run a command line; exit 0 done, 1 failed, 2 bad input (one line on stderr), 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         code = app(prog_name=prog, standalone_mode=False)
     except JepaRayError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_one_line(str(error))}", file=sys.stderr)
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
@@ -40,3 +43,8 @@ def run(app: typer.Typer, prog: str) -> NoReturn:
         print(f"error: {error.format_message()}", file=sys.stderr)
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def in_one_line(text: str) -> str:
+    """`text`, with what does not print escaped: a name may hold line breaks, or codes that a terminal obeys."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

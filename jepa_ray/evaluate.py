@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,7 +39,7 @@ def evaluate(
     console = cli.console()
     model, config = load_model(checkpoint)
     if data is not None:
-        config = config.with_overrides({"data.path": str(data.resolve()), "data.builtin": None}, "--data")
+        config = config.with_overrides({"data.path": os.path.realpath(data), "data.builtin": None}, "--data")
     _print_validation(model, config, console)
     if plan or picture:
         _print_planning(model, config, planning, picture, console)

@@ -100,7 +100,7 @@ def _cache_name(config: DataConfig) -> str:
     else:
         assert config.path is not None, "a DataConfig has a path or a builtin"
         label = config.path.stem
-        identity = {"path": str(config.path.resolve()), "files": files_of(config.path)}
+        identity = {"path": os.path.realpath(config.path), "files": files_of(config.path)}
     identity["prepared"] = {key: getattr(config, key) for key in PREPARATION}
     digest = hashlib.sha256(json.dumps([LAYOUT, identity], sort_keys=True).encode()).hexdigest()
     return f"{label}-{digest[:12]}"

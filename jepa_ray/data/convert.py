@@ -89,7 +89,7 @@ def convert(
         raise DataError(f"frameskip is {frameskip}, but must be at least 1")
     if keys is not None and not keys:
         raise DataError("no columns are asked for: name some, or leave the keys out")
-    if target.resolve() == source.resolve():
+    if os.path.realpath(target) == os.path.realpath(source):  # Path.resolve raises for links in a circle
         raise DataError(f"{target}: is the source itself: choose another name")
     options: dict[str, Any] = {
         "frameskip": frameskip,
@@ -162,7 +162,7 @@ def _plan(source: Path, options: Mapping[str, Any], table: _Table) -> str:
     """What parts must have been made by to belong to this conversion, as JSON."""
     shapes = {name: [*column.shape, str(column.dtype)] for name, column in table.columns.items()}
     files = files_of(source)
-    plan = [LAYOUT, CHUNK, str(source.resolve()), files, options, shapes, table.part_rows]
+    plan = [LAYOUT, CHUNK, os.path.realpath(source), files, options, shapes, table.part_rows]
     return json.dumps(plan, sort_keys=True)
 
 

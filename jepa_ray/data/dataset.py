@@ -16,28 +16,11 @@ from torch import Tensor
 
 from jepa_ray.config import DataConfig
 from jepa_ray.data.cache import CachedTrajectories, load_trajectories
+from jepa_ray.data.spec import DataSpec
 
 MOMENT_ROWS = 2048  # training rows that the normalisation's mean and std are taken from
 DEFAULT_VAL_FRACTION = 0.1
 DEVICE_SHARE = 0.5  # a dataset is held on the GPU if it takes at most this share of its free memory
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """What a model must know of the data to be built; plain values, stored in checkpoints."""
-
-    observation_shape: tuple[int, ...]  # (C, H, W) pixels, or (D,)
-    action_dim: int  # width of a continuous action; 0 for discrete ones
-    num_actions: int  # number of discrete actions; 0 for continuous ones
-    mean: tuple[float, ...]  # (C,) per channel or (D,) per dimension, over training rows, in raw units (0..255)
-    std: tuple[float, ...]  # as mean; 1 where a channel is constant
-    action_std: tuple[float, ...] = ()  # (A,) per dimension of a continuous action, over training rows
-    action_shift: tuple[float, ...] = ()  # (A,) what the model takes from a raw action,
-    action_scale: tuple[float, ...] = ()  # (A,) and divides it by; both empty where actions are taken as they are
-
-    @property
-    def is_pixels(self) -> bool:
-        return len(self.observation_shape) == 3
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jepa_ray.cli import in_one_line
 from jepa_ray.config import DataConfig
 from jepa_ray.data import alignment
 from jepa_ray.data.columns import Column, chunks
@@ -383,7 +384,8 @@ def print_description(description: Description, console: Console) -> None:
     console.print()
     console.print(_facts(_tail(description)))
     if description.refusal is not None:
-        console.print(Text(f"warning: training would refuse this: {description.refusal}", "yellow"), soft_wrap=True)
+        warning = f"warning: training would refuse this: {in_one_line(description.refusal)}"
+        console.print(Text(warning, "yellow"), soft_wrap=True)
 
 
 def _facts(facts: list[tuple[str, Text]]) -> Table:
@@ -398,7 +400,7 @@ def _facts(facts: list[tuple[str, Text]]) -> Table:
 def _head(description: Description) -> list[tuple[str, Text]]:
     counts = f"{description.trajectories:,} trajectories, {description.rows:,} rows"
     facts = [
-        ("source", Text(description.source)),
+        ("source", Text(in_one_line(description.source))),
         ("format", Text(description.format)),
         ("holds", Text(f"{counts}, {description.transitions:,} transitions")),
     ]
@@ -434,7 +436,7 @@ def _column_table(columns: tuple[ColumnInfo, ...]) -> Table:
     for column in columns:
         about = ("",) * 5 if column.values is None else _cells(column.values)
         shape = "x".join(map(str, column.shape)) or "scalar"
-        table.add_row(*(Text(cell) for cell in (column.name, shape, column.dtype, *about)))
+        table.add_row(*(Text(cell) for cell in (in_one_line(column.name), shape, column.dtype, *about)))
     return table
 
 
@@ -477,7 +479,7 @@ def _tail(description: Description) -> list[tuple[str, Text]]:
     if description.repeats is not None:
         facts.append(("duplicates", Text(_repeated(description.repeats))))
     facts.append(("memory", Text(f"{_size(description.memory)} when loaded (observation, action and state)")))
-    return facts + [("note", Text(note)) for note in description.notes]
+    return facts + [("note", Text(in_one_line(note))) for note in description.notes]
 
 
 def _actions(actions: Continuous | Discrete | MultiDiscrete | None) -> str:

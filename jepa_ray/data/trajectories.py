@@ -75,6 +75,9 @@ def _check_episodes(data: Trajectories) -> None:
     if (lengths < 1).any():
         bad = int(np.argmax(lengths < 1))
         raise DataError(f"{source}: ep_len[{bad}] is {lengths[bad]}, but an episode has at least one row")
+    if (lengths > rows).any():  # before they are added up, since large ones wrap around
+        bad = int(np.argmax(lengths > rows))
+        raise DataError(f"{source}: ep_len[{bad}] is {lengths[bad]}, but the columns have {rows} rows")
     expected = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     if (offsets != expected).any():
         bad = int(np.argmax(offsets != expected))

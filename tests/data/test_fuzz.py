@@ -1,133 +1,169 @@
-"""Damaged files of every format: each is read or refused in one line, whatever byte is wrong.
+"""Damaged files and folders of every format: each is read or refused in one line, whatever byte or file is wrong.
 
-`JEPA_RAY_FUZZ=2000 pytest tests/data/test_fuzz.py` tries so many for each kind of file.
+`JEPA_RAY_FUZZ=2000 pytest tests/data/test_fuzz.py` tries so many for each sample. A wrong program raises what is not a
+`DataError`, as Lance's panics, which are no `Exception` either; waits; or dies by a signal.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Callable
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
-import h5py
-import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from written import SAMPLES, unzipped
 
 from jepa_ray.config import DataConfig
-from jepa_ray.data.cache import load_trajectories
-from jepa_ray.data.convert import convert
 from jepa_ray.data.formats import open_recording
+from jepa_ray.data.info import describe
 from jepa_ray.data.selection import select
 from jepa_ray.errors import DataError
 
-CASES = int(os.environ.get("JEPA_RAY_FUZZ", "60"))
-LENGTHS = (5, 7, 4)
-ROWS = sum(LENGTHS)
+CASES = int(os.environ.get("JEPA_RAY_FUZZ", "15"))
+SECONDS = 60  # that a case may take, on a busy machine, of which a healthy one takes a fraction
+
+pytestmark = pytest.mark.timeout(0)  # its alarm clock is needed for each case
 
 
-def columns() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {
-        "observations": rng.normal(size=(ROWS, 3)).astype(np.float32),
-        "actions": rng.normal(size=(ROWS, 2)).astype(np.float32),
-        "terminals": np.isin(np.arange(ROWS), np.cumsum(LENGTHS) - 1),
-    }
-
-
-def canonical(path: Path) -> None:
-    made = columns()
-    with h5py.File(path, "w") as file:
-        file.create_dataset("observation", data=made["observations"], chunks=(4, 3), compression="gzip")
-        file["action"] = made["actions"]
-        file["ep_len"] = np.array(LENGTHS, np.int32)
-        file["ep_offset"] = np.cumsum((0, *LENGTHS[:-1]))
-
-
-def d4rl(path: Path) -> None:
-    with h5py.File(path, "w") as file:
-        for name, values in columns().items():
-            file[name] = values
-
-
-def ogbench(path: Path) -> None:
-    np.savez_compressed(path, allow_pickle=False, **columns())
-
-
-def arrays(path: Path) -> None:
-    made = columns()
-    np.savez(path, allow_pickle=False, obs=made["observations"], action=made["actions"], ep_len=np.array(LENGTHS))
-
-
-def transitions(path: Path) -> None:
-    made = columns()
-    kept = np.flatnonzero(~made["terminals"])
-    rows = {
-        "state": made["observations"][kept],
-        "action": made["actions"][kept],
-        "next_state": made["observations"][kept + 1],
-    }
-    torch.save({name: torch.from_numpy(values) for name, values in rows.items()}, path)
-
-
-WRITERS: dict[str, Callable[[Path], None]] = {
-    "canonical.h5": canonical,
-    "d4rl.hdf5": d4rl,
-    "ogbench.npz": ogbench,
-    "arrays.npz": arrays,
-    "transitions.pt": transitions,
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    **{name: sample.write for name, sample in SAMPLES.items()},
+    **{f"LeRobot {name}": unzipped("lerobot", name) for name in ("vectors", "images", "videos")},
 }
+NEEDS = {name: sample.needs for name, sample in SAMPLES.items()} | {"LeRobot videos": "av"}
+FOLDERS = ("arrays npy", "DINO-WM", "swm folder", "Lance", "Minari HDF5", "Minari Arrow", "LeRobot vectors",
+           "LeRobot images", "LeRobot videos")  # fmt: skip
+FILES = tuple(name for name in WRITERS if name not in FOLDERS)
 
 
-def read_all(path: Path) -> None:
+class TooLate(BaseException):
+    """A case takes too long; no `Exception`, so that nobody takes it for the dataset's fault."""
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    rung = []
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        rung.append(number)
+        raise TooLate
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not rung, "took too long, and hid it"
+
+
+def train(path: Path) -> None:
     with open_recording(path) as recording:
         selection = select(recording, DataConfig(path=path))
         for column in selection.trajectories.columns().values():
             assert len(column[slice(0, column.shape[0])]) == column.shape[0]
 
 
-@pytest.fixture(scope="module", params=WRITERS)
-def healthy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("fuzz") / request.param
-    WRITERS[request.param](path)
-    read_all(path)
+def look(path: Path) -> None:
+    with open_recording(path) as recording:
+        describe(recording)
+
+
+def read_or_refused(path: Path) -> None:
+    """The test itself: what is left of a dataset is read, or refused in one line that names it."""
+    for use in (train, look):
+        with limited():
+            try:
+                use(path)
+            except DataError as error:
+                said = str(error)
+            else:
+                continue
+        assert "\n" not in said
+        assert str(path) in said
+
+
+def made(name: str, folder: Path) -> Path:
+    needed = NEEDS.get(name)
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        pytest.skip(f"{needed} is not installed")
+    path = WRITERS[name](folder)
+    train(path)  # the control: undamaged, it is read
+    look(path)
     return path
 
 
-damage = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6)
+places = st.floats(0, 1, exclude_max=True)  # of a file, or of a list of files: from its start to its end
+bytewise = st.lists(st.tuples(places, st.integers(0, 255)), min_size=1, max_size=6)
+keeps = st.one_of(st.just(1.0), st.floats(0, 1))
+often = settings(deadline=None, max_examples=CASES, suppress_health_check=list(HealthCheck))
 
 
-@settings(deadline=None, max_examples=CASES, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(damage=damage, keep=st.one_of(st.just(1.0), st.floats(0, 1)))
-def test_damage_is_refused_in_one_line_or_does_no_harm(
-    healthy: Path, damage: list[tuple[float, int]], keep: float
+def damaged(content: bytes, changes: list[tuple[float, int]], keep: float) -> bytes:
+    out = bytearray(content)
+    for place, value in changes if content else []:
+        out[int(place * len(out))] = value
+    return bytes(out[: int(keep * len(out))])
+
+
+@pytest.fixture(scope="module", params=FILES)
+def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(request.param, tmp_path_factory.mktemp("fuzz"))
+
+
+@often
+@given(changes=bytewise, keep=keeps)
+def test_a_damaged_file(file: Path, changes: list[tuple[float, int]], keep: float) -> None:
+    path = file.with_name(f"damaged-{file.name}")
+    path.write_bytes(damaged(file.read_bytes(), changes, keep))
+    read_or_refused(path)
+
+
+@pytest.fixture(scope="module", params=FOLDERS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(request.param, tmp_path_factory.mktemp("fuzz"))
+
+
+@often
+@given(
+    what=st.sampled_from(["bytes", "bytes", "bytes", "bytes", "swap", "copy", "delete", "rename", "folder", "circle"]),
+    which=places,
+    other=places,
+    changes=bytewise,
+    keep=keeps,
+)
+def test_a_damaged_folder(
+    folder: Path, what: str, which: float, other: float, changes: list[tuple[float, int]], keep: float
 ) -> None:
-    content = bytearray(healthy.read_bytes())
-    for place, value in damage:
-        content[int(place * len(content))] = value
-    path = healthy.with_name(f"damaged-{healthy.name}")
-    path.write_bytes(content[: int(keep * len(content))])
-    try:
-        read_all(path)
-    except DataError as error:
-        message = str(error)
-    else:
-        return
-    assert "\n" not in message
-    assert str(path) in message
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_every_format_gives_the_same_trajectories(tmp_path: Path, name: str) -> None:
-    """The control: undamaged, all of them hold the same numbers, and so does what is converted from them."""
-    WRITERS[name](tmp_path / name)
-    convert(tmp_path / name, tmp_path / "converted.h5")
-    made = columns()
-    used = np.flatnonzero(~made["terminals"])
-    for path in (tmp_path / name, tmp_path / "converted.h5"):
-        data = load_trajectories(DataConfig(path=path, cache_dir=tmp_path / "cache"))
-        assert data.lengths.tolist() == list(LENGTHS)
-        np.testing.assert_array_equal(data.observation, made["observations"])
-        np.testing.assert_array_equal(data.action[used], made["actions"][used])
+    path = folder.with_name(f"damaged-{folder.name}")
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(folder, path)
+    files = sorted(entry for entry in path.rglob("*") if entry.is_file())
+    one, two = files[int(which * len(files))], files[int(other * len(files))]
+    match what:
+        case "bytes":
+            one.write_bytes(damaged(one.read_bytes(), changes, keep))
+        case "swap":
+            content = one.read_bytes()
+            one.write_bytes(two.read_bytes())
+            two.write_bytes(content)
+        case "copy":
+            one.write_bytes(two.read_bytes())
+        case "delete":
+            one.unlink()
+        case "rename":
+            one.rename(one.with_name(f"{one.stem}{changes[0][1]}{one.suffix}"))
+        case "folder":
+            one.unlink()
+            one.mkdir()
+        case "circle":
+            one.unlink()
+            one.symlink_to(one)
+    read_or_refused(path)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jepa_ray.data.columns import Column, Concatenated
 from jepa_ray.data.formats.npz import File, Stored, members
-from jepa_ray.data.formats.ogbench import OGBench, until
+from jepa_ray.data.formats.ogbench import OGBench, check_marks, until
 from jepa_ray.data.formats.peek import Peek
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
@@ -192,6 +192,7 @@ def _bools(column: Column, name: str, path: Path) -> NDArray[np.bool_]:
     """(N,) or (N, 1) -> (N,) where it is not zero."""
     if column.shape[1:] not in ((), (1,)):
         raise DataError(f"{path}: {name} has shape {column.shape}, but must be (N,)")
+    check_marks(column, path, name)
     return np.nan_to_num(np.asarray(column[:], np.float64)).astype(bool).reshape(-1)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_ray.data.formats.hdf5 import Dataset, open_file
-from jepa_ray.data.formats.peek import Peek
+from jepa_ray.data.formats.peek import Peek, readable
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
 
@@ -40,8 +40,11 @@ class Canonical:
     def open(self, path: Path) -> Iterator[Recording]:
         with open_file(path) as file:
             for name in (*COLUMNS, *EPISODES, HELD_OUT):
-                if name in file and not isinstance(file[name], h5py.Dataset):
-                    raise DataError(f"{path}: {name} is a group, but must be a dataset")
+                with readable(path, name):
+                    if name in file and not isinstance(file[name], h5py.Dataset):
+                        raise DataError(f"{path}: {name} is a group, but must be a dataset")
+                    if name in file:
+                        Dataset(file[name], path)  # refuses what lies in another file, or is not stored at all
             for name in ("action", *EPISODES):
                 if name not in file:
                     has = ", ".join(sorted(map(str, file))) or "nothing"

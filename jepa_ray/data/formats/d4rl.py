@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from jepa_ray.data.columns import Column
 from jepa_ray.data.formats.hdf5 import Dataset, open_file
-from jepa_ray.data.formats.ogbench import kind_of, until, with_state
+from jepa_ray.data.formats.ogbench import check_marks, kind_of, until, with_state
 from jepa_ray.data.formats.peek import Peek
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
@@ -81,4 +81,5 @@ def _marks(column: Column, path: Path, name: str) -> NDArray[np.bool_]:
     """(N,) or (N, 1) -> (N,) where episodes end."""
     if column.shape not in ((column.shape[0],), (column.shape[0], 1)):
         raise DataError(f"{path}: {name} has shape {column.shape}, but must be (N,)")
+    check_marks(column, path, name)
     return np.asarray(column[:], bool).reshape(-1)

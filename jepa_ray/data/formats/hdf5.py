@@ -43,7 +43,7 @@ class Dataset:
             raise DataError(f"{path}: {self._name} holds no array")
         self.shape: tuple[int, ...] = dataset.shape
         self.dtype: np.dtype[Any] = dataset.dtype
-        if dataset.is_virtual or dataset.external:
+        if dataset.is_virtual or dataset.external or dataset.file.filename != str(path):
             raise DataError(f"{path}: {self._name} lies in another file, which is not followed")
         if not self.shape:  # a single number; what is done with it is for others to say
             return
@@ -54,12 +54,14 @@ class Dataset:
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         try:
             return np.asarray(self._dataset[rows])
-        except OSError as error:
-            if "required filter" in str(error):  # hdf5plugin brings those that files of this field use
-                raise DataError(
-                    f"{self._path}: {self._name} is compressed with a filter that is not installed:"
-                    " pip install 'jepa-ray[formats]'"
-                ) from None
+        except OSError:
+            how = self._dataset.id.get_create_plist()
+            for code in (how.get_filter(place)[0] for place in range(how.get_nfilters())):
+                if not h5py.h5z.filter_avail(code):  # hdf5plugin brings those that files of this field use
+                    raise DataError(
+                        f"{self._path}: {self._name} went through HDF5 filter {code}, which is not installed:"
+                        " pip install 'jepa-ray[formats]' brings the usual ones"
+                    ) from None
             raise
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from jepa_ray.data.columns import Column, Concatenated, Mapped
 from jepa_ray.data.formats.hdf5 import Dataset, open_file
-from jepa_ray.data.formats.peek import BROKEN, Peek, files_below, first_line
+from jepa_ray.data.formats.peek import BROKEN, Peek, files_below, first_line, readable
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
 
@@ -61,8 +61,8 @@ class Minari:
     @contextmanager
     def open(self, path: Path) -> Iterator[Recording]:
         folder = _data(path)
-        about = json.loads((folder / "metadata.json").read_text())
-        count, kind = about["total_episodes"], about.get("data_format", "hdf5")
+        about = _metadata(folder / "metadata.json")
+        count, kind = about.get("total_episodes"), about.get("data_format", "hdf5")
         if type(count) is not int or count < 1:
             raise DataError(f"{path}: metadata.json has total_episodes {count!r}, but it must be a positive integer")
         if kind == "hdf5":
@@ -78,6 +78,14 @@ class Minari:
 
 def _data(path: Path) -> Path:
     return path / "data" if (path / "data" / "metadata.json").is_file() else path
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    with readable(path, "JSON file"):
+        about = json.loads(path.read_text())
+    if not isinstance(about, dict):
+        raise DataError(f"{path}: holds a {type(about).__name__}, but must hold names and values")
+    return about
 
 
 def _present(path: Path) -> Path:
@@ -141,8 +149,15 @@ def _recording(path: Path, count: int, leaves: list[Leaf], read: Reader) -> Reco
         parts[name] = [read(episode, leaf) for episode in range(count)]
     parts["reward"] = rewards
     lengths = np.array([column.shape[0] for column in rewards], np.int64) + 1
-    columns = {name: Concatenated(episodes, lengths) for name, episodes in parts.items()}
+    columns = {name: _joined(path, name, episodes, lengths) for name, episodes in parts.items()}
     return Recording.consecutive(str(path), Minari.name, columns, lengths, notes=tuple(notes))
+
+
+def _joined(path: Path, name: str, episodes: list[Column], lengths: NDArray[np.int64]) -> Column:
+    try:
+        return Concatenated(episodes, lengths)
+    except ValueError as error:
+        raise DataError(f"{path}: {name} of {error}") from None
 
 
 def _name(leaf: Leaf, taken: Iterable[str]) -> str:

@@ -76,6 +76,12 @@ def until(ends: NDArray[np.bool_]) -> NDArray[np.int64]:
     return np.diff(last, prepend=-1).astype(np.int64)
 
 
+def check_marks(column: Column, path: Path, name: str) -> None:
+    """Raise `DataError` unless values are numbers or booleans, of which those other than 0 mark an end."""
+    if column.dtype.kind not in "biuf":
+        raise DataError(f"{path}: {name} has dtype {column.dtype}, but must be numbers or booleans")
+
+
 def _table(path: Path) -> dict[str, Member]:
     found = members(path)
     for name in REQUIRED:
@@ -93,6 +99,7 @@ def _ends(table: dict[str, Member], path: Path) -> NDArray[np.bool_]:
     terminals = table.pop("terminals")
     if len(terminals.shape) != 1 or not terminals.shape[0]:
         raise DataError(f"{path}: terminals has shape {terminals.shape}, but must be (N,) with rows in it")
+    check_marks(terminals, path, "terminals")
     return np.asarray(terminals[:], bool)
 
 

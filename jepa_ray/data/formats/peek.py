@@ -7,6 +7,7 @@ the command that converts it in a place where it is trusted.
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ class Peek:
 
 def peek(path: Path) -> Peek:
     """Look at `path`. Raises `DataError` if it cannot be read, or is a pickle."""
+    check_kind(path)
     try:
         if path.is_dir():
             return Peek(path, "folder", frozenset(entry.name for entry in path.iterdir()))
@@ -65,6 +67,16 @@ def peek(path: Path) -> Peek:
     return Peek(path, "unknown", frozenset())
 
 
+def check_kind(path: Path) -> None:
+    """Raise `DataError` unless a file or a folder is there, or a link to one: opening a pipe would wait forever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(f"{path}: is neither a file nor a folder")
+
+
 def refusal_of_pickle(path: Path) -> str:
     """Why a pickle is not read, and the command that makes it something that is."""
     out = path.with_suffix(".pth")
@@ -85,7 +97,7 @@ def readable(path: Path, what: str) -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line of bearable length."""
-    lines = str(error).strip().splitlines()
+    lines = str((isinstance(error, OSError) and error.strerror) or error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
 

@@ -35,8 +35,8 @@ class SwmFolder:
         lengths, offsets = (_integers(columns.pop(name), path / f"{name}.npz") for name in ("ep_len", "ep_offset"))
         _check_episodes(lengths, offsets, path)
         for name, column in columns.items():
-            if column.shape[0] != lengths.sum():
-                raise DataError(f"{path}: {name} has shape {column.shape}, but ep_len adds up to {lengths.sum()} rows")
+            if column.shape[0] != (rows := sum(lengths.tolist())):  # not numpy's sum, which may wrap around
+                raise DataError(f"{path}: {name} has shape {column.shape}, but ep_len adds up to {rows} rows")
         for folder in sorted(file.parent for file in path.glob("*/ep_0_step_0.jpeg")):
             columns[folder.name] = _Images(folder, lengths, offsets)
         yield Recording(str(path), self.name, columns, lengths, offsets)

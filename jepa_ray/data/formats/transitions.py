@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from jepa_ray.data.columns import Column, chunks, unused
 from jepa_ray.data.formats import torch_files
 from jepa_ray.data.formats.hdf5 import Dataset, open_file
+from jepa_ray.data.formats.ogbench import check_marks
 from jepa_ray.data.formats.peek import Peek
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
@@ -70,7 +71,7 @@ class Transitions:
         for name, column in table.items():
             if column.shape[:1] != now.shape[:1]:
                 raise DataError(f"{path}: {name} has shape {column.shape}, but must have {now.shape[0]} rows")
-        ends = _ends(table, now, after)
+        ends = _ends(path, table, now, after)
         lengths = np.diff(np.flatnonzero(ends), prepend=-1) + 1  # T transitions are T + 1 rows
         columns: dict[str, Column] = {n: _Rows(table[n], None, lengths) for n in WITH_ACTION if n in table}
         columns["pixels" if len(now.shape) == 4 else "observation"] = _Rows(now, after, lengths)
@@ -129,11 +130,12 @@ def _notes(ends: NDArray[np.bool_], names: list[str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _ends(table: Mapping[str, Column], now: Column, after: Column) -> NDArray[np.bool_]:
+def _ends(path: Path, table: Mapping[str, Column], now: Column, after: Column) -> NDArray[np.bool_]:
     """(N,) whether an episode ends with the transition: by its flags, by its number, or by what follows."""
     ends = np.zeros(now.shape[0], bool)
     for name in ENDS:
         if name in table:
+            check_marks(table[name], path, name)
             ends |= np.asarray(table[name][:]).reshape(len(ends), -1).any(axis=1)
     for name in EPISODES:
         if name in table:

@@ -1,0 +1,975 @@
+"""Bad datasets of every format, as a user meets them: one line that names the path and the rule, and exit code 2.
+
+`CASES` is the table. A case is made in an empty folder, then given to three commands in this process:
+
+* `train` refuses it;
+* `convert` refuses it too, and writes nothing, but for values that it only copies (`COPIED`);
+* `info` refuses what cannot be read, and shows the rest with the line by which training would refuse it.
+
+Nothing that a dataset holds may run: a case that tries leaves a file `ran` if it succeeds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import written
+import yaml
+from damage import (
+    SECRET,
+    Hostile,
+    about,
+    actions_backwards,
+    at,
+    circle,
+    cut,
+    each,
+    edited,
+    elsewhere,
+    encrypted,
+    external,
+    forged,
+    forged_storage,
+    inside,
+    instead,
+    jpeg_bomb,
+    lerobot,
+    link,
+    listening,
+    many,
+    member,
+    nan_everywhere,
+    npy,
+    pipe,
+    put_ragged,
+    ragged,
+    replaced,
+    saved,
+    unknown_filter,
+    val_beside,
+    virtual,
+    with_bytes,
+    wraps,
+    zipped,
+)
+from written import ACTION, LENGTHS, OFFSETS, PIXELS, REWARD, ROWS, SEEN
+
+from jepa_ray import cli
+from jepa_ray.data.__main__ import app as data_app
+from jepa_ray.train.__main__ import app as train_app
+
+pytestmark = pytest.mark.timeout(120)  # a pipe that is opened waits forever
+
+Make = Callable[[Path], Path]
+LEN = np.array(LENGTHS, np.int32)
+HUGE = 10**12
+
+
+# ---------------------------------------------------------------------------------------------- the table
+
+NO_FORMAT = "is of no known format"
+NOT_HDF5 = "is not a readable HDF5 file"
+NOT_A_FILE = "is neither a file nor a folder"
+ELSEWHERE = "lies in another file, which is not followed"
+CAN_RUN = "can run code when"
+
+# what it is -> (maker of the bad dataset in an empty folder, what the line must say besides the path)
+PATHS: dict[str, tuple[Any, ...]] = {
+    "nothing there": (lambda to: to / "none.h5", "cannot be read (No such file or directory)"),
+    "a link to nothing": (lambda to: link(to / "a.h5", to / "a.h5.none"), "cannot be read (No such file or directory)"),
+    "a link to itself": (lambda to: link(to / "a.h5", to / "a.h5"), "Too many levels of symbolic links"),
+    "links in a circle": (circle, "Too many levels of symbolic links"),
+    "a file as a folder": (lambda to: with_bytes(to / "a", b"x") / "b.h5", "cannot be read (Not a directory)"),
+    "a name too long": (lambda to: to / ("x" * 300), "cannot be read (File name too long)"),
+    "a pipe": (lambda to: pipe(to / "a.h5"), NOT_A_FILE),
+    "a socket": (lambda to: listening(to / "a.npz"), NOT_A_FILE),
+    "a device": (lambda to: Path("/dev/zero"), NOT_A_FILE),
+    "an empty folder": (lambda to: to, NO_FORMAT, "nothing that could be read"),
+    "a folder of something else": (lambda to: with_bytes(to / "README.md", b"# Data").parent, NO_FORMAT, "README.md"),
+    "an empty file": (lambda to: with_bytes(to / "data", b""), NO_FORMAT),
+    "an empty HDF5 file": (lambda to: with_bytes(to / "a.h5", b""), NOT_HDF5),
+    "text": (lambda to: with_bytes(to / "a.txt", b"row,action\n1,2\n"), NO_FORMAT),
+    "text named HDF5": (lambda to: with_bytes(to / "a.h5", b"row,action\n" * 500), NOT_HDF5),
+    "a picture": (lambda to: with_bytes(to / "a.jpeg", jpeg_bomb()), NO_FORMAT),
+    "random bytes": (lambda to: with_bytes(to / "a.bin", np.random.default_rng(0).bytes(999)), NO_FORMAT),
+    "one npy file": (lambda to: with_bytes(to / "a.npy", member(SEEN)), NO_FORMAT),
+    "a pickle": (lambda to: with_bytes(to / "a.pkl", pickle.dumps(Hostile(to))), "is a pickle", CAN_RUN),
+    "a pickle by another name": (lambda to: with_bytes(to / "a.npz", pickle.dumps(Hostile(to))), "is a pickle"),
+    "a zip of something else": (lambda to: zipped(to / "a.npz", [("a.txt", b"x")]), NO_FORMAT, "a.txt"),
+    "a name of two lines": (lambda to: with_bytes(to / "a\nb.txt", b"x"), "a\\nb.txt: ", NO_FORMAT),
+    "a name that clears the screen": (lambda to: with_bytes(to / "a\x1b[2Jb", b"x"), "a\\x1b[2Jb: ", NO_FORMAT),
+    "a name that is no text": (lambda to: with_bytes(to / os.fsdecode(b"\xffa"), b"x"), "\\udcffa: ", NO_FORMAT),
+    "a bad folder with a name of two lines": (lambda to: with_bytes(to / "README\n2", b"").parent, "README\\n2"),
+}
+
+HDF5: dict[str, tuple[Any, ...]] = {
+    "truncated": (lambda to: cut(written.canonical(to)), NOT_HDF5, "truncated"),
+    "truncated, of stable-worldmodel": (
+        lambda to: cut(shutil.copy(Path(__file__).parent / "files/swm_tworoom.h5", to / "swm.h5"), 0.9),
+        NOT_HDF5,
+    ),
+    "nothing in it": (lambda to: written.hdf5(to / "a.h5", {}), "lacks the column action", "it has nothing"),
+    "no action": (lambda to: written.canonical(to, action=None), "lacks the column action"),
+    "no ep_len": (lambda to: written.canonical(to, ep_len=None), "lacks the column ep_len"),
+    "no ep_offset": (lambda to: written.canonical(to, ep_offset=None), "lacks the column ep_offset"),
+    "no observation": (lambda to: written.vectors(to, observation=None), "lacks the column observation", "reward"),
+    "no episodes": (
+        lambda to: written.canonical(
+            to,
+            observation=SEEN[:0],
+            action=ACTION[:0],
+            reward=REWARD[:0],
+            pixels=PIXELS[:0],
+            ep_len=LEN[:0],
+            ep_offset=OFFSETS[:0],
+        ),
+        "holds no episodes",
+    ),
+    "an episode of no rows": (
+        lambda to: written.canonical(to, ep_len=np.array([5, 0, 7, 4]), ep_offset=np.array([0, 5, 5, 12])),
+        "ep_len[1] is 0, but an episode has at least one row",
+    ),
+    "a negative length": (
+        lambda to: written.canonical(to, ep_len=np.array([5, 12, -1]), ep_offset=np.array([0, 5, 17])),
+        "ep_len[2] is -1",
+    ),
+    "overlapping episodes": (
+        lambda to: written.canonical(to, ep_offset=np.array([0, 4, 12])),
+        "ep_offset[1] is 4, but the lengths before it add up to 5",
+    ),
+    "an offset behind the end": (
+        lambda to: written.canonical(to, ep_offset=np.array([0, 5, 999])),
+        "ep_offset[2] is 999, but the lengths before it add up to 12",
+    ),
+    "lengths of fewer rows": (
+        lambda to: written.canonical(to, ep_len=LEN - [0, 0, 1]),
+        "ep_len adds up to 15 rows, but the columns have 16",
+    ),
+    "lengths whose sum wraps around": (lambda to: written.canonical(to, **wraps()), "ep_len[0] is 46116860184273879"),
+    "lengths that are floats": (
+        lambda to: written.canonical(to, ep_len=LEN.astype(float)),
+        "ep_len has dtype float64, but must be integers",
+    ),
+    "lengths that are text": (lambda to: written.canonical(to, ep_len=[b"5", b"7", b"4"]), "must be integers"),
+    "one usable episode": (
+        lambda to: written.canonical(to, ep_len=np.array([14, 1, 1]), ep_offset=np.array([0, 14, 15])),
+        "at least 2 episodes of 2 rows or more",
+    ),
+    "fewer actions than observations": (
+        lambda to: written.canonical(to, action=ACTION[:-1]),
+        "action has shape (15, 2), but observation has 16 rows",
+    ),
+    "NaN in an observation": (
+        lambda to: written.vectors(to, observation=at(SEEN, 3, np.nan)),
+        "observation is not finite (NaN or inf) at row 3",
+    ),
+    "infinity in an observation": (
+        lambda to: written.vectors(to, observation=at(SEEN, 9, np.inf)),
+        "observation is not finite (NaN or inf) at row 9",
+    ),
+    "an infinite action": (
+        lambda to: written.canonical(to, action=at(ACTION, 6, -np.inf)),
+        "action is not finite at row 6 (episode 1, step 1)",
+    ),
+    "a NaN state": (lambda to: written.canonical(to, state=at(SEEN, 0, np.nan)), "state is not finite"),
+    "everything NaN": (
+        lambda to: written.vectors(
+            to, observation=nan_everywhere(SEEN), action=nan_everywhere(ACTION), reward=nan_everywhere(REWARD)
+        ),
+        "observation is not finite (NaN or inf) at row 0",
+    ),
+    "actions stored the other way": (
+        lambda to: written.canonical(to, **actions_backwards()),
+        "by the layout",
+        "set data.action_alignment to previous",
+    ),
+    "text as actions": (lambda to: written.canonical(to, action=[b"left"] * ROWS), "action has shape (16,)", "must be"),
+    "complex observations": (
+        lambda to: written.vectors(to, observation=SEEN.astype(complex)),
+        "dtype complex128, but must be",
+    ),
+    "records as observations": (
+        lambda to: written.vectors(to, observation=np.zeros(ROWS, "f4,i4")),
+        "observation has shape (16,)",
+    ),
+    "ragged actions": (lambda to: instead(written.canonical(to), "action", put_ragged("action")), "dtype object"),
+    "negative discrete actions": (
+        lambda to: written.canonical(to, action=np.arange(ROWS) - 2),
+        "action holds -2, but discrete actions count from 0",
+    ),
+    "pixels that are floats": (lambda to: written.canonical(to, pixels=PIXELS / 255), "dtype float64", "uint8"),
+    "pixels without channels": (lambda to: written.canonical(to, pixels=PIXELS[..., 0]), "(16, 8, 8)", "(N, H, W, C)"),
+    "pixels with channels first": (
+        lambda to: written.canonical(to, pixels=np.moveaxis(PIXELS, 3, 1)),
+        "looks like channels first",
+    ),
+    "a single value as pixels": (lambda to: written.canonical(to, pixels=np.uint8(1)), "observation has shape ()"),
+    "a column without an array": (
+        lambda to: instead(
+            written.canonical(to), "pixels", lambda f: f.create_dataset("pixels", data=h5py.Empty("u1"))
+        ),
+        "pixels holds no array",
+    ),
+    "a group as a column": (
+        lambda to: instead(written.canonical(to), "action", lambda f: f.create_group("action")),
+        "action is a group, but must be a dataset",
+    ),
+    "rows that are not stored": (
+        lambda to: instead(written.vectors(to), "observation", many("observation", (HUGE, 3))),
+        "observation claims 12,000,000,000,000 bytes, but the file has",
+    ),
+    "lengths that are not stored": (
+        lambda to: instead(written.canonical(to), "ep_len", many("ep_len", (HUGE,), "i8")),
+        "ep_len claims 8,000,000,000,000 bytes, but the file has",
+    ),
+    "a filter that nobody has": (
+        lambda to: unknown_filter(written.vectors(to)),
+        "observation went through HDF5 filter 31999, which is not installed",
+    ),
+    "damaged chunks": (
+        lambda to: instead(
+            written.vectors(to),
+            "observation",
+            lambda f: f.create_dataset(
+                "observation", SEEN.shape, "f4", chunks=SEEN.shape, compression="gzip"
+            ).id.write_direct_chunk((0, 0), b"\xff" * 100),
+        ),
+        "observation cannot be read",
+    ),
+    "a column in another file": (lambda to: elsewhere(written.vectors(to), "observation"), f"observation {ELSEWHERE}"),
+    "actions in another file": (lambda to: elsewhere(written.canonical(to), "action"), f"action {ELSEWHERE}"),
+    "lengths in another file": (lambda to: elsewhere(written.canonical(to), "ep_len"), f"ep_len {ELSEWHERE}"),
+    "bytes of another file": (
+        lambda to: instead(written.vectors(to), "observation", external("observation", SEEN.shape, "f4")),
+        f"observation {ELSEWHERE}",
+    ),
+    "lengths from another file's bytes": (
+        lambda to: instead(written.canonical(to), "ep_len", external("ep_len", (3,), "u1")),
+        f"ep_len {ELSEWHERE}",
+    ),
+    "a view of another file": (
+        lambda to: instead(written.vectors(to), "observation", virtual("observation")),
+        f"observation {ELSEWHERE}",
+    ),
+    "a link that leads to itself": (
+        lambda to: instead(
+            written.canonical(to), "action", lambda f: f.__setitem__("action", h5py.SoftLink("/action"))
+        ),
+        "is not a readable action",
+        "too many links",
+    ),
+    "D4RL, truncated": (lambda to: cut(written.d4rl(to), 0.8), NOT_HDF5),
+    "D4RL, fewer observations": (
+        lambda to: written.d4rl(to, observations=SEEN[:-1]),
+        "observations has shape (15, 3), but actions has 16 rows",
+    ),
+    "D4RL, ends of another shape": (
+        lambda to: written.d4rl(to, terminals=np.zeros((ROWS, 2))),
+        "terminals has shape (16, 2), but must be (N,)",
+    ),
+    "D4RL, ends that are text": (lambda to: written.d4rl(to, terminals=[b"no"] * ROWS), "terminals has dtype"),
+    "D4RL, no rows": (
+        lambda to: written.d4rl(to, observations=SEEN[:0], actions=ACTION[:0], rewards=None, terminals=ACTION[:0]),
+        "actions has shape (0, 2), but must have rows",
+    ),
+    "D4RL, one episode": (
+        lambda to: written.d4rl(to, terminals=np.zeros(ROWS, bool), timeouts=None),
+        "at least 2 episodes",
+    ),
+    "D4RL, ends in another file": (lambda to: elsewhere(written.d4rl(to), "terminals"), "terminals"),
+    "D4RL, NaN": (lambda to: written.d4rl(to, observations=at(SEEN, 2, np.nan)), "observation is not finite", "row 2"),
+    "D4RL, text as actions": (lambda to: written.d4rl(to, actions=[b"left"] * ROWS), "action has shape (16,)"),
+    "transitions, action of fewer rows": (
+        lambda to: written.transitions_h5(to, action=ACTION[:3]),
+        "action has shape (3, 2), but must have 13 rows",
+    ),
+    "transitions, states unlike": (
+        lambda to: written.transitions_h5(to, next_state=SEEN[:13].astype(float)),
+        "both must be alike",
+    ),
+    "transitions, none": (
+        lambda to: written.transitions_h5(
+            to, state=SEEN[:0], next_state=SEEN[:0], action=ACTION[:0], reward=REWARD[:0]
+        ),
+        "with N at least 1",
+    ),
+    "transitions, one episode": (
+        lambda to: written.transitions_h5(to, state=SEEN[:-1], next_state=SEEN[1:], action=ACTION[1:], reward=None),
+        "at least 2 episodes",
+    ),
+    "transitions, in another file": (lambda to: elsewhere(written.transitions_h5(to), "next_state"), ELSEWHERE),
+    "transitions, text as ends": (lambda to: written.transitions_h5(to, done=[b"no"] * 13), "done has dtype"),
+    "transitions, rows that are not stored": (
+        lambda to: edited(written.transitions_h5(to, reward=None), many("reward", (HUGE,))),
+        "reward claims 4,000,000,000,000 bytes",
+    ),
+}
+
+ZIPS: dict[str, tuple[Any, ...]] = {
+    "OGBench, truncated": (lambda to: cut(written.ogbench(to)), "not a readable zip"),
+    "OGBench, actions of fewer rows": (
+        lambda to: written.ogbench(to, actions=ACTION[:-1]),
+        "actions has shape (15, 2)",
+    ),
+    "OGBench, ends of another shape": (
+        lambda to: written.ogbench(to, terminals=np.zeros((ROWS, 1))),
+        "terminals has shape (16, 1), but must be (N,)",
+    ),
+    "OGBench, ends that are text": (lambda to: written.ogbench(to, terminals=np.array(["no"] * ROWS)), "terminals"),
+    "OGBench, no rows": (
+        lambda to: written.ogbench(
+            to, observations=SEEN[:0], actions=ACTION[:0], terminals=REWARD[:0], reward=REWARD[:0]
+        ),
+        "terminals has shape (0,), but must be (N,) with rows in it",
+    ),
+    "OGBench, complex observations": (
+        lambda to: written.ogbench(to, observations=SEEN.astype(complex)),
+        "dtype complex128, but must be",
+    ),
+    "OGBench, objects as actions": (
+        lambda to: written.ogbench(to, actions=np.array([Hostile(to)] * ROWS, object)),
+        "actions holds Python objects",
+        CAN_RUN,
+    ),
+    "OGBench, validation of other actions": (
+        lambda to: val_beside(to, actions=ACTION[:, :1]),
+        "ogbench-val.npz: actions has rows of shape (1,)",
+    ),
+    "OGBench, validation without observations": (lambda to: val_beside(to, observations=None), "lacks observations"),
+    "OGBench, validation truncated": (
+        lambda to: inside(val_beside(to).parent, "ogbench-val.npz", cut) / "ogbench.npz",
+        "ogbench-val.npz",
+    ),
+    "a member that claims more rows": (
+        lambda to: zipped(
+            to / "a.npz", [("obs.npy", npy((10**15, 3))), ("actions.npy", member(ACTION)), ("ep_len.npy", member(LEN))]
+        ),
+        "obs claims 12,000,000,000,000,000 bytes, but there are 64",
+    ),
+    "a member that claims more bytes": (
+        lambda to: forged(written.ogbench(to), 24, 2_000_000_000),
+        "claims 2,000,000,000 bytes, but the file has",
+    ),
+    "a member that claims more of the file": (lambda to: forged(written.ogbench(to), 20, 2_000_000_000), "claims"),
+    "a member twice": (
+        lambda to: zipped(
+            to / "a.npz", [("obs.npy", member(SEEN)), ("actions.npy", member(ACTION)), ("actions.npy", member(ACTION))]
+        ),
+        "holds actions more than once",
+    ),
+    "a member outside": (lambda to: written.arrays_npz(to, **{"../x": REWARD}), "../x names a file outside"),
+    "a member from the root": (
+        lambda to: zipped(to / "a.npz", [("/etc/x.npy", member(SEEN)), ("actions.npy", member(ACTION))]),
+        "/etc/x names a file outside",
+    ),
+    "a member by another compression": (
+        lambda to: zipped(to / "a.npz", [("obs.npy", member(SEEN)), ("actions.npy", member(ACTION))], zipfile.ZIP_LZMA),
+        "is compressed in a way that numpy does not write",
+    ),
+    "a member that is encrypted": (lambda to: encrypted(written.arrays_npz(to)), "encrypted"),
+    "a member that is no array": (
+        lambda to: zipped(to / "a.npz", [("obs.npy", b"hello"), ("actions.npy", member(ACTION))]),
+        "obs cannot be read",
+    ),
+    "a member of negative rows": (
+        lambda to: zipped(to / "a.npz", [("obs.npy", npy((-4, -3), data=b"")), ("actions.npy", member(ACTION))]),
+        "obs cannot be read",
+    ),
+    "arrays, objects": (lambda to: written.arrays_npz(to, obs=ragged(SEEN)), "obs holds Python objects", CAN_RUN),
+    "arrays, no observations": (lambda to: written.arrays_npz(to, obs=None), "lacks observations"),
+    "arrays, nothing tells episodes": (
+        lambda to: written.arrays_npz(to, ep_len=None),
+        "nothing tells where episodes end; add one of ep_len",
+    ),
+    "arrays, a negative length": (
+        lambda to: written.arrays_npz(to, ep_len=np.array([5, -1, 12])),
+        "ep_len must tell episodes of 16 rows in all",
+    ),
+    "arrays, an episode of no rows": (lambda to: written.arrays_npz(to, ep_len=np.array([5, 0, 11])), "must tell"),
+    "arrays, lengths that are floats": (
+        lambda to: written.arrays_npz(to, ep_len=LEN.astype(float)),
+        "ep_len has shape (3,) and dtype float64, but must be (n,) integers",
+    ),
+    "arrays, tellers that disagree": (
+        lambda to: written.arrays_npz(to, episode_ends=np.array([4, 12, 16])),
+        "ep_len and episode_ends tell different episodes",
+    ),
+    "arrays, an episode that comes back": (
+        lambda to: written.arrays_npz(to, ep_len=None, episode_ids=np.arange(ROWS) % 2),
+        "episode_ids comes back to an episode that had ended",
+    ),
+    "arrays, an end inside an episode": (
+        lambda to: written.arrays_npz(to, terminals=np.arange(ROWS) == 2),
+        "terminals ends an episode at row 2",
+    ),
+    "arrays, actions of fewer rows": (
+        lambda to: written.arrays_npz(to, actions=ACTION[:-1]),
+        "actions has shape (15, 2), but must be (16, ...)",
+    ),
+    "arrays, observations twice": (lambda to: written.arrays_npz(to, observation=SEEN), "one observation too many"),
+    "arrays, NaN": (lambda to: written.arrays_npz(to, obs=at(SEEN, 1, np.nan)), "observation is not finite"),
+}
+
+FOLDERS: dict[str, tuple[Any, ...]] = {
+    "npy, objects": (
+        lambda to: inside(
+            written.arrays_npy(to), "actions.npy", lambda p: np.save(p, np.array([Hostile(to)], object), True)
+        ),
+        "actions.npy: actions holds Python objects",
+        CAN_RUN,
+    ),
+    "npy, more rows than bytes": (
+        lambda to: inside(written.arrays_npy(to), "obs.npy", lambda p: p.write_bytes(npy((10**15, 3)))),
+        "obs.npy: obs claims 12,000,000,000,000,000 bytes, but there are 64",
+    ),
+    "npy, truncated": (
+        lambda to: inside(written.arrays_npy(to), "obs.npy", cut),
+        "obs.npy: obs claims 252 bytes, but there are 62",
+    ),
+    "npy, a pickle": (
+        lambda to: inside(written.arrays_npy(to), "obs.npy", lambda p: p.write_bytes(pickle.dumps(Hostile(to)))),
+        "obs.npy: cannot be read",
+    ),
+    "npy, a single value": (lambda to: written.arrays_npy(to, rewards=np.float32(1)), "rewards.npy", "must have rows"),
+    "npy, a pipe": (lambda to: inside(written.arrays_npy(to), "obs.npy", lambda p: replaced(p, pipe)), NOT_A_FILE),
+    "npy, lengths beyond the padding": (
+        lambda to: written.arrays_npy(to, lengths=np.array([5, 8, 4])),
+        "lengths must tell 3 lengths from 1 to 7",
+    ),
+    "npy, actions of other steps": (
+        lambda to: written.arrays_npy(to, actions=written.padded(ACTION)[:, :4]),
+        "actions has shape (3, 4, 2), but must be (3, 7 or 6, ...)",
+    ),
+    "DINO-WM, truncated states": (lambda to: inside(written.dino_wm(to), "states.pth", cut), "states.pth", "readable"),
+    "DINO-WM, states without time": (
+        lambda to: written.dino_wm(to, states=SEEN),
+        "states.pth: is float32 (16, 3), but must be floats (episodes, rows, width)",
+    ),
+    "DINO-WM, integer states": (lambda to: written.dino_wm(to, states=written.padded(SEEN).astype(int)), "must be fl"),
+    "DINO-WM, complex states": (
+        lambda to: written.dino_wm(to, states=written.padded(SEEN).astype(complex)),
+        "states.pth: is complex128",
+    ),
+    "DINO-WM, a list of tensors": (
+        lambda to: written.dino_wm(to, states=[torch.zeros(5, 3)]),
+        "it is a list, but must be a dense tensor",
+    ),
+    "DINO-WM, fewer actions": (lambda to: written.dino_wm(to, actions=written.padded(ACTION)[:, :4]), "differ"),
+    "DINO-WM, no actions": (lambda to: written.dino_wm(to, actions=None), "lacks the actions", "rel_actions.pth"),
+    "DINO-WM, lengths that are floats": (
+        lambda to: written.dino_wm(to, seq_lengths=LEN.astype(float)),
+        "seq_lengths.pth: is float64 (3,), but must be integers (3,)",
+    ),
+    "DINO-WM, a length of no rows": (
+        lambda to: written.dino_wm(to, seq_lengths=np.array([5, 0, 4])),
+        "seq_lengths.pth: has lengths outside 1 to 7",
+    ),
+    "DINO-WM, pickled lengths": (
+        lambda to: inside(
+            written.dino_wm(to, seq_lengths=None),
+            "seq_lengths.pkl",
+            lambda p: p.write_bytes(pickle.dumps(Hostile(to))),
+        ),
+        "seq_lengths.pkl: is a pickle",
+        CAN_RUN,
+    ),
+    "DINO-WM, states that run code": (
+        lambda to: inside(written.dino_wm(to), "states.pth", lambda p: torch.save(Hostile(to), p)),
+        "states.pth: holds more than tensors",
+        CAN_RUN,
+    ),
+    "DINO-WM, NaN states": (lambda to: written.dino_wm(to, states=nan_everywhere(written.padded(SEEN))), "not finite"),
+    "DINO-WM, frames missing": (lambda to: written.dino_wm(to, episode_001=None), "episode_001.pth: is missing"),
+    "DINO-WM, frames that are floats": (
+        lambda to: written.dino_wm(to, episode_000=PIXELS[:5] / 255),
+        "episode_000.pth: has float64 (5, 8, 8, 3), but must be uint8",
+    ),
+    "DINO-WM, too few frames": (lambda to: written.dino_wm(to, episode_002=PIXELS[:2]), "episode_002.pth: has frames"),
+    "DINO-WM, frames truncated": (
+        lambda to: inside(written.dino_wm(to), "obses/episode_001.pth", cut),
+        "episode_001.pth: is not a readable torch file",
+    ),
+    "DINO-WM, states are a pipe": (
+        lambda to: inside(written.dino_wm(to), "actions.pth", lambda p: replaced(p, pipe)),
+        "actions.pth",
+        NOT_A_FILE,
+    ),
+    "swm folder, offsets that overlap": (
+        lambda to: written.swm_folder(to, ep_offset=np.array([0, 4, 12])),
+        "ep_offset[1] is 4",
+    ),
+    "swm folder, a negative length": (
+        lambda to: written.swm_folder(to, ep_len=np.array([5, -7, 4])),
+        "ep_len[1] is -7",
+    ),
+    "swm folder, lengths that are floats": (
+        lambda to: written.swm_folder(to, ep_len=LEN.astype(float)),
+        "ep_len.npz: has shape (3,) and dtype float64",
+    ),
+    "swm folder, no episodes": (
+        lambda to: written.swm_folder(to, ep_len=LEN[:0], ep_offset=OFFSETS[:0]),
+        "ep_len tells of 0 episodes",
+    ),
+    "swm folder, lengths whose sum wraps around": (
+        lambda to: written.swm_folder(to, **wraps()),
+        "ep_len adds up to 18446744073709551632 rows",
+    ),
+    "swm folder, actions of fewer rows": (
+        lambda to: written.swm_folder(to, action=ACTION[:-1]),
+        "action has shape (15, 2), but ep_len adds up to 16 rows",
+    ),
+    "swm folder, no actions": (lambda to: written.swm_folder(to, action=None), "lacks the column action"),
+    "swm folder, objects as actions": (
+        lambda to: written.swm_folder(to, action=np.array([Hostile(to)] * ROWS, object)),
+        "action.npz: arr_0 holds Python objects",
+    ),
+    "swm folder, a frame missing": (
+        lambda to: inside(written.swm_folder(to), "pixels/ep_1_step_2.jpeg", Path.unlink),
+        "ep_1_step_2.jpeg: cannot be read (No such file or directory)",
+    ),
+    "swm folder, a frame truncated": (
+        lambda to: inside(written.swm_folder(to), "pixels/ep_1_step_2.jpeg", cut),
+        "ep_1_step_2.jpeg: cannot be read",
+    ),
+    "swm folder, a frame of text": (
+        lambda to: inside(written.swm_folder(to), "pixels/ep_0_step_0.jpeg", lambda p: p.write_text("hello")),
+        "ep_0_step_0.jpeg: cannot be read",
+    ),
+    "swm folder, a frame of another size": (
+        lambda to: inside(
+            written.swm_folder(to), "pixels/ep_2_step_0.jpeg", lambda p: p.write_bytes(written.png(PIXELS[0, :4]))
+        ),
+        "row 12 is (4, 8, 3), but the first (8, 8, 3)",
+    ),
+    "swm folder, a frame that claims to be huge": (
+        lambda to: inside(written.swm_folder(to), "pixels/ep_0_step_0.jpeg", lambda p: p.write_bytes(jpeg_bomb())),
+        "ep_0_step_0.jpeg: cannot be read",
+        "4290250000 pixels",
+    ),
+    "swm folder, a frame that is a pipe": (
+        lambda to: inside(written.swm_folder(to), "pixels/ep_1_step_2.jpeg", lambda p: replaced(p, pipe)),
+        "ep_1_step_2.jpeg",
+        NOT_A_FILE,
+    ),
+    "swm folder, lengths are a pipe": (
+        lambda to: inside(written.swm_folder(to), "ep_len.npz", lambda p: replaced(p, pipe)),
+        "ep_len.npz",
+        NOT_A_FILE,
+    ),
+}
+
+LANCE: dict[str, tuple[Any, ...]] = {
+    "Lance, no actions": (lambda to: written.lance(to, action=None), "lacks the column action"),
+    "Lance, no step_idx": (lambda to: written.lance(to, step_idx=None), "lacks the column step_idx"),
+    "Lance, steps out of order": (
+        lambda to: written.lance(to, step_idx=np.arange(ROWS)),
+        "episode_idx 1 has step_idx 5 where 0 must be (row 5)",
+    ),
+    "Lance, an episode that comes back": (
+        lambda to: written.lance(to, episode_idx=np.repeat([0, 1, 0], LENGTHS)),
+        "episode_idx 0 comes back after another episode",
+    ),
+    "Lance, steps that are floats": (
+        lambda to: written.lance(to, step_idx=np.arange(ROWS) / 2),
+        "step_idx has dtype float64, but must be integers",
+    ),
+    "Lance, missing values": (
+        lambda to: written.lance(to, pixels=[written.png(PIXELS[0])] * 9 + [None] * 7),
+        "pixels has no value in",
+    ),
+    "Lance, ragged actions": (lambda to: written.lance(to, action=[[1.0]] * 8 + [[1.0, 2.0]] * 8), "lacks the column"),
+    "Lance, a frame of text": (lambda to: written.lance(to, pixels=[b"hello"] * ROWS), "pixels of row 0", "decoded"),
+    "Lance, a frame that claims to be huge": (
+        lambda to: written.lance(to, pixels=[jpeg_bomb()] * ROWS),
+        "pixels of row 0 cannot be decoded",
+    ),
+    "Lance, NaN": (
+        lambda to: written.lance(to, pixels=None, observation=written.lists(nan_everywhere(SEEN))),
+        "observation is not finite",
+    ),
+    "Lance, truncated": (
+        lambda to: each(written.lance(to), "data", cut),
+        "cannot be read",
+    ),
+    "Lance, data gone": (
+        lambda to: each(written.lance(to), "data", Path.unlink),
+        "cannot be read",
+    ),
+    "Lance, data is a pipe": (
+        lambda to: each(written.lance(to), "data", lambda p: replaced(p, pipe)),
+        NOT_A_FILE,
+    ),
+    "Lance, versions gone": (
+        lambda to: each(written.lance(to), "_versions", Path.unlink),
+        "the table cannot be read",
+    ),
+}
+
+MINARI: dict[str, tuple[Any, ...]] = {
+    "Minari, metadata that is no JSON": (
+        lambda to: inside(written.minari_hdf5(to), "data/metadata.json", lambda p: p.write_text("{")),
+        "metadata.json",
+        "Expecting",
+    ),
+    "Minari, metadata that is a list": (
+        lambda to: inside(written.minari_hdf5(to), "data/metadata.json", lambda p: p.write_text("[]")),
+        "metadata.json",
+    ),
+    "Minari, metadata without end": (
+        lambda to: inside(written.minari_hdf5(to), "data/metadata.json", lambda p: p.write_text("[" * 10**5)),
+        "metadata.json",
+    ),
+    "Minari, a million million episodes": (
+        lambda to: about(written.minari_hdf5(to), total_episodes=HUGE),
+        "lacks episode_3, but metadata.json has total_episodes 1000000000000",
+    ),
+    "Minari, half an episode": (lambda to: about(written.minari_arrow(to), total_episodes=2.5), "positive integer"),
+    "Minari, no episodes": (lambda to: about(written.minari_arrow(to), total_episodes=0), "positive integer"),
+    "Minari, no count of episodes": (
+        lambda to: written.minari_hdf5(to, total_episodes=None),
+        "metadata.json",
+        "total_episodes",
+    ),
+    "Minari, a format from elsewhere": (
+        lambda to: about(written.minari_hdf5(to), data_format="../x"),
+        "metadata.json has data_format '../x', but only hdf5 and arrow can be read",
+    ),
+    "Minari, no spaces": (lambda to: written.minari_hdf5(to, action_space=None), "metadata.json lacks action_space"),
+    "Minari, main file gone": (
+        lambda to: inside(written.minari_hdf5(to), "data/main_data.hdf5", Path.unlink),
+        "main_data.hdf5: is missing",
+    ),
+    "Minari, main file truncated": (
+        lambda to: inside(written.minari_hdf5(to), "data/main_data.hdf5", cut),
+        f"main_data.hdf5: {NOT_HDF5}",
+    ),
+    "Minari, main file is a pipe": (
+        lambda to: inside(written.minari_hdf5(to), "data/main_data.hdf5", lambda p: replaced(p, pipe)),
+        "main_data.hdf5",
+        NOT_A_FILE,
+    ),
+    "Minari, an episode in another file": (
+        lambda to: inside(written.minari_hdf5(to), "data/main_data.hdf5", lambda p: elsewhere(p, "episode_1")),
+        "episode_1/rewards lies in another file",
+    ),
+    "Minari, actions of fewer rows": (
+        lambda to: inside(
+            written.minari_hdf5(to),
+            "data/main_data.hdf5",
+            lambda p: instead(p, "episode_1/actions", lambda f: f.__setitem__("episode_1/actions", ACTION[:2])),
+        ),
+        "action",
+        "episode 1 has 2 rows",
+    ),
+    "Minari, text as actions": (
+        lambda to: inside(
+            written.minari_hdf5(to),
+            "data/main_data.hdf5",
+            lambda p: instead(p, "episode_0/actions", lambda f: f.__setitem__("episode_0/actions", [b"left"] * 4)),
+        ),
+        "episode_0/actions has dtype",
+    ),
+    "Minari, an Arrow file truncated": (
+        lambda to: inside(written.minari_arrow(to), "data/1/part-0.arrow", cut),
+        "part-0.arrow",
+        "cannot be read",
+    ),
+    "Minari, an Arrow file gone": (
+        lambda to: inside(written.minari_arrow(to), "data/1/part-0.arrow", Path.unlink),
+        "part-0.arrow: is missing",
+    ),
+    "Minari, an Arrow file of another shape": (
+        lambda to: about(written.minari_arrow(to), action_space=json.dumps(written.space(3))),
+        "actions is stored as fixed_size_list",
+        "but its space has the shape (3,)",
+    ),
+    "Minari, an episode's folder is a link": (
+        lambda to: inside(written.minari_arrow(to), "data/1", lambda p: link(p, p.rename(p.parent.parent / "moved"))),
+        "data/1: is a link to another folder, which is not followed",
+    ),
+    "Minari, metadata is a pipe": (
+        lambda to: inside(written.minari_arrow(to), "data/metadata.json", lambda p: replaced(p, pipe)),
+        NO_FORMAT,
+    ),
+}
+
+TORCH: dict[str, tuple[Any, ...]] = {
+    "torch, truncated": (lambda to: cut(written.transitions_pt(to)), "not a readable"),
+    "torch, code": (
+        lambda to: saved(to / "a.pt", {"state": torch.zeros(4, 2), "x": Hostile(to)}),
+        "holds more than tensors",
+        CAN_RUN,
+    ),
+    "torch, code in the old form": (
+        lambda to: saved(to / "a.pt", Hostile(to), _use_new_zipfile_serialization=False),
+        "is a pickle",
+    ),
+    "torch, a list": (lambda to: saved(to / "a.pt", [torch.zeros(3)]), "must be a dict of tensors"),
+    "torch, no next_state": (lambda to: written.transitions_pt(to, next_state=None), "lacks state and next_state"),
+    "torch, rows that repeat": (
+        lambda to: written.transitions_pt(to, state=torch.zeros(1, 3).expand(HUGE, 3)),
+        "state repeats its rows in memory",
+    ),
+    "torch, more than the file holds": (lambda to: forged_storage(written.transitions_pt(to)), "readable"),
+    "torch, sparse": (lambda to: written.transitions_pt(to, state=torch.zeros(13, 3).to_sparse()), "dense tensor"),
+    "torch, a type that numpy lacks": (
+        lambda to: written.transitions_pt(to, action=torch.zeros(13, 2, dtype=torch.bfloat16)),
+        "action is bfloat16",
+    ),
+    "torch, complex actions": (
+        lambda to: written.transitions_pt(to, action=torch.zeros(13, 2, dtype=torch.complex64)),
+        "action has shape (16, 2) and dtype complex64",
+    ),
+    "torch, a NaN action": (lambda to: written.transitions_pt(to, action=at(ACTION[:13], 1, np.nan)), "row 1"),
+}
+
+INFO = "meta/info.json"
+DATA = "data/chunk-000/file-000.parquet"
+EPISODES = "meta/episodes/chunk-000/file-000.parquet"
+VIDEO = "videos/observation.images.top/chunk-000/file-000.mp4"
+
+LEROBOT: dict[str, tuple[Any, ...]] = {
+    "LeRobot, information that is no JSON": (
+        lambda to: inside(lerobot(to), INFO, lambda p: p.write_text("{")),
+        "info.json: is not a readable JSON file",
+    ),
+    "LeRobot, information that is a list": (
+        lambda to: inside(lerobot(to), INFO, lambda p: p.write_text("[]")),
+        "info.json: holds a list, but must hold an object",
+    ),
+    "LeRobot, version 2": (
+        lambda to: lerobot(to, codebase_version="v2.1"),
+        "codebase_version is 'v2.1', but must be v3.0",
+        "convert_dataset_v21_to_v30",
+    ),
+    "LeRobot, a million million episodes": (
+        lambda to: lerobot(to, total_episodes=HUGE),
+        "total_episodes is 1000000000000, but meta/episodes has 5",
+    ),
+    "LeRobot, half an episode": (lambda to: lerobot(to, total_episodes=2.5), "which must be an integer"),
+    "LeRobot, no features": (lambda to: lerobot(to, features=None), "features is None, which must be an object"),
+    "LeRobot, a path to above": (
+        lambda to: lerobot(to, data_path="../../{chunk_index}/{file_index}"),
+        "must lie in the dataset's folder",
+    ),
+    "LeRobot, a path from the root": (lambda to: lerobot(to, data_path=str(SECRET)), "must lie in the dataset's fold"),
+    "LeRobot, a path that asks Python": (
+        lambda to: lerobot(to, data_path="{chunk_index.__class__}"),
+        "must lie in the dataset's folder",
+    ),
+    "LeRobot, data truncated": (lambda to: inside(lerobot(to), DATA, cut), f"{DATA}: is not a readable parquet"),
+    "LeRobot, data gone": (lambda to: inside(lerobot(to), DATA, Path.unlink), f"{DATA}: is missing"),
+    "LeRobot, data is a pipe": (lambda to: inside(lerobot(to), DATA, lambda p: replaced(p, pipe)), DATA, NOT_A_FILE),
+    "LeRobot, episodes truncated": (
+        lambda to: inside(lerobot(to), EPISODES, cut),
+        f"{EPISODES}: is not a readable parquet",
+    ),
+    "LeRobot, episodes gone": (lambda to: inside(lerobot(to), EPISODES, Path.unlink), "meta/episodes: has no chunk-"),
+    "LeRobot, a video truncated": (
+        lambda to: inside(written.unzipped("lerobot", "videos")(to), VIDEO, cut),
+        f"{VIDEO}: cannot be decoded",
+    ),
+    "LeRobot, a video gone": (
+        lambda to: inside(written.unzipped("lerobot", "videos")(to), VIDEO, Path.unlink),
+        f"{VIDEO}: is missing",
+    ),
+    "LeRobot, a playlist as a video": (
+        lambda to: inside(
+            written.unzipped("lerobot", "videos")(to), VIDEO, lambda p: p.write_text(f"#EXTM3U\n{SECRET}\n")
+        ),
+        f"{VIDEO}: cannot be decoded",
+    ),
+}
+
+CASES = PATHS | HDF5 | ZIPS | FOLDERS | LANCE | MINARI | LEROBOT | TORCH
+COPIED = {name for name in CASES if re.search(r"NaN|infinit|negative discrete", name)}  # values, which convert copies
+NO_CONFIG = {name for name in PATHS if "name" in name}  # paths that YAML cannot hold, or not on a line
+
+
+# ---------------------------------------------------------------------------------------------- the doors
+
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """`call(app, *arguments)`: exit code, stdout and stderr of a command, run in this process."""
+
+    def call(app: Any, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.run(app, "command")
+        return int(stop.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+def assert_one_line(done: tuple[int, str, str], path: Path, says: tuple[str, ...]) -> None:
+    code, out, err = done
+    assert code == 2, err
+    assert out == ""
+    assert err.startswith("error: "), err
+    assert err.count("\n") == 1, err
+    assert err.endswith("\n")
+    assert err[:-1].isprintable(), err
+    assert cli.in_one_line(str(path.with_suffix(""))) in err  # or of NAME-val.npz beside NAME.npz
+    for part in says:
+        assert part in err
+
+
+def assert_info_refuses_or_warns(call: Call, path: Path, says: tuple[str, ...]) -> None:
+    code, out, err = call(data_app, "info", path)
+    if code:
+        assert_one_line((code, out, err), path, says)
+        return
+    assert err == ""
+    warning = out[out.index("warning: training would refuse this: ") :]
+    assert warning.count("\n") == 1
+    for part in (str(path), *says):
+        assert part in warning
+
+
+def assert_convert_refuses(call: Call, path: Path, says: tuple[str, ...], target: Path) -> None:
+    assert_one_line(call(data_app, "convert", path, target), path, says)
+    assert not target.exists()
+
+
+def assert_train_refuses(call: Call, path: Path, says: tuple[str, ...], folder: Path) -> None:
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump({"data": {"path": str(path), "cache_dir": str(folder / "cache")}}))
+    assert_one_line(call(train_app, "--config", config, "--output", folder / "out"), path, says)
+    assert not (folder / "out").exists()
+    assert [file for file in (folder / "cache").glob("*") if file.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_command_refuses_it_in_one_line(case: str, tmp_path: Path, call: Call) -> None:
+    if needed := "lance" if case in LANCE else "av" if case in LEROBOT else None:
+        pytest.importorskip(needed)
+    make, *words = CASES[case]
+    says, folder = tuple(words), tmp_path / "bad"
+    folder.mkdir()
+    path = make(folder)
+    assert_info_refuses_or_warns(call, path, says)
+    if case in COPIED:
+        assert call(data_app, "convert", path, tmp_path / "out.h5")[0] == 0
+    else:
+        assert_convert_refuses(call, path, says, tmp_path / "out.h5")
+    if case not in NO_CONFIG:
+        assert_train_refuses(call, path, says, tmp_path)
+    assert not (folder / "ran").exists(), "code in the dataset ran"
+
+
+# ------------------------------------------------------------------------------------------------- others
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may read everything, so root's tests go on as a user without rights."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_no_permission(tmp_path: Path, kind: str, call: Call) -> None:
+    path = written.vectors(tmp_path) if kind == "file" else written.arrays_npy(tmp_path)
+    call(data_app, "info", path)  # imports what is needed, while it may be read
+    path.chmod(0)
+    with as_nobody():
+        done = call(data_app, "info", path)
+    path.chmod(0o700)
+    assert_one_line(done, path, ("cannot be read (Permission denied)",))
+
+
+@pytest.mark.parametrize("name", [b"a\n\x1b[2Jb", b"\xffa", "ü 1%20".encode()])
+def test_names_that_are_no_text_are_shown_escaped(tmp_path: Path, name: bytes, call: Call) -> None:
+    """Of healthy data: the file's and a column's; raw, they would clear a terminal, or could not be printed at all."""
+    path = tmp_path / os.fsdecode(name + b".h5")
+    made = written.canonical(tmp_path, **{"a\x1b[2Jb": REWARD})
+    made.rename(path)
+    code, out, err = call(data_app, "info", path)
+    assert (code, err) == (0, "")
+    assert cli.in_one_line(str(path)) in out.replace(" \n", "").replace("\n            ", "")
+    assert "a\\x1b[2Jb" in out
+    assert out.replace("\n", "").isprintable()
+    assert call(data_app, "convert", path, tmp_path / os.fsdecode(b"\xfe.h5"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("depth", "lacks the column depth (it has action, observation, pixels, reward)"),
+        ("../observation", "'../observation' is no name of a column"),
+        ("/observation", "'/observation' is no name of a column"),
+        ("", "lacks the column "),
+        ("ep_len", "lacks the column ep_len"),
+    ],
+)
+def test_a_key_that_is_not_there(tmp_path: Path, name: str, says: str, call: Call) -> None:
+    path, target = written.canonical(tmp_path), tmp_path / "out.h5"
+    assert_one_line(call(data_app, "convert", path, target, "--keys", f"action,{name}"), path, (says,))
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("case", "command"),
+    [
+        ("npy, a pipe", ["jepa_ray.data", "info"]),
+        ("torch, code", ["jepa_ray.data", "convert"]),
+        ("lengths that are not stored", ["jepa_ray.data", "info"]),
+    ],
+)
+def test_a_process_of_its_own_says_the_same(tmp_path: Path, case: str, command: list[str]) -> None:
+    path = CASES[case][0](tmp_path)
+    more = [str(tmp_path / "out.h5")] if "convert" in command else []
+    root = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run(
+        [sys.executable, "-m", *command, str(path), *more],
+        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=os.environ | {"PYTHONPATH": root},
+    )  # fmt: skip
+    assert_one_line((done.returncode, done.stdout, done.stderr), path, CASES[case][1:])
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.parametrize("case", ["a pickle", "OGBench, objects as actions", "torch, code", "npy, objects"])
+def test_the_traps_work(tmp_path: Path, case: str) -> None:
+    """The control: a program that unpickles is caught by the file that is left."""
+    path = CASES[case][0](tmp_path)
+    match path.suffix:
+        case ".pkl":
+            pickle.loads(path.read_bytes())
+        case ".npz":
+            np.load(path, allow_pickle=True)["actions"]
+        case ".pt":
+            torch.load(path, weights_only=False)
+        case _:
+            np.load(path / "actions.npy", allow_pickle=True)
+    assert (tmp_path / "ran").exists()
+
+
+def test_the_table_is_as_large_as_it_says() -> None:
+    assert len(CASES) == sum(map(len, (PATHS, HDF5, ZIPS, FOLDERS, LANCE, MINARI, LEROBOT, TORCH))), "a name came twice"
+    assert len(CASES) >= 200
