@@ -1,7 +1,7 @@
 # The venv is made once; `make sweep` and `make test` are the README's two commands.
 BIN := .venv/bin
 
-.PHONY: install sweep smoke test check format
+.PHONY: install sweep smoke test check format docs
 
 install:
 	python3 -m venv .venv
@@ -25,3 +25,7 @@ check:
 format:
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs:
+	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs build/docs
+	@echo "open build/docs/index.html"

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from jepa_ray import cli
 from jepa_ray.config import PlanningConfig, load_train_config
-from jepa_ray.data.dataset import DataSpec
+from jepa_ray.data.spec import DataSpec
 from jepa_ray.model.jepa import JEPA, build_jepa
 from jepa_ray.plan.environment import TwoRooms
 from jepa_ray.plan.goal import goal_cost

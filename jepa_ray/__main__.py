@@ -8,6 +8,8 @@ from jepa_ray import cli
 from jepa_ray.compare.__main__ import compare
 from jepa_ray.data.__main__ import app as data_app
 from jepa_ray.evaluate import evaluate
+from jepa_ray.reference import config
+from jepa_ray.report.__main__ import report
 from jepa_ray.sweep.__main__ import sweep
 from jepa_ray.train.__main__ import train
 
@@ -16,6 +18,8 @@ app.command()(sweep)
 app.command()(train)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(config)
+app.command()(report)
 app.add_typer(data_app, name="data")
 
 

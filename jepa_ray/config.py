@@ -90,7 +90,7 @@ class _Section(BaseModel):
 
 
 class CnnConfig(_Section):
-    """Of the CNN encoder."""
+    """Section `model.cnn`: the CNN encoder."""
 
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (32, 64, 128), min_length=1, description="Output channels of the stride-2 convolutions, first to last."
@@ -98,7 +98,7 @@ class CnnConfig(_Section):
 
 
 class VitConfig(_Section):
-    """Of the vision transformer encoder."""
+    """Section `model.vit`: the vision transformer encoder."""
 
     patch_size: int = Field(8, ge=1, description="Side of a square patch, in pixels; must divide the image.")
     width: int = Field(
@@ -111,9 +111,9 @@ class VitConfig(_Section):
 
 
 class MlpConfig(_Section):
-    """Of the MLP encoder."""
+    """Section `model.mlp`: the MLP encoder."""
 
-    width: int = Field(256, ge=1, description="Hidden width; raised to latent_dim_state where that is larger.")
+    width: int = Field(256, ge=1, description="Units of a hidden layer; raised to latent_dim_state if larger.")
     depth: int = Field(2, ge=1, description="Hidden layers.")
 
 
@@ -121,8 +121,10 @@ class ModelConfig(_Section):
     """Section `model`: the parts of the JEPA and their sizes."""
 
     encoder_type: Literal["vit", "cnn", "mlp"] = Field("vit", description="State encoder; vit and cnn need pixels.")
-    latent_dim_state: int = Field(128, ge=2, description="Width of the state embedding, the model's bottleneck.")
-    latent_dim_action: int = Field(64, ge=1, description="Width of the action embedding.")
+    latent_dim_state: int = Field(
+        128, ge=2, description="Width of the state embedding, in numbers: the model's bottleneck."
+    )
+    latent_dim_action: int = Field(64, ge=1, description="Width of the action embedding, in numbers.")
     transition_depth: int = Field(4, ge=1, description="Transformer blocks of the transition model.")
     transition_heads: int = Field(4, ge=1, description="Attention heads; must divide latent_dim_state.")
     transition_mlp_ratio: float = Field(4.0, gt=0, description="Width of a block's MLP over latent_dim_state.")
@@ -151,12 +153,16 @@ class LossConfig(_Section):
     """Section `training.loss`: terms beside the objective, each a weight; all of them can be swept."""
 
     rollout_steps: int = Field(1, ge=1, description="K: open-loop steps that the objective is averaged over.")
-    variance: Weight = Field(0.0, description="VICReg's hinge on the std of each embedding dimension.")
-    covariance: Weight = Field(0.0, description="VICReg's squared off-diagonal covariances.")
-    sigreg: Weight = Field(0.0, description="SIGReg: distance of the embeddings from an isotropic Gaussian.")
+    variance: Weight = Field(0.0, description="Weight of VICReg's hinge on the std of each embedding dimension.")
+    covariance: Weight = Field(0.0, description="Weight of VICReg's squared off-diagonal covariances.")
+    sigreg: Weight = Field(
+        0.0, description="Weight of SIGReg: the distance of the embeddings from an isotropic Gaussian."
+    )
     sigreg_directions: int = Field(256, ge=1, description="Random directions that SIGReg tests, new at each step.")
-    inverse_dynamics: Weight = Field(0.0, description="Error of the action told from two successive embeddings.")
-    temporal_similarity: Weight = Field(0.0, description="Squared distance of successive embeddings.")
+    inverse_dynamics: Weight = Field(
+        0.0, description="Weight of the error of the action told from two successive embeddings."
+    )
+    temporal_similarity: Weight = Field(0.0, description="Weight of the squared distance of successive embeddings.")
 
 
 class TrainingConfig(_Section):
@@ -166,7 +172,7 @@ class TrainingConfig(_Section):
         "jepa", description="jepa: predict the next embedding; generative: decode the next observation."
     )
     loss: LossConfig = LossConfig()
-    ema_decay: float = Field(0.995, ge=0, lt=1, description="Decay of the target encoder per optimiser step.")
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="Share of the target encoder that an optimiser step keeps.")
     ema_decay_final: float | None = Field(
         None, ge=0, le=1, description="If set, the decay moves on a cosine from ema_decay to this over the run."
     )
@@ -205,7 +211,7 @@ class TrainingConfig(_Section):
 
 
 class TwoRoomsConfig(_Section):
-    """The built-in Two Rooms data."""
+    """Section `data.two_rooms`: the built-in simulation."""
 
     trajectories: int = Field(400, ge=2, description="Episodes to simulate.")
     steps: int = Field(50, ge=1, description="Transitions of one episode.")
@@ -214,7 +220,7 @@ class TwoRoomsConfig(_Section):
         "fixed", description="One wall for all episodes, or one drawn per episode."
     )
     dot_std: float = Field(
-        2.0, gt=0, description="Standard deviation of the Gaussian dot at 32 px; scales with the frame."
+        2.0, gt=0, description="Standard deviation of the Gaussian dot, in pixels at 32 px; scales with the frame."
     )
     seed: int = Field(0, ge=0, description="Seed of walls, starts and actions.")
 
@@ -283,7 +289,8 @@ class DataConfig(_Section):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.path is None) == (self.builtin is None):
-            raise ValueError("exactly one of path and builtin must be set")
+            found = "neither is" if self.path is None else "both are: set builtin to null for the path"
+            raise ValueError(f"exactly one of path and builtin must be set, and {found}")
         return self
 
 
@@ -335,6 +342,18 @@ class TrackingConfig(_Section):
     uri: str | None = Field(None, description="MLflow tracking URI; null: sqlite under the output root.")
     experiment: str | None = Field(None, description="MLflow experiment; null: the name of the sweep or run.")
     wandb: str | None = Field(None, min_length=1, description="A W&B project to log runs and trials to as well.")
+
+
+class SweepTracking(TrackingConfig):
+    """Where MLflow writes what a sweep finds."""
+
+    registered_model: str | None = Field(
+        "auto",
+        min_length=1,
+        pattern=r"^[^/:'\"`]+$",
+        description="Name in MLflow's Model Registry that the best model gets a version under at the sweep's end, with"
+        " the alias `best`; auto: the sweep's name; null: it is not registered.",
+    )
 
 
 # A name becomes a folder: no separators, no leading dot.
@@ -450,7 +469,9 @@ class Resources(_Section):
     workers_per_trial: int = Field(1, ge=1, description="DDP workers of one trial.")
     cpus_per_worker: int = Field(1, ge=1, description="CPUs (threads) of one worker.")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of one worker; a fraction shares a GPU.")
-    max_concurrent: int | Literal["auto"] = Field("auto", description="Trials at once; auto: as many as fit.")
+    max_concurrent: int | Literal["auto"] = Field(
+        "auto", description="Trials at once, 1 or more; auto: as many as the CPUs and GPUs allow."
+    )
     max_failures: int = Field(2, ge=0, description="Retries of a trial, from its checkpoint, before it is FAILED.")
 
     @field_validator("max_concurrent")
@@ -541,8 +562,10 @@ _TAGS = (*dimensions.TAGS, "one", "several")
 class SweepConfig(_Section):
     """A sweep: a base run, the space around it, and the budget to search it with."""
 
-    name: Name
-    base: TrainConfig
+    name: Name = Field(description="Folder of the sweep under `sweeps` of the output root, and its name in MLflow.")
+    base: TrainConfig = Field(
+        description="The run that trials vary: a train config's path beside the spec, or its sections here."
+    )
     space: dict[str, Dimension] = Field(
         min_length=1, description="Dotted key -> list of choices, or a range; as a mapping it may have a condition."
     )
@@ -553,7 +576,7 @@ class SweepConfig(_Section):
     early_stopping: EarlyStopping = EarlyStopping()
     resources: Resources = Resources()
     evaluation: EvaluationConfig = EvaluationConfig()
-    tracking: TrackingConfig = TrackingConfig()
+    tracking: SweepTracking = SweepTracking()
 
     @model_validator(mode="after")
     def _can_plan(self) -> Self:
@@ -589,7 +612,7 @@ class SweepConfig(_Section):
     def _space_fits_base(self) -> Self:
         dimensions.check_conditions(self.space)
         for key, dimension in self.space.items():
-            if owner := _SET_BY_SPEC.get(key):
+            if owner := SET_BY_SPEC.get(key):
                 raise ValueError(f"space.{key} cannot be swept: the spec's {owner} sets it")
             values = dimensions.samples(dimension)
             for value, context in itertools.product(values, dimensions.contexts(self.space, key)):
@@ -625,8 +648,13 @@ class SweepConfig(_Section):
 
     def trial_config(self, overrides: Mapping[str, Any]) -> TrainConfig:
         """The train config of one trial: base, this spec's budget and resources, then `overrides`."""
-        fixed = {key: _lookup(self, owner) for key, owner in _SET_BY_SPEC.items()}
+        fixed = {key: _lookup(self, owner) for key, owner in SET_BY_SPEC.items()}
         return self.base.with_overrides(fixed | dict(overrides), source=f"trial of sweep {self.name}")
+
+    @property
+    def registered_model(self) -> str | None:
+        """The name that the best model is registered under, if it is."""
+        return self.name if self.tracking.registered_model == "auto" else self.tracking.registered_model
 
     def to_dict(self) -> dict[str, Any]:
         """The resolved spec (base inlined), as plain values."""
@@ -634,7 +662,7 @@ class SweepConfig(_Section):
 
 
 # Keys of a train config that a sweep spec sets for all its trials -> where the spec says so.
-_SET_BY_SPEC = {
+SET_BY_SPEC = {
     "training.num_epochs": "early_stopping.max_epochs",
     "training.num_workers": "resources.workers_per_trial",
     "training.cpus_per_worker": "resources.cpus_per_worker",
@@ -666,9 +694,10 @@ _Loader.add_implicit_resolver(
 def load_train_config(path: Path, sets: Iterable[str] = ()) -> TrainConfig:
     """Read and check a train config; `sets` are `dotted.key=value` from the command line.
 
-    Relative `data.path`s are taken from the folder of the file. Raises `ConfigError`.
+    A relative `data.path` is taken from the folder of the file, one of `sets` from the working directory. Raises
+    `ConfigError`.
     """
-    return _validate(TrainConfig, _override(_read_train(path), parse_sets(sets), "--set"), str(path))
+    return _validate(TrainConfig, _override(_read_train(path), _anchored(parse_sets(sets)), "--set"), str(path))
 
 
 def load_sweep_config(path: Path, sets: Iterable[str] = ()) -> SweepConfig:
@@ -682,7 +711,7 @@ def load_sweep_config(path: Path, sets: Iterable[str] = ()) -> SweepConfig:
         spec["base"] = _read_train(_beside(path, base))
     elif isinstance(base, dict):
         _anchor_data_path(base, path)
-    return _validate(SweepConfig, _override(spec, parse_sets(sets), "--set"), str(path))
+    return _validate(SweepConfig, _override(spec, _anchored(parse_sets(sets)), "--set"), str(path))
 
 
 def planning_config(overrides: Mapping[str, Any]) -> PlanningConfig:
@@ -726,9 +755,15 @@ def _anchor_data_path(values: dict[str, Any], config: Path) -> None:
         data["path"] = str(_beside(config, data["path"]))
 
 
+def _anchored(sets: dict[str, Any]) -> dict[str, Any]:
+    """`sets` with their data paths made absolute: the config is saved, and read again from elsewhere."""
+    paths = {key: sets[key] for key in ("data.path", "base.data.path") if isinstance(sets.get(key), str)}
+    return sets | {key: str(_beside(Path("config"), name)) for key, name in paths.items()}
+
+
 def _beside(config: Path, name: str) -> Path:
     # not Path's own expanduser and resolve: they raise for users and circles of links that are not there
-    return Path(os.path.realpath(config.parent / os.path.expanduser(name)))
+    return Path(os.path.realpath(config.parent / os.path.expanduser(name)))  # noqa: PTH111
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

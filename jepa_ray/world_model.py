@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepa_ray.config import TrainConfig
-from jepa_ray.data.dataset import DataSpec
+from jepa_ray.data.spec import DataSpec
 from jepa_ray.errors import DataError
 from jepa_ray.model.jepa import JEPA
 from jepa_ray.train.checkpoint import read_checkpoint, rebuild

@@ -344,6 +344,17 @@ def test_absolute_and_home_data_paths_stay(train_yaml: Path, monkeypatch: pytest
     assert load_train_config(train_yaml).data.path == (tmp_path / "home" / "d.h5").resolve()
 
 
+def test_data_path_of_the_command_line_is_taken_from_the_working_directory(
+    train_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is absolute: `best_config.yaml` is read again from its own folder."""
+    monkeypatch.chdir(tmp_path.parent)
+    here = (tmp_path.parent / "d.h5").resolve()
+    assert load_train_config(train_yaml, ["data.path=d.h5", "data.builtin=null"]).data.path == here
+    spec = write_spec(tmp_path, "{training.ema_decay: [0.9]}")
+    assert load_sweep_config(spec, ["base.data.path=d.h5", "base.data.builtin=null"]).base.data.path == here
+
+
 def test_base_is_found_beside_the_spec_and_its_data_beside_the_base(tmp_path: Path) -> None:
     for folder in ("sweeps", "configs"):
         (tmp_path / folder).mkdir()

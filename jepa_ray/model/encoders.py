@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from jepa_ray.data.dataset import DataSpec
+from jepa_ray.data.spec import DataSpec
 from jepa_ray.model.blocks import Block
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_ray.config import ModelConfig
-from jepa_ray.data.dataset import DataSpec
+from jepa_ray.data.spec import DataSpec
 from jepa_ray.errors import ConfigError
 from jepa_ray.model.encoders import CnnEncoder, MlpEncoder, Normalise, VitEncoder, action_encoder
 from jepa_ray.model.transition import TransformerTransition

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_ray.config import ModelConfig, TrainingConfig
-from jepa_ray.data.dataset import DataSpec
+from jepa_ray.data.spec import DataSpec
 from jepa_ray.model.decoders import build_decoder
 from jepa_ray.model.encoders import Normalise
 from jepa_ray.model.jepa import JEPA, build_jepa

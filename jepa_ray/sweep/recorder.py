@@ -1,9 +1,10 @@
-"""The one listener to Ray Tune: turns its callbacks into entries of the study, MLflow and the view."""
+"""The one listener to Ray Tune: writes its news to study and MLflow, and passes it on to who else listens."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
@@ -12,9 +13,19 @@ from jepa_ray.config import METRICS
 from jepa_ray.errors import GroupStartError, StorageError
 from jepa_ray.sweep import trial_name
 from jepa_ray.sweep.checkpoints import Shelf
+from jepa_ray.sweep.space import Params
 from jepa_ray.sweep.study import Ran, Status, Study, TrialRecord
-from jepa_ray.sweep.view import SweepView, describe
+from jepa_ray.sweep.view import describe
 from jepa_ray.tracking import Run, Tracker
+
+
+class Listener(Protocol):
+    """Who is told of every event once it is recorded: the view, the gauges."""
+
+    def trial_started(self, number: int, params: Params) -> None: ...
+    def epoch_done(self, number: int, epoch: int, metrics: Mapping[str, float], group: str | None) -> None: ...
+    def retried(self, number: int, error: str) -> None: ...
+    def trial_ended(self, record: TrialRecord) -> None: ...
 
 
 class Recorder(Callback):
@@ -25,9 +36,9 @@ class Recorder(Callback):
     """
 
     def __init__(
-        self, study: Study, tracker: Tracker, sweep_id: str, parent: Run, view: SweepView, shelf: Shelf
+        self, study: Study, tracker: Tracker, sweep_id: str, parent: Run, shelf: Shelf, listeners: Sequence[Listener]
     ) -> None:
-        self._study, self._tracker, self._view, self._shelf = study, tracker, view, shelf
+        self._study, self._tracker, self._shelf, self._listeners = study, tracker, shelf, listeners
         self._sweep_id, self._parent = sweep_id, parent
         self._runs: dict[int, Run] = {}  # by trial number
         ended = [study.best_value(r) for r in study.records() if r.status is not Status.RUNNING]
@@ -83,7 +94,8 @@ class Recorder(Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._study.record(trial.config["number"])
         self._open(record)
-        self._view.trial_started(record.number, record.params)
+        for listener in self._listeners:
+            listener.trial_started(record.number, record.params)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -100,11 +112,13 @@ class Recorder(Callback):
         ran = Ran(*(result.get("ran") or ()))
         if self._study.report(number, result["epoch"], metrics, last=reached_its_end, ran=ran):
             self._tracker.log_epoch(self._runs[number], result["epoch"], metrics)
-        self._view.epoch_done(number, result["epoch"], metrics)
+        for listener in self._listeners:
+            listener.epoch_done(number, result["epoch"], metrics, ran.group)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._check_worth_retrying(trial)
-        self._view.retried(trial.config["number"], _error(trial)[1])
+        for listener in self._listeners:
+            listener.retried(trial.config["number"], _error(trial)[1])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._end(trial.config["number"])
@@ -125,7 +139,8 @@ class Recorder(Callback):
         record = self._study.finish(number, failed=failed)
         self._close(record)
         self._shelf.ended(record)
-        self._view.trial_ended(record)
+        for listener in self._listeners:
+            listener.trial_ended(record)
         self._log_best(self._study.best_value(record))
 
     def _log_best(self, value: float | None) -> None:
@@ -134,7 +149,7 @@ class Recorder(Callback):
         self._ended += 1
         self._best = objective.best(v for v in (self._best, value) if v is not None)
         if self._best is not None:
-            self._tracker.log_epoch(self._parent, self._ended, {f"best_{objective.metric}": self._best})
+            self._tracker.log_metrics(self._parent, self._ended, {f"best_{objective.metric}": self._best})
 
 
 def _error(trial: Trial) -> tuple[str, str]:

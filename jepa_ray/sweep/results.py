@@ -203,12 +203,14 @@ def show(spec: SweepConfig, folder: RunFolder, console: Console) -> pd.DataFrame
     console.print(table(frame, spec))
     console.print(f"done in {clock(folder.seconds)}; everything is in {folder.path}", soft_wrap=True)
     for name, what in (
+        ("report.html", "everything to look at: open it in a browser"),
         ("leaderboard.csv", "all trials"),
         ("best_config.yaml", "python -m jepa_ray.train --config on it reproduces the best trial"),
         ("best_jepa_model.pt", "the best trial's best epoch"),
         ("ray.log", "what Ray had to say"),
     ):
-        console.print(f"  {name:<20} {what}", highlight=False, soft_wrap=True)
+        if (folder.path / name).exists():
+            console.print(f"  {name:<20} {what}", highlight=False, soft_wrap=True)
     return frame
 
 

@@ -26,11 +26,13 @@ from jepa_ray.config import SweepConfig, dump_yaml
 from jepa_ray.errors import Interrupted, JepaRayError, StorageError, TrialError
 from jepa_ray.files import RunFolder, remove_partial_files
 from jepa_ray.machine import Machine
-from jepa_ray.sweep import checkpoint_path, results, trial_name
+from jepa_ray.report.facts import State
+from jepa_ray.sweep import cards, checkpoint_path, reporting, results, trial_name
 from jepa_ray.sweep.checkpoints import Shelf
 from jepa_ray.sweep.finals import hold_finals
+from jepa_ray.sweep.gauges import SweepGauges
 from jepa_ray.sweep.plan import Plan, plan
-from jepa_ray.sweep.recorder import Recorder
+from jepa_ray.sweep.recorder import Listener, Recorder
 from jepa_ray.sweep.scheduler import TuneScheduler
 from jepa_ray.sweep.search import TuneSearcher
 from jepa_ray.sweep.stopping import make_rule
@@ -104,11 +106,17 @@ class _Sweep:
             self.console.print(str(lesson), highlight=False, soft_wrap=True)
         space = {f"space.{key}": value for key, value in spec.to_dict()["space"].items()}
         parent = tracker.open_run(folder.id, spec.name, space, tags={"kind": "sweep"})
+        tracker.attach(parent, [folder.path / "spec.yaml"])
+        tracker.describe(parent, cards.beginning(spec, plans.trials))
+        tracker.log_dataset(parent, cards.dataset_card(spec.base.data))
+        tracker.watch_machine(parent)
+        reporting.begin_session(study)
         known = study.records()
         done = [record for record in known if record.status is not Status.RUNNING]
         searcher = TuneSearcher(study)
         with SweepView(spec, plans, self.console, done) as view:
-            recorder = Recorder(study, tracker, folder.id, parent, view, Shelf(study, folder.path))
+            listeners: list[Listener] = [view, SweepGauges(spec, done)]
+            recorder = Recorder(study, tracker, folder.id, parent, Shelf(study, folder.path), listeners)
             if known:
                 recorder.catch_up()
             self._tune(study, searcher, recorder, plans.groups)
@@ -121,17 +129,27 @@ class _Sweep:
         runs: dict[int, str] = {}
         with contextlib.suppress(StorageError):
             runs = recorder.run_ids(PATIENCE_S)
-        done = self._write_results(study, runs)[0]
+        done = self._write_results(study, runs, State.INTERRUPTED)[0]
         raise Interrupted(f"interrupted with {len(done)} trials done; the same command continues")
 
-    def _write_results(self, study: Study, runs: dict[int, str]) -> tuple[list[TrialRecord], list[Path]]:
+    def _write_results(self, study: Study, runs: dict[int, str], state: State) -> tuple[list[TrialRecord], list[Path]]:
         """The ranking, and the files that show it."""
         ranking, folder = results.ranking(study), self.folder.path
         written = [folder / "spec.yaml", results.write_leaderboard(study, runs, folder)]
         best = next((r for r in ranking if r.status in results.RANKED), None)
         if best:
             written += results.write_best(study, best, checkpoint_path(folder, best.number), folder)
-        return ranking, written
+        return ranking, written + self._write_report(study, state)
+
+    def _write_report(self, study: Study, state: State) -> list[Path]:
+        """`report.html`. Results are on disk by now: a page that cannot be drawn must not keep a sweep from ending."""
+        try:
+            with self.console.status("writing the report"):
+                return [reporting.write_report(study, self.folder.path, state)]
+        except Exception as error:
+            again = f"python -m jepa_ray.report {self.folder.path}"
+            self.console.print(f"report.html was not written ({error!r}); {again} tries again", soft_wrap=True)
+            return []
 
     def _greet(self, session: Session, tracker: Tracker, plans: Plan) -> None:
         say = self.console.print
@@ -171,8 +189,8 @@ class _Sweep:
 
     def _conclude(self, study: Study, tracker: Tracker, parent: Run, runs: dict[int, str]) -> pd.DataFrame:
         self._finals(study, runs, tracker)
-        ranking, written = self._write_results(study, runs)
-        self._rank_in_mlflow(ranking, runs, tracker, parent, written)
+        ranking, written = self._write_results(study, runs, State.FINISHED)
+        self._tell_mlflow(study, ranking, runs, tracker, parent, written)
         if not ranking or ranking[0].status not in results.RANKED:
             raise TrialError(f"every trial failed; the first one: {ranking[0].error if ranking else 'none ran'}")
         for leftover in ("groups", "tune"):
@@ -188,15 +206,33 @@ class _Sweep:
                 except KeyboardInterrupt:
                     raise Interrupted("interrupted while planning with the best; the same command continues") from None
 
-    def _rank_in_mlflow(
-        self, ranking: list[TrialRecord], runs: dict[int, str], tracker: Tracker, parent: Run, written: list[Path]
+    def _tell_mlflow(
+        self,
+        study: Study,
+        ranking: list[TrialRecord],
+        runs: dict[int, str],
+        tracker: Tracker,
+        parent: Run,
+        written: list[Path],
     ) -> None:
+        digits = len(str(len(ranking)))  # tags sort as text
         for rank, record in enumerate(ranking, start=1):
             if run := runs.get(record.number):
-                tracker.tag(run, {"rank": str(rank)})
+                tracker.tag(run, {"rank": f"{rank:0{digits}}"})
         tracker.attach(parent, written)
-        tracker.close_run(parent)
-        tracker.flush()
+        tracker.describe(parent, cards.ending(study, ranking))
+        best = next((record for record in ranking if record.status in results.RANKED), None)
+        registered = None
+        model = any(path.suffix == ".pt" for path in written)
+        if best and model and self.spec.registered_model and (run := runs.get(best.number)):
+            card = cards.model_card(study, best, self.folder.path, self.folder.id, run)
+            registered = tracker.register(parent, card)
+        tracker.stop_watching()
+        tracker.close_run(parent, failed=best is None)
+        with self.console.status("writing to MLflow"):
+            tracker.flush()
+        if registered:
+            self.console.print(registered.result(), highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

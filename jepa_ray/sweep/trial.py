@@ -69,6 +69,10 @@ class SweepTrial(Trainable):
         self._name = f"{self.spec.name}-group-{uuid.uuid4().hex[:6]}"  # a group that dies takes this process along
         self._begin(config)
 
+    def __repr__(self) -> str:
+        """What the Ray dashboard calls the actor."""
+        return self._name
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begin(new_config)
         return True

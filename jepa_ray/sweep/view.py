@@ -73,8 +73,8 @@ class SweepView:
         """A group begins, or continues, a trial."""
         self._running[number] = _Current(params)
 
-    def epoch_done(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """A trial finished an epoch."""
+    def epoch_done(self, number: int, epoch: int, metrics: Mapping[str, float], group: str | None = None) -> None:
+        """A trial finished an epoch in `group`; None: it was told from a checkpoint."""
         params, value = self._running[number].params, metrics[self._spec.objective.metric]
         self._running[number] = _Current(params, epoch, value, metrics.get("samples_per_s"))
         self._epochs += 1

@@ -73,8 +73,8 @@ def _said(spec: SweepConfig) -> str:
 
 def _finished(database: Path, name: str) -> list[FrozenTrial]:
     """The trials that the other sweep trained itself, failed ones left out."""
-    with _copy(database) as url:
-        storage = optuna.storages.RDBStorage(url)
+    with copied(database) as copy:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{copy}")
         try:
             trials = optuna.load_study(study_name=name, storage=storage).get_trials(
                 states=(TrialState.COMPLETE, TrialState.PRUNED)
@@ -87,8 +87,8 @@ def _finished(database: Path, name: str) -> list[FrozenTrial]:
 
 
 @contextlib.contextmanager
-def _copy(database: Path) -> Iterator[str]:
-    """The URL of a copy: SQLite's own backup is whole even while another process writes, and Optuna may upgrade it."""
+def copied(database: Path) -> Iterator[Path]:
+    """A copy, for Optuna may upgrade it. SQLite's own backup is whole even while another process writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optuna.db"
         try:
@@ -99,7 +99,7 @@ def _copy(database: Path) -> Iterator[str]:
                 source.backup(target)
         except sqlite3.Error as error:
             raise ConfigError(f"{database}: cannot be read ({error})") from None
-        yield f"sqlite:///{path}"
+        yield path
 
 
 def _fitted(trial: FrozenTrial, spec: SweepConfig, folder: Path) -> FrozenTrial | None:

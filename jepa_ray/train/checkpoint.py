@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from jepa_ray.config import TrainConfig
-from jepa_ray.data.dataset import DataSpec
+from jepa_ray.data.spec import DataSpec
 from jepa_ray.errors import ConfigError, DataError
 from jepa_ray.model.jepa import JEPA, build_jepa
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jepa_ray.adapters.stable_worldmodel import CostModel, final_distance, path_distance
 from jepa_ray.config import TrainConfig
-from jepa_ray.data.dataset import DataSpec
+from jepa_ray.data.spec import DataSpec
 from jepa_ray.errors import DataError
 from jepa_ray.model.jepa import build_jepa
 from jepa_ray.world_model import WorldModel

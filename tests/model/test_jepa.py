@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from jepa_ray.config import ModelConfig
-from jepa_ray.data.dataset import DataSpec
+from jepa_ray.data.spec import DataSpec
 from jepa_ray.errors import ConfigError
 from jepa_ray.model.jepa import JEPA, EmaUpdate, build_jepa
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jepa_ray.config import ModelConfig, TrainingConfig
-from jepa_ray.data.dataset import DataSpec
+from jepa_ray.data.spec import DataSpec
 from jepa_ray.model.decoders import CnnDecoder, build_decoder
 from jepa_ray.model.jepa import JEPA
 from jepa_ray.model.learner import Learner, build_learner

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from jepa_ray.config import PlanningConfig, TrainConfig, TwoRoomsConfig
-from jepa_ray.data.dataset import DataSpec
+from jepa_ray.data.spec import DataSpec
 from jepa_ray.data.two_rooms import Rooms
 from jepa_ray.errors import ConfigError
 from jepa_ray.model.jepa import build_jepa

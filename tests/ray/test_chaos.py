@@ -9,9 +9,7 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ import pytest
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 from running import Running, board, epochs_recorded, run, start, write
+from tracking_server import Server
 
 from jepa_ray.config import METRICS, TrainConfig
 
@@ -33,41 +32,6 @@ long = pytest.mark.skipif("JEPA_RAY_CHAOS" not in os.environ, reason="minutes: w
 TIMES = ["seconds", "samples_per_s", "epoch_s", "mlflow_run_id"]
 # What is killed, by how its command line begins or reads; the sweep itself and its server are known by their ids.
 VICTIMS = {"group": "ray::SweepTrial", "worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}
-
-
-class Server:
-    """A tracking server that can be killed and started again on the same port and store."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        store = f"sqlite:///{folder / 'server.db'}"
-        self._command = [
-            sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--backend-store-uri", store,
-            "--artifacts-destination", str(folder / "artifacts"), "--workers", "1",
-        ]  # fmt: skip
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            self._command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # seven processes that nobody needs
-        )
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return
-            time.sleep(0.2)
-        raise AssertionError("the tracking server did not start")
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ import psutil
 import pytest
 import ray
 
-from jepa_ray.config import TrainConfig
+from jepa_ray.config import SweepConfig, TrainConfig
 from jepa_ray.errors import TrialError
+from jepa_ray.sweep.gauges import SweepGauges
+from jepa_ray.sweep.study import Status, TrialRecord
 from jepa_ray.train.cluster import ray_session
 from jepa_ray.train.mailbox import RunEpoch, StartTrial
 from jepa_ray.train.worker_group import GroupDiedError, GroupStartError, WorkerGroup
@@ -149,3 +153,36 @@ def train_workers() -> set[psutil.Process]:
             if "RayTrainWorker" in " ".join(process.cmdline()):
                 found.add(process)
     return found
+
+
+def test_gauges_come_out_where_prometheus_looks(tmp_path: Path, train_config: TrainConfig) -> None:
+    """Two epochs of one group with two seconds between them: one of work, so one of idleness."""
+    spec = SweepConfig.model_validate(
+        {"name": "measured", "base": train_config.to_dict(), "space": {"training.learning_rate": [1e-4, 1e-3]}}
+    )
+    before = TrialRecord(0, {}, Status.COMPLETE, [{"val_rollout_mrr": 0.25}])
+    gauges = SweepGauges(spec, [before])
+    gauges.trial_started(1, {})
+    for epoch, value in ((1, 0.125), (2, 0.5)):
+        gauges.epoch_done(1, epoch, {"val_rollout_mrr": value, "samples_per_s": 8.0 * epoch, "epoch_s": 1.0}, "left")
+        time.sleep(2 * (epoch == 1))
+    shown = {}
+    for _ in range(60):
+        shown = scraped()
+        if shown.get(("jepa_ray_samples_per_second", "left")) == 16.0:
+            break
+        time.sleep(1)
+    assert shown["jepa_ray_best_objective", "val_rollout_mrr"] == 0.5
+    assert shown["jepa_ray_samples_per_second", "left"] == 16.0
+    assert shown["jepa_ray_idle_seconds", "left"] == pytest.approx(1.0, abs=0.5)
+    assert shown["jepa_ray_trials", "RUNNING"] == shown["jepa_ray_trials", "COMPLETE"] == 1
+    assert shown["jepa_ray_trials", "FAILED"] == 0
+
+
+def scraped() -> dict[tuple[str, str], float]:
+    """What the node's exporter says of this sweep: (name, metric, status or group) -> value."""
+    port = ray.nodes()[0]["MetricsExportPort"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if 'sweep="measured"' in line]
+    found = [re.match(r'ray_(\w+)\{.*\b(?:metric|status|group)="([^"]*)".*\} (\S+)', line) for line in lines]
+    return {(match[1], match[2]): float(match[3]) for match in found if match}

@@ -1,28 +1,32 @@
-"""The only MLflow writer: runs, parameters, per-epoch metrics, tags. One process writes, off the hot path.
+"""One MLflow experiment: runs and what is logged to them.
 
-What comes for a run while the store is busy is gathered and written in one batch. A run is found again by its
-`jepa_ray.key` tag, so a sweep that is resumed continues its runs and doubles none.
+What comes for a run while the store is busy, or away, is gathered and written in one batch. A run is found again by
+its `jepa_ray.key` tag, so a sweep that is resumed continues its runs and doubles none.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
-import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 
 from jepa_ray.config import TrackingConfig
 from jepa_ray.errors import ConfigError, StorageError
+from jepa_ray.tracking import patience, registry
+from jepa_ray.tracking.cards import DatasetCard, ModelCard
+from jepa_ray.tracking.machine import MachineMetrics
+from jepa_ray.tracking.patience import is_away, patiently
+from jepa_ray.tracking.writing import Batch, Writer
 from jepa_ray.wandb_mirror import WandbMirror
 
 
@@ -37,16 +41,20 @@ class KnownRun:
 
 
 Run = Future[str]  # the id of an MLflow run, known once the run is written
+T = TypeVar("T")
 
 ENVIRONMENT = {
-    # A server may be away for a minute (2 + 4 + 8 + 16 + 32 s); then the session ends, and the next one catches up.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # `patience` is ours
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing is told about users, unless they say so themselves
+    "MLFLOW_UV_AUTO_DETECT": "false",  # the project in whose folder the user is has nothing to do with a model
 }
+SYSTEM_METRICS = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"  # MLflow's own switch; here it is on unless it says false
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows runs and models, not chats
 KEY_TAG = "jepa_ray.key"
-MAX_VALUE = 500  # characters of a parameter or tag that every MLflow backend takes
-MAX_METRICS, MAX_OTHERS = 800, 100  # of a batch: MLflow takes 1000 of all kinds, and 100 parameters or tags
+NOTE_TAG = "mlflow.note.content"  # what MLflow's UI shows as a run's description
+MAX_VALUE = 500  # characters of a parameter or tag that every MLflow backend takes,
+MAX_NOTE = 5000  # and of a description
+OPENING_S = 60.0  # that a server may take to come up
 
 
 def default_uri(output: Path) -> str:
@@ -57,8 +65,8 @@ def default_uri(output: Path) -> str:
 class Tracker:
     """One MLflow experiment. Everything but its opening is written by a thread of its own, in order.
 
-    An error there is raised by the next call, at the latest by `flush`. Raises `ConfigError` if the tracking store
-    cannot be opened.
+    A server that goes away is waited for (`patience`) while what comes is kept; nobody is held up by it. An error
+    is raised by the next call, at the latest by `flush`. Raises `ConfigError` if the tracking store cannot be opened.
     """
 
     def __init__(self, config: TrackingConfig, output: Path, default_experiment: str) -> None:
@@ -70,21 +78,28 @@ class Tracker:
             logging.getLogger(noisy).setLevel(logging.ERROR)
         self.uri = config.uri or default_uri(output)
         name = config.experiment or default_experiment
+        self._output = output
         self._mirror = WandbMirror(config.wandb, name, output) if config.wandb else None
         output.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(output / ".mlflow.lock"):  # two that begin at once would both make the tables
                 self._client = MlflowClient(tracking_uri=self.uri)
-                known = self._client.get_experiment_by_name(name)
+                known = patiently(lambda: self._client.get_experiment_by_name(name), OPENING_S)
                 artifacts = None if config.uri else (output / "mlartifacts").resolve().as_uri()
-                self._experiment = known.experiment_id if known else self._client.create_experiment(name, artifacts)
+                self._experiment = (
+                    known.experiment_id if known else self._client.create_experiment(name, artifacts, EXPERIMENT_TAGS)
+                )
         except (MlflowException, OSError) as error:
             raise ConfigError(f"tracking.uri {self.uri}: cannot be opened ({_first_line(error)})") from None
         self._may_know_runs = known is not None
-        self._writer = _Writer()
+        self._begun: dict[str, int] = {}  # when the runs of this session began, by id, in ms
+        self._writer = Writer()
         self._pending: deque[Future[Any]] = deque()
-        self._gathering: dict[Run | str, _Batch] = {}  # what is not begun to be written
+        self._gathering: dict[Run | str, Batch] = {}  # what is not begun to be written
         self._lock = threading.Lock()
+        self._machine: MachineMetrics | None = None
+
+    # ------------------------------------------------------------------------------------------ runs
 
     def open_run(
         self,
@@ -97,11 +112,11 @@ class Tracker:
     ) -> Run:
         """The run with this key: a new one, or the one that an earlier session left."""
         run: Run = self._later(self._open, key, name, dict(params), parent, dict(tags or {}))
-        self._gather(run, _Batch(params={k: str(v)[:MAX_VALUE] for k, v in params.items()}))
+        self._gather(run, Batch(params={k: str(v)[:MAX_VALUE] for k, v in params.items()}))
         return run
 
     def _open(self, key: str, name: str, params: dict[str, Any], parent: Run | None, tags: dict[str, str]) -> str:
-        run_id = self._find(key) or self._create(key, name, parent, tags)
+        run_id = self._patiently(lambda: self._find(key) or self._create(key, name, parent, tags))
         if self._mirror and tags.get("kind") != "sweep":  # W&B has no nested runs: its trials are a group
             self._mirror.open(run_id, name, params)
         return run_id
@@ -113,16 +128,20 @@ class Tracker:
         if not found:
             return None
         self._client.update_run(found[0].info.run_id, status="RUNNING")
-        return str(found[0].info.run_id)
+        return self._noted(found[0])
 
     def _create(self, key: str, name: str, parent: Run | None, tags: dict[str, str]) -> str:
         under = {"mlflow.parentRunId": parent.result()} if parent else {}
         run = self._client.create_run(self._experiment, run_name=name, tags={KEY_TAG: key, **under, **tags})
+        return self._noted(run)
+
+    def _noted(self, run: Any) -> str:
+        self._begun[str(run.info.run_id)] = int(run.info.start_time)
         return str(run.info.run_id)
 
     def known_runs(self, prefix: str) -> list[KnownRun]:
         """The runs whose key begins so, the oldest of each key; a double that a lost reply has left is deleted."""
-        found: Future[list[KnownRun]] = self._later(self._known_runs, prefix)
+        found: Future[list[KnownRun]] = self._later(self._patiently, lambda: self._known_runs(prefix))
         self.flush()
         return found.result()
 
@@ -147,21 +166,82 @@ class Tracker:
             token = page.token or ""
         return list(known.values())
 
+    def close_run(self, run: Run, *, failed: bool = False) -> None:
+        """Mark a run FINISHED or FAILED."""
+        status = "FAILED" if failed else "FINISHED"
+        self._later(self._patiently, lambda: self._client.set_terminated(run.result(), status))
+        if mirror := self._mirror:
+            self._later(lambda: mirror.close(run.result(), failed=failed))
+
+    # --------------------------------------------------------------------------- what they are told
+
     def log_epoch(self, run: Run | str, epoch: int, metrics: Mapping[str, float]) -> None:
         """One epoch's metrics, stepped by epoch."""
-        now = int(time.time() * 1000)
-        values = {**metrics, "epoch": epoch}
-        self._gather(run, _Batch(metrics=[(name, value, now, epoch) for name, value in values.items()]))
+        self.log_metrics(run, epoch, {**metrics, "epoch": epoch})
         if mirror := self._mirror:
             self._later(lambda: mirror.log(_id(run), epoch, metrics))
 
+    def log_metrics(self, run: Run | str, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics that are no epoch's."""
+        now = int(time.time() * 1000)
+        self._gather(run, Batch(metrics=[(name, value, now, step) for name, value in metrics.items()]))
+
     def tag(self, run: Run | str, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        self._gather(run, _Batch(tags={k: v[:MAX_VALUE] for k, v in tags.items()}))
+        self._gather(run, Batch(tags={k: v[:MAX_VALUE] for k, v in tags.items()}))
         if mirror := self._mirror:
             self._later(lambda: mirror.tag(_id(run), tags))
 
-    def _gather(self, run: Run | str, batch: _Batch) -> None:
+    def describe(self, run: Run, markdown: str) -> None:
+        """The run's description; a later one takes its place."""
+        self._gather(run, Batch(tags={NOTE_TAG: markdown[:MAX_NOTE]}))
+
+    def log_dataset(self, run: Run, card: DatasetCard) -> None:
+        """What the run is trained on; a run that has it already keeps it once."""
+        entity = card.entity()
+        self._later(self._patiently, lambda: self._client.log_inputs(run.result(), [entity]))
+
+    def attach(self, run: Run, files: Iterable[Path]) -> None:
+        """Log files as artifacts of a run."""
+        for path in files:
+            self._later(self._patiently, lambda path=path: self._client.log_artifact(run.result(), str(path)))
+
+    def register(self, parent: Run, card: ModelCard) -> Future[str]:
+        """Make it the best model of its name in the Model Registry. The result says where it is, or why it is not."""
+        return self._later(self._register, parent, card)
+
+    def _register(self, parent: Run, card: ModelCard) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._patiently(lambda: registry.register(self._client, self._experiment, parent.result(), card))
+        except MlflowException as error:
+            if is_away(error):
+                raise
+            return f"the best model is not in MLflow's registry: {self.uri} does not take it ({_first_line(error)})"
+
+    def watch_machine(self, run: Run) -> None:
+        """Log this machine's system metrics to a run, until the run is closed."""
+        if os.environ.get(SYSTEM_METRICS, "true").lower() not in ("false", "0"):
+            self._machine = MachineMetrics(self._output, lambda measured: self._log_machine(run, measured))
+
+    def _log_machine(self, run: Run, measured: dict[str, float]) -> None:
+        """Called by the thread that measures, so it only leaves a job: errors are for the thread that tracks."""
+        if not run.done() or run.exception():
+            return
+        now = int(time.time() * 1000)
+        seconds = (now - self._begun[run.result()]) // 1000
+        part = Batch(metrics=[(name, value, now, seconds) for name, value in measured.items()])
+        self._writer.submit(lambda: self._patiently(lambda: self._write_part(run.result(), part)))
+
+    def stop_watching(self) -> None:
+        """Log no more system metrics."""
+        if self._machine:
+            self._machine.stop()
+
+    # --------------------------------------------------------------------------------------- writing
+
+    def _gather(self, run: Run | str, batch: Batch) -> None:
         """Write it after all before, with whatever else comes for this run until then."""
         with self._lock:
             waiting = self._gathering.setdefault(run, batch)
@@ -171,28 +251,27 @@ class Tracker:
         self._later(self._write, run)
 
     def _write(self, run: Run | str) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
         with self._lock:
             batch = self._gathering.pop(run)
         for part in batch.parts():
-            self._client.log_batch(
-                _id(run),
-                metrics=[Metric(*metric) for metric in part.metrics],
-                params=[Param(*param) for param in part.params.items()],
-                tags=[RunTag(*tag) for tag in part.tags.items()],
-            )
+            self._patiently(partial(self._write_part, _id(run), part))
 
-    def attach(self, run: Run, files: Iterable[Path]) -> None:
-        """Log files as artifacts of a run."""
-        for path in files:
-            self._later(lambda path=path: self._client.log_artifact(run.result(), str(path)))
+    def _write_part(self, run_id: str, part: Batch) -> None:
+        """A batch that is written twice is there once: MLflow knows a metric by its time and step."""
+        from mlflow.entities import Metric, Param, RunTag
 
-    def close_run(self, run: Run, *, failed: bool = False) -> None:
-        """Mark a run FINISHED or FAILED."""
-        self._later(lambda: self._client.set_terminated(run.result(), "FAILED" if failed else "FINISHED"))
-        if mirror := self._mirror:
-            self._later(lambda: mirror.close(run.result(), failed=failed))
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(*metric) for metric in part.metrics],
+            params=[Param(*param) for param in part.params.items()],
+            tags=[RunTag(*tag) for tag in part.tags.items()],
+        )
+
+    def _patiently(self, write: Callable[[], T]) -> T:
+        return patiently(write, patience.PATIENCE_S, self._missed)
+
+    def _missed(self) -> None:
+        self._may_know_runs = True  # the run that seems not to be made may have been: only the answer is lost
 
     def flush(self, seconds: float | None = None) -> None:
         """Wait until everything is written, before a session ends.
@@ -221,58 +300,6 @@ class Tracker:
         future = self._writer.submit(lambda: write(*arguments))
         self._pending.append(future)
         return future
-
-
-@dataclass
-class _Batch:
-    """Entries of one run that are written together."""
-
-    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)  # name, value, time in ms, step
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-
-    def add(self, other: _Batch) -> None:
-        """Take in what came later."""
-        self.metrics += other.metrics
-        self.params |= other.params
-        self.tags |= other.tags
-
-    def parts(self) -> Iterator[_Batch]:
-        """The same in pieces that MLflow takes."""
-        params, tags = list(self.params.items()), list(self.tags.items())
-        count = max(math.ceil(len(self.metrics) / MAX_METRICS), math.ceil(max(len(params), len(tags)) / MAX_OTHERS))
-        for i in range(count):
-            some, others = (slice(i * most, (i + 1) * most) for most in (MAX_METRICS, MAX_OTHERS))
-            yield _Batch(self.metrics[some], dict(params[others]), dict(tags[others]))
-
-
-class _Writer:
-    """A thread that does one thing after another. After a failure it does nothing more: what follows fails alike.
-
-    It is a daemon, so that a process which is told to end does not wait for a server that is gone.
-    """
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="mlflow", daemon=True).start()
-
-    def submit(self, job: Callable[[], Any]) -> Future[Any]:
-        """Do it when all before is done."""
-        future: Future[Any] = Future()
-        self._jobs.put((future, job))
-        return future
-
-    def _work(self) -> None:
-        failure: Exception | None = None
-        while True:
-            future, job = self._jobs.get()
-            try:
-                if failure:
-                    raise failure
-                future.set_result(job())
-            except Exception as error:
-                failure = error
-                future.set_exception(error)
 
 
 def _id(run: Run | str) -> str:

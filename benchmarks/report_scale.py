@@ -1,0 +1,114 @@
+"""What the report of a large sweep costs: books of 10,000 trials, made without training, and their report.
+
+    python benchmarks/report_scale.py [--trials 10000] [--open]
+
+Half of the trials are stopped at their first rung; every epoch has all metrics. Prints the seconds of each part and the
+file's size; with --open also how long Chromium takes until everything is drawn (needs playwright and a chromium).
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import optuna
+import typer
+from optuna.trial import TrialState, create_trial
+
+from jepa_ray.config import METRICS, SweepConfig, dump_yaml
+from jepa_ray.report.page import render
+from jepa_ray.sweep import space
+from jepa_ray.sweep.reporting import REPORT, read_facts
+
+BEGAN, GROUPS, EPOCHS = 1_800_000_000.0, 16, 6
+SPEC = {
+    "name": "scale",
+    "base": {"data": {"builtin": "two_rooms"}},
+    "space": {
+        "training.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
+        "training.ema_decay": {"low": 0.98, "high": 0.9999},
+        "model.latent_dim_state": [64, 128, 256],
+        "model.transition_depth": {"low": 1, "high": 6, "int": True},
+    },
+    "early_stopping": {"grace_epochs": 2, "max_epochs": EPOCHS},
+}
+
+
+def main(
+    trials: Annotated[int, typer.Option(min=1)] = 10_000,
+    opened: Annotated[bool, typer.Option("--open", help="Open it in Chromium, too.")] = False,
+) -> None:
+    """Measure each part once."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_books(folder, trials)
+        start = time.perf_counter()
+        facts = read_facts(folder)
+        read = time.perf_counter()
+        (folder / REPORT).write_text(render(facts))
+        end = time.perf_counter()
+        size = (folder / REPORT).stat().st_size / 1e6
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        print(f"{trials:,} trials: read in {read - start:.1f} s, drawn and written in {end - read:.1f} s,")
+        print(f"{end - start:.1f} s in all; {size:.1f} MB; {memory:,.0f} MB of memory at most")
+        if opened:
+            print(f"drawn by Chromium in {seconds_to_open(folder / REPORT):.1f} s")
+
+
+def make_books(folder: Path, trials: int) -> None:
+    """A study's database as a sweep leaves it, written through Optuna in one go."""
+    spec = SweepConfig.model_validate({**SPEC, "search": {"num_trials": trials, "algorithm": "random"}})
+    (folder / "spec.yaml").write_text(dump_yaml(spec.to_dict()))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    memory = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    rng = random.Random(0)
+    made = [_trial(memory.ask(space.distributions(spec.space)).params, spec, i, rng) for i in range(trials)]
+    storage = f"sqlite:///{folder / 'optuna.db'}"
+    optuna.create_study(study_name=spec.name, storage=storage, direction="maximize").add_trials(made)
+
+
+def _trial(params: space.Params, spec: SweepConfig, number: int, rng: random.Random) -> optuna.trial.FrozenTrial:
+    stopped = number % 2 == 1
+    epochs = 2 if stopped else EPOCHS
+    top = rng.random()
+    attrs: dict[str, object] = {"stop": "stopped at epoch 2: too low", "stop_epoch": 2} if stopped else {}
+    values = [top * epoch / EPOCHS for epoch in range(1, epochs + 1)]
+    for epoch, value in enumerate(values, start=1):
+        ended = BEGAN + 12.0 * (number // GROUPS) + 2 * epoch
+        row = {name: rng.random() for name in METRICS} | {"val_rollout_mrr": value, "epoch_s": 1.9}
+        attrs[f"epoch_{epoch}"] = {
+            "last": epoch == EPOCHS, "ran": [f"group-{number % GROUPS}", ended], **row,
+        }  # fmt: skip
+    return create_trial(
+        state=TrialState.PRUNED if stopped else TrialState.COMPLETE,
+        value=None if stopped else max(values),
+        params=params,
+        distributions=space.distributions(spec.space),
+        user_attrs=attrs,
+        intermediate_values=dict(enumerate(values, start=1)),
+    )
+
+
+def seconds_to_open(path: Path) -> float:
+    """Until the page says that all is drawn."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--enable-unsafe-swiftshader"]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        page = browser.new_page()
+        start = time.perf_counter()
+        page.goto(path.as_uri(), timeout=300_000)
+        page.wait_for_function("document.documentElement.dataset.drawn === 'yes'", timeout=300_000)
+        seconds = time.perf_counter() - start
+        browser.close()
+    return seconds
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,229 @@
+"""What a tracking server that is gone for a minute costs a sweep: nothing lost, and no training held up?
+
+    python benchmarks/tracking_outage.py
+
+A real MLflow server is killed with SIGKILL in the middle of a real sweep, and started again on the same store after a
+minute. Compared are, in that one run, the epochs that lie in the outage with those outside it: `samples_per_s` as the
+groups measured it, and samples by the clock, which would also show a group that waits for its driver. At the end every
+metric of every epoch in the study is looked for in the store.
+
+The machine should have nothing else to do. Outside are the epochs of as much time before and after the outage, so that
+what else the machine does is the same on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jepa_ray.config import METRICS, load_sweep_config, load_train_config
+from jepa_ray.sweep.study import Study
+
+ROOT = Path(__file__).parent.parent
+NAME = "outage"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--outage", type=float, default=60.0, help="seconds that the server is gone")
+    parser.add_argument("--around", type=float, default=60.0, help="seconds before and after it that are compared")
+    parser.add_argument("--epochs", type=int, default=60, help="of each of four trials; enough for all of that")
+    parser.add_argument("--trajectories", type=int, default=100, help="of the data: an epoch takes a few seconds")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, running_server(Path(name)) as server:
+        folder = Path(name)
+        spec = write_spec(folder, server.uri, options.epochs, options.trajectories)
+        sweep = subprocess.Popen(
+            [sys.executable, "-m", "jepa_ray.sweep", str(spec), "--output", str(folder / "out")],
+            stdout=(folder / "printed").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            gone, back = strike(server, sweep, folder, options)
+            code = sweep.wait()
+        finally:
+            sweep.terminate()
+        if code:
+            sys.exit((folder / "printed").read_text())
+        report(spec, folder, server, (gone, back), options.around)
+
+
+def write_spec(folder: Path, uri: str, epochs: int, trajectories: int) -> Path:
+    """The smoke sweep on less data, with epochs enough to have an outage in their middle."""
+    base = load_train_config(ROOT / "configs/two_rooms.yaml").with_overrides(
+        {
+            "data.two_rooms.trajectories": trajectories,
+            "training.patience": None,
+            "training.collapse_epochs": None,
+        }
+    )
+    spec = {
+        "name": NAME,
+        "base": base.to_dict(),
+        "space": {"training.learning_rate": [1e-3, 9e-4, 8e-4, 7e-4]},  # four models that cost the same
+        "search": {"algorithm": "grid", "num_trials": 4},
+        "early_stopping": {"enabled": False, "max_epochs": epochs},
+        "tracking": {"uri": uri},
+    }
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    return path
+
+
+# ---------------------------------------------------------------------------------------- the server
+
+
+class Server:
+    """MLflow's own, on a port that stays the same."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._command = [
+            sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{folder / 'server.db'}",
+            "--artifacts-destination", str(folder / "artifacts"),
+        ]  # fmt: skip
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        self._process = subprocess.Popen(
+            self._command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # seven processes that nobody needs
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            time.sleep(0.2)
+        raise SystemExit("the tracking server did not start")
+
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def running_server(folder: Path) -> Iterator[Server]:
+    server = Server(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def strike(
+    server: Server, sweep: subprocess.Popen[bytes], folder: Path, options: argparse.Namespace
+) -> tuple[float, float]:
+    """Let the sweep train for a while, kill the server, start it again; when it was gone, and when it was back."""
+    while sweep.poll() is None and not list(folder.glob(f"out/sweeps/{NAME}/checkpoints/*.pt")):
+        time.sleep(0.2)
+    wait(sweep, options.around + 5)  # the first epochs are not at their pace yet
+    server.kill()
+    gone = time.time()
+    wait(sweep, options.outage)
+    server.start()
+    return gone, time.time()
+
+
+def wait(sweep: subprocess.Popen[bytes], seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        sweep.wait(seconds)
+        raise SystemExit("the sweep ended too early: more --epochs are needed")
+
+
+# ---------------------------------------------------------------------------------------- the figures
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of one trial, as the store has it."""
+
+    ended: float  # by the driver's clock
+    samples_per_s: float
+    seconds: float
+
+
+def report(spec: Path, folder: Path, server: Server, outage: tuple[float, float], around: float) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.uri)
+    study = Study.open(load_sweep_config(spec), folder / f"out/sweeps/{NAME}/optuna.db")
+    runs = {
+        run.data.tags["trial_id"]: run.info.run_id
+        for run in client.search_runs([client.get_experiment_by_name(NAME).experiment_id])
+        if "trial_id" in run.data.tags
+    }
+    wanted = found = 0
+    epochs: list[Epoch] = []
+    for record in study.records():
+        stored = {name: history(client, runs[record.trial_id], name) for name in METRICS}
+        for i, row in enumerate(record.history, start=1):
+            wanted += len(row)
+            found += sum(i in stored[name] and stored[name][i].value == value for name, value in row.items())
+            epochs.append(Epoch(stored["epoch_s"][i].timestamp / 1000, row["samples_per_s"], row["epoch_s"]))
+    print(f"metrics in the study {wanted}, in the store {found}, missing {wanted - found}")
+    compare(epochs, outage, around)
+    (version,) = client.search_model_versions(f"name = '{NAME}'")
+    print(f"registered at the end: {version.name} version {version.version}, {version.status}")
+
+
+def history(client: Any, run: str, name: str) -> dict[int, Any]:
+    return {metric.step: metric for metric in client.get_metric_history(run, name)}
+
+
+def compare(epochs: list[Epoch], outage: tuple[float, float], around: float) -> None:
+    gone, back = outage
+    inside = [e for e in epochs if gone <= e.ended - e.seconds and e.ended <= back]
+    before = [e for e in epochs if gone - around <= e.ended - e.seconds and e.ended <= gone]
+    after = [e for e in epochs if back <= e.ended - e.seconds and e.ended <= back + around]
+    print(f"the server was gone for {back - gone:.0f} s")
+    for name, some in (("before", before), ("outage", inside), ("after", after)):
+        rates = [e.samples_per_s for e in some]
+        low, middle, high = statistics.quantiles(rates, n=4)
+        print(
+            f"{name:<7} {len(some):>3} epochs  samples/s of a group: mean {statistics.mean(rates):.0f},"
+            f" median {middle:.0f} [{low:.0f}, {high:.0f}], standard error {error(rates):.1f}"
+        )
+    outside = [e.samples_per_s for e in (*before, *after)]
+    within = [e.samples_per_s for e in inside]
+    ratio = statistics.mean(within) / statistics.mean(outside)
+    spread = ratio * math.hypot(*(error(rates) / statistics.mean(rates) for rates in (within, outside)))
+    print(f"outage / normal, samples/s of a group: {ratio:.3f} +- {1.96 * spread:.3f} (95 %)")
+    normal = (done(epochs, gone - around, gone) + done(epochs, back, back + around)) / (2 * around)
+    print(f"outage / normal, epochs by the clock: {done(epochs, gone, back) / (back - gone) / normal:.3f}")
+
+
+def error(values: list[float]) -> float:
+    """Standard error of the mean."""
+    return statistics.stdev(values) / len(values) ** 0.5
+
+
+def done(epochs: list[Epoch], begin: float, end: float) -> float:
+    """Epochs that were trained between two times, parts of them included; from one result to the next counts."""
+    return sum(max(0.0, min(e.ended, end) - max(e.ended - e.seconds, begin)) / e.seconds for e in epochs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""A trained model as `mlflow.pyfunc` serves it. Travels with the model, in a copy of the modules it needs.
+
+Needs torch, numpy, pydantic and PyYAML: no Ray, no Optuna, no installed jepa-ray. `tracking.registry` packs it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from jepa_ray.world_model import WorldModel, load
+
+WEIGHTS = "best_jepa_model.pt"
+
+
+class ServedModel:
+    """What `mlflow.pyfunc.load_model` gives: `predict`, and the `WorldModel` itself by `get_raw_model()`."""
+
+    def __init__(self, model: WorldModel) -> None:
+        self._model = model
+
+    def get_raw_model(self) -> WorldModel:
+        """The model as `jepa_ray.load` gives it: encode, predict, rollout."""
+        return self._model
+
+    @torch.no_grad()
+    def predict(self, model_input: dict[str, Any], params: dict[str, Any] | None = None) -> dict[str, NDArray[Any]]:
+        """Embed observations, and predict the embeddings that follow under actions.
+
+        Args:
+            model_input: `observations` (B, H, W, C) uint8 pixels or (B, D_obs) float32 vectors; `actions` (B, K, A)
+                float32 or (B, K) int64, in the data's units, K steps from each observation. K may be 0, and
+                without MLflow's check of the signature `actions` may be left out: embeddings alone.
+            params: none are known; pyfunc's interface has them.
+
+        Returns:
+            `embeddings` (B, D) and `predictions` (B, K, D), float32: `predictions[:, k]` is k + 1 steps ahead.
+
+        Raises:
+            DataError: shapes or dtypes that the model was not trained with.
+        """
+        state = self._model.encode(model_input["observations"])
+        actions = model_input.get("actions")
+        steps = 0 if actions is None else np.shape(actions)[1]
+        if actions is not None and steps:
+            ahead = self._model.rollout(state, actions)
+        else:
+            ahead = state.new_zeros(len(state), 0, self._model.latent_dim)
+        return {"embeddings": state.cpu().numpy(), "predictions": ahead.cpu().numpy()}
+
+
+def _load_pyfunc(folder: str) -> ServedModel:
+    """MLflow's entry point: `folder` is what the model was saved with."""
+    return ServedModel(load(Path(folder) / WEIGHTS))

@@ -1,0 +1,54 @@
+"""python -m jepa_ray.report OUTPUT_DIR/sweeps/NAME, or --compare A B"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jepa_ray import cli
+from jepa_ray.errors import ConfigError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="OUTPUT_DIR/sweeps/NAME; two of them with --compare.")
+    ],
+    compare: Annotated[bool, typer.Option("--compare", help="Set two sweeps side by side.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write it.")] = None,
+) -> None:
+    """Write the report of a sweep, also while it runs; nothing but the report is written."""
+    if len(folders) != (2 if compare else 1):
+        wanted = "two are compared" if compare else "a report is of one; --compare takes two"
+        raise ConfigError(f"the command names {len(folders)} folders, but {wanted}")
+    from jepa_ray.files import write_atomically
+    from jepa_ray.report.page import render
+    from jepa_ray.report.versus import render_both
+    from jepa_ray.sweep.reporting import REPORT, read_facts
+
+    sweeps = [read_facts(_folder(folder)) for folder in folders]
+    path = out or (Path("compare.html") if compare else _folder(folders[0]) / REPORT)
+    text = render_both(sweeps[0], sweeps[1]) if compare else render(sweeps[0])
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from None
+    print(path)
+
+
+def _folder(named: Path) -> Path:
+    """A sweep's folder; an output root stands for its only sweep."""
+    within = sorted(path.parent for path in named.glob("sweeps/*/optuna.db"))
+    if len(within) > 1:
+        raise ConfigError(
+            f"{named}: holds {len(within)} sweeps: name one of {', '.join(str(path) for path in within[:5])}"
+        )
+    return within[0] if within else named
+
+
+if __name__ == "__main__":
+    cli.run(app, "python -m jepa_ray.report")

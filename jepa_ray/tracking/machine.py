@@ -1,0 +1,48 @@
+"""System metrics of one machine, the one that drives: how busy it is, and what room it has.
+
+Not MLflow's own monitor: that one writes by itself, and ends for good when the server does not answer once.
+The names are MLflow's, so that its UI shows them as system metrics.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+INTERVAL_S = 10.0
+
+
+class MachineMetrics:
+    """A thread that measures every ten seconds and passes it on, until it is told to stop."""
+
+    def __init__(self, disk: Path, record: Callable[[dict[str, float]], None]) -> None:
+        self._disk, self._record = disk, record
+        self._begun = psutil.net_io_counters()
+        self._over = threading.Event()
+        psutil.cpu_percent()  # the first call only begins the first interval
+        threading.Thread(target=self._watch, name="system metrics", daemon=True).start()
+
+    def stop(self) -> None:
+        """Measure no more."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(INTERVAL_S):
+            self._record(self._measure())
+
+    def _measure(self) -> dict[str, float]:
+        memory, disk, network = psutil.virtual_memory(), psutil.disk_usage(str(self._disk)), psutil.net_io_counters()
+        used = memory.total - memory.available
+        found = {
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": used / 1e6,
+            "system_memory_usage_percentage": 100 * used / memory.total,
+            "disk_usage_percentage": disk.percent,
+            "disk_available_megabytes": disk.free / 1e6,
+            "network_receive_megabytes": (network.bytes_recv - self._begun.bytes_recv) / 1e6,
+            "network_transmit_megabytes": (network.bytes_sent - self._begun.bytes_sent) / 1e6,
+        }
+        return {f"system/{name}": round(value, 1) for name, value in found.items()}

@@ -1,0 +1,153 @@
+"""The best model as a version in MLflow's Model Registry, loadable where neither Ray nor this package is installed.
+
+A version holds weights and config, and a copy of the few modules that rebuild the model, under a name of their own
+(`jepa_ray_1a2b3c4d`, by their content): an installed jepa-ray, or another version's copy, is not in their way.
+Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jepa_ray.tracking.cards import ModelCard, schema
+
+ALIAS = "best"
+KEY_TAG = "jepa_ray.key"
+LOADER = "pyfunc"  # the module that MLflow enters by
+PACKAGE = Path(__file__).parent.parent
+# What `jepa_ray.pyfunc` imports; a test loads a model where nothing else of the package can be imported.
+SHIPPED = (
+    "__init__.py",
+    "errors.py",
+    "dimensions.py",
+    "config.py",
+    "data/spec.py",
+    "model/blocks.py",
+    "model/encoders.py",
+    "model/transition.py",
+    "model/jepa.py",
+    "train/checkpoint.py",
+    "world_model.py",
+    f"{LOADER}.py",
+)
+REQUIREMENTS = ["torch>=2.8", "numpy>=2", "pydantic>=2.9", "pyyaml>=6"]
+_OWN_IMPORT = re.compile(r"^(\s*(?:from|import) )jepa_ray\b", re.MULTILINE)
+
+
+def register(client: Any, experiment: str, parent: str, card: ModelCard) -> str:
+    """Register the model, and point the alias to it; says where it is found. The same model gets no second version.
+
+    Args:
+        client: an `MlflowClient`.
+        experiment: its id.
+        parent: id of the sweep's run, which lists the model as its output.
+        card: the model.
+    """
+    known = _version(client, card)
+    version = known if known is not None else _add(client, experiment, parent, card)
+    client.set_registered_model_alias(card.name, ALIAS, version)
+    return f"the best model is models:/{card.name}@{ALIAS} in MLflow, version {version}"
+
+
+def _version(client: Any, card: ModelCard) -> str | None:
+    """The version that is this model; a double that a lost reply has left is deleted."""
+    found = client.search_model_versions(f"name = '{card.name}' AND tags.`{KEY_TAG}` = '{card.key}'")
+    versions = sorted((str(v.version) for v in found), key=int)
+    for double in versions[1:]:
+        client.delete_model_version(card.name, double)
+    return versions[0] if versions else None
+
+
+def _add(client: Any, experiment: str, parent: str, card: ModelCard) -> str:
+    _make_name(client, card.name)
+    logged = _log(client, experiment, parent, card)
+    made = client.create_model_version(
+        card.name,
+        logged.artifact_location,  # not models:/ID, which a store resolves against MLflow's global tracking URI
+        run_id=card.run,
+        tags={KEY_TAG: card.key, **card.tags},
+        description=card.description,
+        model_id=logged.model_id,
+    )
+    version = _version(client, card) or str(made.version)
+    # The UI links a logged model with its versions by this tag.
+    client.set_logged_model_tags(
+        logged.model_id, {"mlflow.modelVersions": json.dumps([{"name": card.name, "version": version}])}
+    )
+    return version
+
+
+def _make_name(client: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description="The best JEPA world model of each sweep of this name.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _log(client: Any, experiment: str, parent: str, card: ModelCard) -> Any:
+    """The model's files as MLflow's logged model, an output of the run that trained it and of the sweep."""
+    from mlflow.entities import LoggedModelOutput
+
+    tags = {KEY_TAG: card.key, **card.tags}
+    for unfinished in client.search_logged_models([experiment], f"tags.`{KEY_TAG}` = '{card.key}'"):
+        client.delete_logged_model(unfinished.model_id)  # of a try that was cut off
+    logged = client.create_logged_model(
+        experiment, card.name, source_run_id=card.run, tags=tags, params=dict(card.params), model_type="jepa"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "model"
+        save(card, saved, run=card.run, logged=logged)
+        client.log_model_artifacts(logged.model_id, str(saved))
+    client.finalize_logged_model(logged.model_id, "READY")
+    for run in (card.run, parent):
+        client.log_outputs(run, [LoggedModelOutput(logged.model_id, step=0)])
+    return logged
+
+
+def save(card: ModelCard, target: Path, run: str | None = None, logged: Any = None) -> None:
+    """Write the model to a new folder in MLflow's format. `run` and `logged`: what it belongs to."""
+    import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+
+    described = Model(run_id=run, metadata=dict(card.tags))
+    if logged is not None:
+        described = Model(logged.artifact_location, run, model_uuid=logged.model_id, metadata=dict(card.tags))
+        described.model_id = logged.model_id
+    with tempfile.TemporaryDirectory() as folder:
+        code = ship(Path(folder))
+        data = Path(folder) / "world_model"
+        data.mkdir()
+        for file in card.files:
+            shutil.copy(file, data)
+        mlflow.pyfunc.save_model(
+            str(target),
+            loader_module=f"{code.name}.{LOADER}",
+            data_path=str(data),
+            code_paths=[str(code)],
+            mlflow_model=described,
+            metadata=dict(card.tags),
+            signature=ModelSignature(inputs=schema(card.inputs), outputs=schema(card.outputs)),
+            input_example=dict(card.example),
+            pip_requirements=REQUIREMENTS,
+        )
+
+
+def ship(folder: Path) -> Path:
+    """A copy of the modules that rebuild a model, as a package in `folder` named by its content."""
+    texts = {name: (PACKAGE / name).read_text(encoding="utf-8") for name in SHIPPED}
+    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
+    package = folder / f"jepa_ray_{digest}"
+    for name, text in texts.items():
+        path = package / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_OWN_IMPORT.sub(rf"\g<1>{package.name}", text), encoding="utf-8")
+    return package

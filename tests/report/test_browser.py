@@ -1,0 +1,180 @@
+"""The report in a browser: no errors, tables filled, plots drawn, sorting and filtering, on a desk and on a phone."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import books
+import pytest
+
+from jepa_ray.report.facts import State
+from jepa_ray.report.versus import render_both
+from jepa_ray.sweep.repeats import Repeats
+from jepa_ray.sweep.reporting import facts, write_report
+
+pytest.importorskip("playwright", reason="the browser is driven by playwright: pip install 'jepa-ray[test]'")
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = os.environ.get("JEPA_RAY_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH, and JEPA_RAY_CHROMIUM names none")
+
+WIDTHS = {"desk": 1280, "phone": 390}
+PATIENCE_MS = 180_000  # machines without a graphics card draw WebGL slowly
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 40 trials, repeats among them, so that the leaderboard has pages."""
+    study = books.study(books.spec(search={"algorithm": "random", "num_trials": 27, "repeats": 3, "finalists": 2}))
+    books.train_all(study, fail_every=9)
+    repeats, rng = Repeats(study), random.Random(1)
+    while asked := repeats.ask():
+        books.train(study, asked.number, rng, "unit-group-0", books.BEGAN + 300)
+    return write_report(study, tmp_path_factory.mktemp("report"), State.FINISHED)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--enable-unsafe-swiftshader"]  # WebGL in software, in containers too
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """A page that is drawn, and what went wrong in it."""
+
+    def __init__(self, browser: Browser, path: Path, width: int, scheme: Any = "light") -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        self.wrong: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda told: self.wrong.append(told.text) if told.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(path.as_uri(), timeout=PATIENCE_MS)
+        drawn = "document.documentElement.dataset.drawn === 'yes'"
+        self.page.wait_for_function(drawn, timeout=PATIENCE_MS)
+
+    def cells(self, column: int, table: str = "board") -> list[str]:
+        return self.page.locator(f"#table-{table} tbody td:nth-child({column})").all_text_contents()
+
+    def head(self, name: str) -> None:
+        self.page.locator("#table-board thead button", has_text=name).first.click()
+
+
+@pytest.fixture(scope="module", params=WIDTHS)
+def opened(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[Opened]:
+    opened = Opened(browser, report, WIDTHS[request.param])
+    yield opened
+    opened.page.close()
+
+
+def test_nothing_goes_wrong_and_nothing_is_loaded(opened: Opened, report: Path) -> None:
+    assert opened.wrong == []
+    assert [url for url in opened.asked if not url.startswith(("data:", "blob:"))] == [report.as_uri()]
+
+
+def test_every_plot_is_drawn(opened: Opened) -> None:
+    plots = opened.page.locator("[data-plot]")
+    assert plots.count() >= 8
+    for plot in plots.all():
+        name = plot.get_attribute("data-plot")
+        assert plot.locator("svg, canvas").count() > 0, name
+        box = plot.bounding_box()
+        assert box, name
+        assert box["height"] > 150, name
+    lines = opened.page.locator("#plot-curves .scatterlayer .trace path.js-line")
+    assert lines.count() > 3
+    assert opened.page.locator("#plot-timeline .barlayer .point").count() > 10
+    assert opened.page.locator("#plot-importance .barlayer .point").count() >= 6
+
+
+def test_the_page_is_no_wider_than_the_window(opened: Opened) -> None:
+    wide = opened.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert wide <= 0
+
+
+def test_the_leaderboard_is_filled_and_turns_pages(opened: Opened) -> None:
+    assert opened.cells(1)[:3] == ["1", "2", "3"]
+    assert len(opened.cells(1)) == 25
+    table = opened.page.locator("#table-board")
+    assert table.locator(".count").text_content() == "31 of 31"
+    table.locator(".next").click()
+    assert len(opened.cells(1)) == 6
+    table.locator(".back").click()
+    assert opened.cells(1)[0] == "1"
+
+
+def test_a_column_sorts_down_up_and_back(opened: Opened) -> None:
+    ranked = opened.cells(5)
+    opened.head("val_rollout_mrr")
+    up = [float(cell) for cell in opened.cells(5) if cell]
+    assert up == sorted(up)
+    opened.head("val_rollout_mrr")
+    down = [float(cell) for cell in opened.cells(5) if cell]
+    assert down == sorted(down, reverse=True)
+    assert down[0] > up[0]
+    opened.head("val_rollout_mrr")
+    assert opened.cells(5) == ranked
+
+
+def test_filters_by_status_text_and_number(opened: Opened) -> None:
+    table = opened.page.locator("#table-board")
+    table.locator("select.status").select_option("FAILED")
+    assert len(opened.cells(1)) == 3
+    table.locator("select.status").select_option("")
+    table.locator(".filter").fill("learning_rate=0.001 complete")
+    assert set(opened.cells(3)) == {"■ COMPLETE"}
+    table.locator(".filter").fill("val_rollout_mrr>0.6")
+    shown = [float(cell) for cell in opened.cells(5)]
+    assert shown
+    assert min(shown) > 0.6
+    table.locator(".filter").fill("nothing has this")
+    assert opened.cells(1) == []
+    table.locator(".filter").fill("")
+    assert len(opened.cells(1)) == 25
+
+
+def test_all_metrics_are_columns_on_demand(opened: Opened) -> None:
+    heads = opened.page.locator("#table-board thead th")
+    few = heads.count()
+    box = opened.page.locator("#table-board .all")
+    box.check()
+    assert heads.count() > few + 10
+    box.uncheck()
+    assert heads.count() == few
+
+
+def test_dark_mode_is_dark_and_follows_the_system(browser: Browser, report: Path) -> None:
+    opened = Opened(browser, report, 1280, "dark")
+    read = "getComputedStyle(document.querySelector('section')).backgroundColor"
+    assert opened.page.evaluate(read) == "rgb(23, 27, 31)"
+    ink = "getComputedStyle(document.querySelector('#plot-progress .xtick text')).fill"
+    assert opened.page.evaluate(ink) == "rgb(230, 233, 236)"
+    opened.page.emulate_media(color_scheme="light")
+    opened.page.wait_for_function(f"{ink} === 'rgb(28, 33, 38)'", timeout=PATIENCE_MS)
+    assert opened.wrong == []
+    opened.page.close()
+
+
+def test_two_sweeps_side_by_side(browser: Browser, tmp_path: Path) -> None:
+    sides = []
+    for name, seed in (("left", 0), ("right", 1)):
+        study = books.study(books.spec(name=name, search={"algorithm": "random", "num_trials": 14, "seed": seed}))
+        books.train_all(study)
+        sides.append(facts(study, tmp_path, State.FINISHED))
+    path = tmp_path / "compare.html"
+    path.write_text(render_both(*sides))
+    opened = Opened(browser, path, 390)
+    assert opened.wrong == []
+    assert opened.page.locator("[data-plot] svg.main-svg").count() >= 8
+    assert opened.page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    opened.page.close()

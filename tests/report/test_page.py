@@ -1,0 +1,325 @@
+"""What a report says of all kinds of sweeps, read as text; what a browser makes of it is in test_browser.py."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import books
+import pytest
+
+from jepa_ray.report.facts import State
+from jepa_ray.report.page import embedded, render
+from jepa_ray.report.versus import render_both
+from jepa_ray.sweep.repeats import Repeats
+from jepa_ray.sweep.reporting import begin_session, facts
+from jepa_ray.sweep.search import Search
+from jepa_ray.sweep.study import Finals, Study
+
+EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
+
+
+class Page(HTMLParser):
+    """The text of a page by section, its data, and its elements."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sections: dict[str, str] = {}
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._section, self._quiet, self._data = "", "", ""
+        self.feed(text)
+        self.data = json.loads(self._data)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append((tag, values))
+        if tag == "section":
+            self._section = values["id"] or ""
+        if tag in ("script", "style"):
+            self._quiet = values.get("id") or tag
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("script", "style"):
+            self._quiet = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._quiet == "data":
+            self._data += data
+        elif not self._quiet:
+            self.sections[self._section] = self.sections.get(self._section, "") + " " + " ".join(data.split())
+
+    @property
+    def board(self) -> list[dict[str, Any]]:
+        """The leaderboard, a dict a row."""
+        table = self.data["tables"]["board"]
+        labels = [column["label"] for column in table["columns"]]
+        return [dict(zip(labels, row, strict=True)) for row in table["rows"]]
+
+    @property
+    def plotted(self) -> set[str | None]:
+        return {values["data-plot"] for _, values in self.tags if "data-plot" in values}
+
+
+def page(study: Study, state: State = State.FINISHED, folder: Path = Path("nowhere")) -> Page:
+    return Page(render(facts(study, folder, state)))
+
+
+def trained(**changes: Any) -> Study:
+    study = books.study(books.spec(**changes))
+    books.train_all(study)
+    return study
+
+
+@pytest.fixture(scope="module")
+def normal() -> Page:
+    study = books.study(books.spec())
+    study.begin_session(
+        {"began": books.BEGAN, "command": "python -m jepa_ray.sweep a.yaml", "versions": {"torch": "9.9"}}
+    )
+    books.train_all(study)
+    return page(study)
+
+
+class TestANormalSweep:
+    def test_every_plot_is_there_and_has_data(self, normal: Page) -> None:
+        expected = {"curves", "progress", "parallel", "importance", "timeline", "pair-0", "pair-1", "pair-2"}
+        assert normal.plotted == expected == set(normal.data["plots"])
+        assert all(figure["data"] for figure in normal.data["plots"].values())
+
+    def test_the_leaderboard_has_all_trials_best_first(self, normal: Page) -> None:
+        assert [row["rank"] for row in normal.board] == list(range(1, 13))
+        complete = [row["val_rollout_mrr"] for row in normal.board if row["status"] == "COMPLETE"]
+        assert complete == sorted(complete, reverse=True)
+        assert {row["status"] for row in normal.board} == {"COMPLETE", "PRUNED"}
+
+    def test_the_headline_counts_epochs_against_grid_and_budget(self, normal: Page) -> None:
+        epochs = sum(row["epochs"] for row in normal.board)
+        assert (
+            f"{epochs / 108:.0%} of the full grid's 108; {epochs / 48:.0%} of at most 48" in normal.sections["headline"]
+        )
+
+    def test_a_stop_is_marked_where_it_happened(self, normal: Page) -> None:
+        stops = next(trace for trace in normal.data["plots"]["curves"]["data"] if trace["name"] == "stop")
+        stopped = [row for row in normal.board if row["status"] == "PRUNED"]
+        assert len(stops["x"]) == len(stopped) > 0
+        assert set(stops["x"]) == {1}
+        assert all("is worse than 0.2" in text for text in stops["text"])
+
+    def test_rungs_are_lines(self, normal: Page) -> None:
+        assert [shape["x0"] for shape in normal.data["plots"]["curves"]["layout"]["shapes"]] == [1, 2]
+
+    def test_it_loads_nothing_from_anywhere(self, normal: Page) -> None:
+        linked = [values.get(key) for _, values in normal.tags for key in ("src", "href") if values.get(key)]
+        assert all(address.startswith(("#", "data:")) for address in linked if address)
+        policy = next(v["content"] for _, v in normal.tags if v.get("http-equiv") == "Content-Security-Policy")
+        assert policy
+        assert policy.startswith("default-src 'none'")
+
+    def test_it_says_how_to_get_it_again_and_on_what_it_ran(self, normal: Page) -> None:
+        told = normal.sections["environment"]
+        assert "python -m jepa_ray.sweep a.yaml" in told
+        assert "torch 9.9" in re.sub(r"\s+", " ", told)
+        assert "training.learning_rate" in told
+
+    def test_a_loss_would_have_picked_what_knows_nothing(self, normal: Page) -> None:
+        told = re.sub(r"\s+", " ", normal.sections["picks"])
+        worst = min(row["val_rollout_mrr"] for row in normal.board)
+        assert re.search(rf"val_loss [\d.e-]+ (?:\w+ [\d.e-]+ )*{worst:.4g}", told), told
+
+    def test_ailing_trials_are_listed_with_what_to_try(self, normal: Page) -> None:
+        ailing = normal.data["tables"]["ailing"]["rows"]
+        assert ailing
+        assert all(row[1] == "scale collapse" and "chance" in row[3] for row in ailing)
+        assert "training.loss.inverse_dynamics" in normal.sections["diagnosis"]
+
+
+class TestWhatIsMissingIsSaidInWords:
+    def test_nothing_has_ended(self) -> None:
+        study = books.study(books.spec())
+        Search(study).ask()
+        told = page(study, State.UNFINISHED)
+        assert told.plotted == set()
+        assert "No trial has ended yet" in told.sections["headline"]
+        assert "no learning curves" in told.sections["curves"]
+        assert "needs at least 4 trials" in told.sections["importance"]
+        assert "do not say who trained what when" in told.sections["timeline"]
+        assert "No planning was done" in told.sections["planning"]
+
+    def test_one_trial(self) -> None:
+        told = page(trained(search={"algorithm": "random", "num_trials": 1}))
+        assert "trial_00000" in told.sections["headline"]
+        assert "Parallel coordinates need two trials" in told.sections["parallel"]
+        assert told.plotted == {"curves", "progress", "timeline"}
+
+    def test_all_failed(self) -> None:
+        study = books.study(books.spec())
+        books.train_all(study, fail_every=1)
+        told = page(study)
+        assert "All 12 trials that ended have failed. The first one: train_loss is nan" in told.sections["headline"]
+        assert told.plotted == set()
+        assert len(told.board) == 12
+
+    def test_all_reached_the_same(self) -> None:
+        study = books.study(books.spec())
+        search = Search(study)
+        while asked := search.ask():
+            study.report(asked.number, 1, books.metrics(0.5), last=True)
+            study.finish(asked.number)
+        told = page(study)
+        assert "All trials reached the same value" in told.sections["importance"]
+        assert "No trial was found wanting" in told.sections["diagnosis"]
+
+    def test_older_books_know_no_groups(self) -> None:
+        study = books.study(books.spec(search={"algorithm": "random", "num_trials": 1}))
+        asked = Search(study).ask()
+        assert asked
+        study.report(asked.number, 1, books.metrics(0.5), last=True)
+        told = page(study)
+        assert "timeline" not in told.plotted
+        assert "an older version wrote them" in told.sections["timeline"]
+
+    def test_metrics_that_no_validation_left(self) -> None:
+        study = books.study(books.spec(search={"algorithm": "random", "num_trials": 1}))
+        asked = Search(study).ask()
+        assert asked
+        study.report(asked.number, 1, {"val_rollout_mrr": 0.5, "val_loss": float("nan")}, last=True)
+        study.finish(asked.number)
+        told = page(study)
+        assert told.board[0]["val_loss"] is None
+        assert told.board[0]["diagnosis"] == "untested"
+
+
+class TestOtherKindsOfSweeps:
+    def test_several_objectives(self) -> None:
+        told = page(trained(objective=[{"metric": "val_rollout_mrr"}, {"metric": "epoch_s"}]))
+        complete = [row for row in told.board if row["status"] == "COMPLETE"]
+        assert {row["pareto"] for row in complete} == {"yes", "no"}
+        assert all(isinstance(row["epoch_s"], float) for row in complete)
+
+    def test_a_smaller_objective_is_better(self) -> None:
+        told = page(trained(objective={"metric": "val_loss"}))
+        complete = [row["val_loss"] for row in told.board if row["status"] == "COMPLETE"]
+        assert complete == sorted(complete)
+        assert "can be faked by collapse" in told.sections["headline"]
+
+    def test_a_conditional_key_is_absent_where_it_does_not_exist(self) -> None:
+        depth = {"choices": [2, 4], "when": {"model.encoder_type": "vit"}}
+        space = {"model.encoder_type": ["cnn", "vit"], "model.vit.depth": depth, "training.ema_decay": [0.98, 0.99]}
+        told = page(trained(space=space))
+        assert {(row["encoder_type"], row["depth"]) for row in told.board} == {("cnn", None), ("vit", 2), ("vit", 4)}
+        axis = next(d for d in told.data["plots"]["parallel"]["data"][0]["dimensions"] if d["label"] == "depth")
+        assert axis["ticktext"] == ["absent", "2", "4"]
+        assert set(axis["values"]) == {-1, 0, 1}
+
+    def test_ranges_are_drawn_as_contours(self) -> None:
+        ends = {"low": 1e-5, "high": 1e-2, "log": True}
+        space = {"training.learning_rate": ends, "training.ema_decay": {"low": 0.98, "high": 0.999}}
+        pair = page(trained(space=space)).data["plots"]["pair-0"]
+        assert [trace["type"] for trace in pair["data"]] == ["contour", "scatter"]
+        assert len(pair["data"][1]["x"]) == 12
+
+    def test_repeats_give_intervals(self) -> None:
+        study = trained(search={"algorithm": "random", "num_trials": 27, "repeats": 3, "finalists": 2})
+        repeats, rng = Repeats(study), random.Random(1)
+        while asked := repeats.ask():
+            books.train(study, asked.number, rng, "unit-group-0", books.BEGAN + 300)
+        told = page(study)
+        assert "mean of 3 seeds, 95 %" in told.sections["headline"]
+        assert re.fullmatch(r"0\.\d+ \[0\.\d+, 0\.\d+\]", told.board[0]["mean over seeds"])
+        assert sum("repeat of" in (row["note"] or "") for row in told.board) == 4
+
+    def test_planned_finals_and_their_picture(self, tmp_path: Path) -> None:
+        study = trained(evaluation={"plan_top_k": 1})
+        best = next(row for row in page(study).board if row["rank"] == 1)["trial"]
+        study.record_finals(int(best.removeprefix("trial_")), Finals(0.84, 0.7, 0.93, 0.15))
+        (tmp_path / "planned.png").write_bytes(b"picture")
+        told = page(study, folder=tmp_path)
+        assert "84% [70%, 93%]" in told.sections["planning"]
+        assert "random actions: 15%" in told.sections["headline"]
+        assert any(v.get("src") == "data:image/png;base64,cGljdHVyZQ==" for tag, v in told.tags if tag == "img")
+
+    def test_an_interrupted_sweep_shows_what_there_is(self) -> None:
+        study = books.study(books.spec())
+        books.train_all(study, most=5)
+        Search(study).ask()
+        told = page(study, State.INTERRUPTED)
+        assert "6 of 12 runs begun" in told.sections[""]
+        assert "the same command continues" in told.sections[""]
+        assert [row["rank"] for row in told.board] == [1, 2, 3, 4, 5, None]
+        assert told.board[-1]["status"] == "RUNNING"
+
+
+class TestWhatUsersWrite:
+    def test_no_text_becomes_markup(self) -> None:
+        spec = books.spec(space={"model.encoder_type": ["cnn", "vit"], "training.ema_decay": [0.98, 0.99]})
+        study = books.study(spec)
+        books.train_all(study, most=3)
+        asked = Search(study).ask()
+        assert asked
+        study.note(asked.number, error=EVIL)
+        study.finish(asked.number, failed=True)
+        begin_session(study)
+        text = render(facts(study, Path("nowhere"), State.FINISHED))
+        assert EVIL not in text
+        told = Page(text)
+        assert [tag for tag, _ in told.tags if tag == "img"] == []
+        assert sum(tag == "script" for tag, _ in told.tags) == 3
+        assert EVIL in told.sections["diagnosis"]
+        assert any(row["note"] == EVIL for row in told.board)
+
+    def test_hover_texts_are_escaped_for_plotly(self) -> None:
+        study = books.study(books.spec())
+        asked = Search(study).ask()
+        assert asked
+        study.note(asked.number, stop="<b>bold</b>", stop_epoch=1)
+        study.report(asked.number, 1, books.metrics(0.5), last=False)
+        study.finish(asked.number)
+        traces = page(study).data["plots"]["curves"]["data"]
+        assert "&lt;b&gt;bold" in next(trace for trace in traces if trace["name"] == "stop")["text"][0]
+
+    @pytest.mark.parametrize("value", [EVIL, "<!--", "a & b", "\u2028"])
+    def test_embedded_json_holds_no_markup_and_reads_back(self, value: str) -> None:
+        text = str(embedded({"key": value}))
+        assert not set("<>&\u2028") & set(text)
+        assert json.loads(text) == {"key": value}
+
+
+def test_a_large_sweep_is_thinned_and_says_so(tmp_path: Path) -> None:
+    """2,000 trials; benchmarks/report_scale.py measures 10,000."""
+    ends = {"low": 1e-5, "high": 1e-2, "log": True}
+    space = {"training.learning_rate": ends, "training.ema_decay": {"low": 0.98, "high": 0.999}}
+    study = trained(space=space, search={"algorithm": "random", "num_trials": 2000})
+    text = render(facts(study, tmp_path, State.FINISHED))
+    told = Page(text)
+    assert len(told.board) == 2000
+    assert "Shown are the best 50 of 2,000 trials" in told.sections["curves"]
+    assert "fANOVA is fitted to 1,000 of them" in told.sections["importance"]
+    assert len(text) < 8e6  # plotly.js is 4.8 MB of it
+
+
+class TestTwoSweeps:
+    def pair(self, a: Study, b: Study) -> Page:
+        return Page(render_both(*(facts(study, Path("nowhere"), State.FINISHED) for study in (a, b))))
+
+    def test_side_by_side(self) -> None:
+        a, b = trained(), trained(name="other", early_stopping={"grace_epochs": 2, "max_epochs": 4})
+        told = self.pair(a, b)
+        assert "early_stopping.grace_epochs 1 2" in re.sub(r"\s+", " ", told.sections["differences"])
+        assert "configurations were tried in both" in told.sections["both"]
+        assert {trace["name"] for trace in told.data["plots"]["progress"]["data"]} == {"unit", "other"}
+        assert told.plotted == {"progress", "both", "importance-0", "importance-1"}
+
+    def test_values_of_other_objectives_are_not_compared(self) -> None:
+        told = self.pair(trained(), trained(name="other", objective={"metric": "val_loss"}))
+        assert "The objectives differ" in told.sections["found"]
+        assert "no common axis" in told.sections["progress"]
+        assert told.plotted == {"importance-0", "importance-1"}
+
+    def test_the_same_and_the_empty_one(self) -> None:
+        told = self.pair(books.study(books.spec()), books.study(books.spec()))
+        assert "the specifications are the same" in told.sections["differences"]
+        assert told.sections["found"].count("no trial has a model") == 2
