@@ -40,7 +40,7 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         if self.file is None:
-            self.file = h5py.File(self.path, "r", rdcc_nbytes=256 << 20)
+            self.file = h5py.File(self.path, "r", swmr=True, rdcc_nbytes=256 << 20)
         row = int(self.rows[index])
         frames = torch.from_numpy(self.file["pixels"][row : row + 2]).permute(0, 3, 1, 2)
         return {"pixels": frames, "action": torch.from_numpy(self.file["action"][row : row + 1])}

@@ -45,7 +45,9 @@ def info(
 ) -> None:
     """What a dataset is: episodes, columns, actions and their alignment, duplicates, and what training would refuse."""
     from jepa_ray.data.formats import open_recording
-    from jepa_ray.data.info import contact_sheet, describe, print_description
+    from jepa_ray.data.info import describe
+    from jepa_ray.data.info_text import print_description
+    from jepa_ray.data.sheet import contact_sheet
 
     with open_recording(path) as recording:
         with _progress("reading") as advance:

@@ -1,4 +1,4 @@
-"""What a dataset holds, before anything is trained on it: numbers, their printing, and a sheet of its episodes.
+"""What a dataset holds, before anything is trained on it, in numbers: `info_text` prints them, `sheet` draws episodes.
 
 Columns are read chunk by chunk, pixels only once, and what training would refuse is looked at and told, never raised.
 """
@@ -6,7 +6,6 @@ Columns are read chunk by chunk, pixels only once, and what training would refus
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,15 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from jepa_ray.cli import in_one_line
 from jepa_ray.config import DataConfig
 from jepa_ray.data import alignment
 from jepa_ray.data.columns import Column, chunks
@@ -30,18 +22,12 @@ from jepa_ray.data.recording import Alignment, Recording
 from jepa_ray.data.selection import choose, select
 from jepa_ray.data.trajectories import Trajectories, check_forms
 from jepa_ray.errors import DataError
-from jepa_ray.files import write_atomically
 
 BINS = 10  # of the histogram of lengths, at most
 MOST_SHOWN = 10  # values of a discrete action, and constant dimensions of a column
 MOST_RANGES = 8  # dimensions of an action whose ranges are shown one by one
-LEAST_NAME = 18  # characters that a column's name may have without being folded
-BAR = 24  # characters of the histogram's longest bar
 LOADED_BYTES = {"u": 8, "i": 8, "f": 4, "b": 1}  # of a value in memory, by kind of dtype; but pixels stay bytes
 
-SHORTEST_SIDE, LONGEST_SIDE = 64, 256  # of a frame on the sheet, in pixels, as far as its shape allows both
-GAP, MARGIN, CAPTION = 4, 78, 14  # between frames, left of them for the episode, under each for the step
-PLOTTED_DIMS, PLOTTED_ROWS, PLOTS_ACROSS = 8, 1000, 4
 
 Progress = Callable[[int, int], None]
 
@@ -371,239 +357,3 @@ def _discrete(action: Column) -> Discrete:
         counts.update(dict(zip(found.tolist(), times.tolist(), strict=True)))
     total = counts.total()
     return Discrete(len(counts), tuple(sorted((value, n / total) for value, n in counts.most_common(MOST_SHOWN))))
-
-
-# Printing
-
-
-def print_description(description: Description, console: Console) -> None:
-    """Print it for people, in the console's width."""
-    console.print(_facts(_head(description)))
-    console.print()
-    console.print(_column_table(description.columns))
-    console.print()
-    console.print(_facts(_tail(description)))
-    if description.refusal is not None:
-        warning = f"warning: training would refuse this: {in_one_line(description.refusal)}"
-        console.print(Text(warning, "yellow"), soft_wrap=True)
-
-
-def _facts(facts: list[tuple[str, Text]]) -> Table:
-    table = Table.grid(padding=(0, 2), pad_edge=False)
-    table.add_column(style="bold", no_wrap=True, min_width=len("duplicates"))
-    table.add_column(overflow="fold")
-    for label, text in facts:
-        table.add_row(label, text)
-    return table
-
-
-def _head(description: Description) -> list[tuple[str, Text]]:
-    counts = f"{description.trajectories:,} trajectories, {description.rows:,} rows"
-    facts = [
-        ("source", Text(in_one_line(description.source))),
-        ("format", Text(description.format)),
-        ("holds", Text(f"{counts}, {description.transitions:,} transitions")),
-    ]
-    return facts if description.lengths is None else [*facts, ("lengths", _histogram(description.lengths))]
-
-
-def _histogram(lengths: Lengths) -> Text:
-    summary = f"min {lengths.low:,}, median {lengths.median:,g}, max {lengths.high:,}"
-    names = [f"{bin_.low:,}" if bin_.low == bin_.high else f"{bin_.low:,}-{bin_.high:,}" for bin_ in lengths.bins]
-    wide, most = max(map(len, names)), max(bin_.count for bin_ in lengths.bins)
-    lines = [
-        f"{name:>{wide}} {_bar(bin_.count / most)} {bin_.count:,}"
-        for name, bin_ in zip(names, lengths.bins, strict=True)
-    ]
-    return Text("\n".join([summary, *lines]) if len(lines) > 1 else summary)
-
-
-def _bar(share: float) -> str:
-    """Blocks to an eighth of a character; a bar of something is never empty."""
-    eighths = max(int(share > 0), round(share * BAR * 8))
-    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
-
-
-def _column_table(columns: tuple[ColumnInfo, ...]) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    longest = max((len(column.name) for column in columns), default=0)
-    table.add_column("column", overflow="fold", no_wrap=longest <= LEAST_NAME)
-    for title in ("shape", "dtype"):
-        table.add_column(title, no_wrap=True)
-    for title in ("min", "max", "mean", "NaN"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("constant", overflow="fold")
-    for column in columns:
-        about = ("",) * 5 if column.values is None else _cells(column.values)
-        shape = "x".join(map(str, column.shape)) or "scalar"
-        table.add_row(*(Text(cell) for cell in (in_one_line(column.name), shape, column.dtype, *about)))
-    return table
-
-
-def _cells(values: Values) -> tuple[str, ...]:
-    bad = f"{values.nan:,}" + (f" (+{values.infinite:,} inf)" if values.infinite else "")
-    if values.low is None or values.high is None or values.mean is None:
-        return "", "", "", bad, _constant(values)
-    return _number(values.low), _number(values.high), f"{values.mean:.3g}", bad, _constant(values)
-
-
-def _constant(values: Values) -> str:
-    if not values.constant:
-        return ""
-    if len(values.constant) == values.dims:
-        return "all" if values.dims > 1 else "yes"
-    count = f"{len(values.constant):,} of {values.dims:,}"
-    runs = _runs(values.constant)
-    return count if len(runs) > MOST_SHOWN else f"{count}: {', '.join(runs)}"
-
-
-def _runs(numbers: tuple[int, ...]) -> list[str]:
-    """(0, 4, 5, 6) -> ["0", "4-6"]."""
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    runs = np.split(np.array(numbers), breaks)
-    return [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
-
-
-def _range(low: float, high: float) -> str:
-    return f"{_number(low)} … {_number(high)}" if low <= high else "nothing finite"
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value.is_integer() and abs(value) < 1e12 else f"{value:.4g}"
-
-
-def _tail(description: Description) -> list[tuple[str, Text]]:
-    facts = [("actions", Text(_actions(description.actions)))]
-    if description.alignment is not None:
-        facts.append(("alignment", Text(_aligned(description.alignment))))
-    if description.repeats is not None:
-        facts.append(("duplicates", Text(_repeated(description.repeats))))
-    facts.append(("memory", Text(f"{_size(description.memory)} when loaded (observation, action and state)")))
-    return facts + [("note", Text(in_one_line(note))) for note in description.notes]
-
-
-def _actions(actions: Continuous | Discrete | MultiDiscrete | None) -> str:
-    match actions:
-        case Continuous(dims, ranges):
-            return f"continuous, {_dims(dims)}{_all_ranges(ranges)}"
-        case MultiDiscrete(dims, ranges):
-            return f"multi-discrete, {_dims(dims)}{_all_ranges(ranges)}"
-        case Discrete(distinct, shares):
-            shown = ", ".join(f"{value} ({share:.1%})" for value, share in shares)
-            more = f", and {distinct - len(shares):,} rarer ones" if distinct > len(shares) else ""
-            return f"discrete, {distinct:,} value{'s' * (distinct != 1)}: {shown}{more}"
-    return "none that can be trained on"
-
-
-def _dims(dims: int) -> str:
-    return f"{dims:,} dimension{'s' * (dims != 1)}"
-
-
-def _all_ranges(ranges: tuple[tuple[float, float], ...]) -> str:
-    return ": " + ", ".join(_range(low, high) for low, high in ranges) if ranges else ""
-
-
-READINGS = {"next": "action[t] leads from row t to t + 1", "previous": "action[t] led from row t - 1 to t"}
-
-
-def _aligned(found: ActionAlignment) -> str:
-    verdict = "undecided by the data" if found.verdict is None else f"the data says {found.verdict}"
-    return f"{found.rule} by the layout ({READINGS[found.rule]}); {verdict}: {found.evidence}"
-
-
-def _repeated(repeats: Repeats) -> str:
-    shown = ", ".join(map(str, repeats.episodes[:MOST_SHOWN])) + ", …" * (len(repeats.episodes) > MOST_SHOWN)
-    count = len(repeats.episodes)
-    text = f"{count:,} episode{'s' * (count != 1)} identical to an earlier one" + (f" ({shown})" if count else "")
-    return text if repeats.still is None else f"{text}; the observation stays the same in {repeats.still:.1%} of steps"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-# The contact sheet
-
-
-def contact_sheet(recording: Recording, path: Path, episodes: int = 8, frames: int = 8) -> None:
-    """Write a PNG of `episodes` episodes, evenly spaced over the dataset: `frames` frames of each, or line plots.
-
-    Raises `DataError` where observation, action or episodes don't have the forms that training needs.
-    """
-    chosen = choose(recording, None)
-    check_forms(chosen)
-    picked = _spread(len(chosen.lengths), episodes)
-    draw = _frames_sheet if len(chosen.observation.shape) == 4 else _plots_sheet
-    write_atomically(path, draw(chosen, picked, frames))
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` of `count` positions, evenly spaced, the first and the last among them."""
-    return sorted(set(np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()))
-
-
-def _frames_sheet(data: Trajectories, picked: list[int], frames: int) -> bytes:
-    height, width = _scaled(data.observation[slice(0, 1)][0]).size[::-1]
-    line, step = height + CAPTION + GAP, width + GAP
-    across = max(len(_spread(int(data.lengths[episode]), frames)) for episode in picked)
-    sheet = Image.new("RGB", (MARGIN + across * step, GAP + len(picked) * line), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for i, episode in enumerate(picked):
-        top = GAP + i * line
-        pen.text((GAP, top), f"episode {episode}\n{data.lengths[episode]} rows", "black", font)
-        for j, moment in enumerate(_spread(int(data.lengths[episode]), frames)):
-            row = int(data.offsets[episode]) + moment
-            sheet.paste(_scaled(data.observation[slice(row, row + 1)][0]), (MARGIN + j * step, top))
-            pen.text((MARGIN + j * step, top + height), f"step {moment}", "black", font)
-    return _png(sheet)
-
-
-def _scaled(frame: NDArray[np.uint8]) -> Image.Image:
-    """A frame (H, W, C) by nearest neighbours at a size one can see, its first 3 channels or its first."""
-    channels = frame[:, :, :3] if frame.shape[2] >= 3 else np.repeat(frame[:, :, :1], 3, axis=2)
-    height, width = frame.shape[:2]
-    scale = max(SHORTEST_SIDE / min(height, width), min(1.0, LONGEST_SIDE / max(height, width)))
-    scale = float(np.ceil(scale)) if scale > 1 else scale  # whole factors keep pixels square
-    size = (round(width * scale), round(height * scale))
-    return Image.fromarray(np.ascontiguousarray(channels)).resize(size, Image.Resampling.NEAREST)
-
-
-def _png(sheet: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _plots_sheet(data: Trajectories, picked: list[int], frames: int) -> bytes:
-    """Observations above and actions below, over time; a line has no frames, so their number has no part in it."""
-    across = min(PLOTS_ACROSS, len(picked))
-    down = -(-len(picked) // across)
-    figure = Figure(figsize=(3.2 * across, 2.6 * down), dpi=100, layout="constrained")
-    parts = figure.subfigures(down, across, squeeze=False).flat
-    for episode, part in zip(picked, parts, strict=False):
-        start, length = int(data.offsets[episode]), int(data.lengths[episode])
-        shown = min(length, PLOTTED_ROWS)
-        upper, lower = part.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        cut = "" if shown == length else f", first {shown}"
-        upper.set_title(f"episode {episode} ({length} rows{cut})", fontsize=8)
-        _lines(upper, "observation", data.observation[slice(start, start + shown)])
-        _lines(lower, "action", data.action[slice(start, start + shown)])
-        lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-        lower.set_xlabel("step", fontsize=7)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def _lines(axes: Any, name: str, block: NDArray[Any]) -> None:
-    """The first dimensions of (n, D) or (n,) over time; actions hold from one step to the next."""
-    values = block.reshape(len(block), -1)[:, :PLOTTED_DIMS].astype(np.float64)
-    values[~np.isfinite(values)] = np.nan
-    marker = "." if len(values) < 3 else None
-    axes.plot(values, linewidth=0.8, marker=marker, drawstyle="steps-post" if name == "action" else "default")
-    axes.set_ylabel(name, fontsize=7)
-    axes.tick_params(labelsize=6)

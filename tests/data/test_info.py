@@ -16,6 +16,8 @@ from jepa_ray.data import info
 from jepa_ray.data.columns import chunks
 from jepa_ray.data.formats import open_recording
 from jepa_ray.data.info import ActionAlignment, Bin, Continuous, Description, Discrete, MultiDiscrete, Repeats, Values
+from jepa_ray.data.info_text import print_description
+from jepa_ray.data.sheet import contact_sheet
 
 LENGTHS = (5, 7, 4, 6)  # of `canonical_h5`: 22 rows
 
@@ -27,7 +29,7 @@ def described(path: Path) -> Description:
 
 def printed(description: Description, width: int = 300) -> str:
     out = io.StringIO()
-    info.print_description(description, Console(file=out, width=width))
+    print_description(description, Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -194,7 +196,7 @@ def test_sheet_shows_evenly_spaced_frames_of_evenly_spaced_episodes(canonical_h5
     frames = np.zeros((24, 16, 16, 3), np.uint8)
     frames[..., 0], frames[..., 2] = 10 * np.arange(24)[:, None, None], 255  # text is gray
     with open_recording(canonical_h5(lengths=(5, 7, 1, 6, 5), columns={"pixels": frames})) as recording:
-        info.contact_sheet(recording, out, episodes=3, frames=3)
+        contact_sheet(recording, out, episodes=3, frames=3)
     with Image.open(out) as image:
         sheet = np.asarray(image.convert("RGB"))
     squares = {row: (sheet == (10 * row, 0, 255)).all(2) for row in range(24)}
@@ -212,7 +214,7 @@ def test_sheet_shows_evenly_spaced_frames_of_evenly_spaced_episodes(canonical_h5
 def test_sheet_of_vectors_draws_lines(canonical_h5: MakeH5, tmp_path: Path, actions: str) -> None:
     out = tmp_path / "sheet.png"
     with open_recording(canonical_h5(observation="vector", actions=actions)) as recording:
-        info.contact_sheet(recording, out, episodes=1)
+        contact_sheet(recording, out, episodes=1)
     with Image.open(out) as image:
         sheet = np.asarray(image.convert("RGB")).astype(int)
     assert sheet.shape == (260, 320, 3)
