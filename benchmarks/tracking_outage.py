@@ -7,8 +7,9 @@ minute. Compared are, in that one run, the epochs that lie in the outage with th
 groups measured it, and samples by the clock, which would also show a group that waits for its driver. At the end every
 metric of every epoch in the study is looked for in the store.
 
-The machine should have nothing else to do. Outside are the epochs of as much time before and after the outage, so that
-what else the machine does is the same on both sides.
+Outside are the epochs of as much time before the outage as after it, and both count alike, so that what else the
+machine does is the same on both sides; better it does nothing. Where it does, `--niceness 0` keeps the groups from
+being the first to wait.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--outage", type=float, default=60.0, help="seconds that the server is gone")
     parser.add_argument("--around", type=float, default=60.0, help="seconds before and after it that are compared")
     parser.add_argument("--epochs", type=int, default=60, help="of each of four trials; enough for all of that")
+    parser.add_argument("--niceness", type=int, default=15, help="of Ray's workers; Ray's own default: 15")
     parser.add_argument("--trajectories", type=int, default=100, help="of the data: an epoch takes a few seconds")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, running_server(Path(name)) as server:
@@ -52,6 +54,7 @@ def main() -> None:
             [sys.executable, "-m", "jepa_ray.sweep", str(spec), "--output", str(folder / "out")],
             stdout=(folder / "printed").open("w"),
             stderr=subprocess.STDOUT,
+            env=os.environ | {"RAY_worker_niceness": str(options.niceness)},
         )
         try:
             gone, back = strike(server, sweep, folder, options)
@@ -206,10 +209,12 @@ def compare(epochs: list[Epoch], outage: tuple[float, float], around: float) -> 
             f"{name:<7} {len(some):>3} epochs  samples/s of a group: mean {statistics.mean(rates):.0f},"
             f" median {middle:.0f} [{low:.0f}, {high:.0f}], standard error {error(rates):.1f}"
         )
-    outside = [e.samples_per_s for e in (*before, *after)]
-    within = [e.samples_per_s for e in inside]
-    ratio = statistics.mean(within) / statistics.mean(outside)
-    spread = ratio * math.hypot(*(error(rates) / statistics.mean(rates) for rates in (within, outside)))
+    first, within, last = ([e.samples_per_s for e in some] for some in (before, inside, after))
+    outside = (statistics.mean(first) + statistics.mean(last)) / 2  # a trend of the machine's cancels out
+    ratio = statistics.mean(within) / outside
+    spread = ratio * math.hypot(
+        error(within) / statistics.mean(within), math.hypot(error(first), error(last)) / 2 / outside
+    )
     print(f"outage / normal, samples/s of a group: {ratio:.3f} +- {1.96 * spread:.3f} (95 %)")
     normal = (done(epochs, gone - around, gone) + done(epochs, back, back + around)) / (2 * around)
     print(f"outage / normal, epochs by the clock: {done(epochs, gone, back) / (back - gone) / normal:.3f}")

@@ -16,7 +16,7 @@ from jepa_ray.report.facts import Sweep, Trial
 
 FEWEST = 4  # trials, below which nothing can be told
 FEW = 30  # below which the figures say so themselves
-MOST_FOR_FANOVA = 1000  # its forest takes seconds per thousand trials
+MOST_FOR_FANOVA, TREES = 300, 32  # its time grows with the square of the trials: a second, or minutes for thousands
 SEED = 0
 
 
@@ -40,7 +40,7 @@ def importance(sweep: Sweep) -> Importance:
         return Importance({}, {}, [reason])
     ped_anova = _evaluate(sweep, trials, PedAnovaImportanceEvaluator())
     sample = _sample(trials)
-    fanova = _evaluate(sweep, sample, FanovaImportanceEvaluator(seed=SEED))
+    fanova = _evaluate(sweep, sample, FanovaImportanceEvaluator(n_trees=TREES, seed=SEED))
     return Importance(ped_anova, fanova, _notes(sweep, trials, sample, fanova))
 
 

@@ -20,6 +20,7 @@ from jepa_ray.world_model import WorldModel, load
 
 EXAMPLE_STEPS = 3  # of the registered model's input example
 TOP = 5  # trials of the description
+GAP = "&emsp;"
 
 
 def dataset_card(config: DataConfig) -> DatasetCard:
@@ -63,7 +64,7 @@ def model_card(study: Study, best: TrialRecord, folder: Path, sweep_id: str, run
         inputs=inputs,
         outputs=outputs,
         example=_example(model),
-        description=f"`{best.trial_id}` of sweep `{spec.name}`: {spec.objective.metric} **{_short(value)}**\n\n"
+        description=f"{best.trial_id} of sweep {spec.name}: {spec.objective.metric} **{_short(value)}**\n\n"
         f"{_settings(best)}\n\n{_how_to_load(name)}",
         tags={
             "sweep": spec.name,
@@ -102,11 +103,11 @@ def _example(model: WorldModel) -> dict[str, object]:
 
 def beginning(spec: SweepConfig, trials: int) -> str:
     """The description of a sweep that has begun, in Markdown."""
-    space = "\n".join(f"| `{key}` | {value} |" for key, value in spec.to_dict()["space"].items())
+    space = _table(["swept", "choices"], [[f"`{key}`", str(value)] for key, value in spec.to_dict()["space"].items()])
     return (
         f"A sweep for **{spec.objective}**: {trials} trials of at most {spec.early_stopping.max_epochs} epochs, by"
         f" {spec.search.algorithm} with {spec.early_stopping.rule}. It is running, or was interrupted.\n\n"
-        f"| swept | choices |\n|---|---|\n{space}\n\n{_reproduce(spec)}"
+        f"{space}\n\n{_reproduce(spec)}"
     )
 
 
@@ -173,7 +174,13 @@ def _how_to_load(name: str) -> str:
 
 
 def _table(header: list[str], rows: Iterable[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))
+    """A Markdown table. MLflow's UI gives tables no room: neither between columns nor below."""
+    lines = [
+        [f"{cell}{GAP}" for cell in header],
+        [":---"] * len(header),
+        *([f"{cell}{GAP}" for cell in r] for r in rows),
+    ]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n\n&nbsp;"
 
 
 def _short(value: object) -> str:

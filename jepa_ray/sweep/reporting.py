@@ -24,7 +24,7 @@ from jepa_ray.report.facts import Budget, Epoch, Interval, Planned, Session, Sta
 from jepa_ray.report.page import render
 from jepa_ray.sweep import results, space, trial_name
 from jepa_ray.sweep.plan import plan
-from jepa_ray.sweep.study import Status, Study, TrialRecord
+from jepa_ray.sweep.study import Status, Study, StudyToRead, TrialRecord
 from jepa_ray.sweep.view import describe
 from jepa_ray.sweep.warm_start import copied
 
@@ -47,7 +47,7 @@ def read_facts(folder: Path) -> Sweep:
     spec = load_sweep_config(folder / "spec.yaml")
     state = State.FINISHED if (folder / "finished.json").exists() else State.UNFINISHED
     with copied(folder / "optuna.db") as database:
-        return facts(Study.open(spec, database), folder, state)
+        return facts(StudyToRead.open(spec, database), folder, state)
 
 
 def facts(study: Study, folder: Path, state: State) -> Sweep:

@@ -8,6 +8,7 @@ Samplers work on a copy in memory: on the database, Optuna reads all unfinished 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import itertools
@@ -115,7 +116,7 @@ class Study:
         self._disk_ids: dict[int, int] = {}  # by trial number
         self.optuna = optuna.create_study(storage=self._memory, study_name=spec.name, directions=directions)
         self._memory_id = self._memory.get_study_id_from_name(spec.name)
-        self.optuna.add_trials(on_disk)  # numbered as they are on disk
+        self.optuna.add_trials(map(_for_samplers, on_disk))  # numbered as they are on disk
         self._attrs = dict(storage.get_study_system_attrs(self._study_id))  # of the sampler
         for key, value in self._attrs.items():
             self._memory.set_study_system_attr(self._memory_id, key, value)
@@ -287,11 +288,29 @@ class Study:
         return self._memory.get_trial_id_from_study_id_trial_number(self._memory_id, number)
 
 
+class StudyToRead(Study):
+    """The books as they are now, to look at. Nothing is copied for samplers, and no trial is closed."""
+
+    def __init__(self, spec: SweepConfig, storage: BaseStorage) -> None:
+        self.spec, self._disk = spec, storage
+        self._study_id = storage.get_study_id_from_name(spec.name)
+        attrs = storage.get_study_user_attrs(self._study_id)
+        trials = storage.get_all_trials(self._study_id, deepcopy=False)
+        self._records = {record.number: record for record in _records(trials, attrs)}
+
+
 def read_records(spec: SweepConfig, database: Path) -> list[TrialRecord]:
     """All trials of a sweep that another process may be running, as the disk has them now; writes nothing."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
     study_id = storage.get_study_id_from_name(spec.name)
     return _records(storage.get_all_trials(study_id), storage.get_study_user_attrs(study_id))
+
+
+def _for_samplers(trial: FrozenTrial) -> FrozenTrial:
+    """Without the epochs' metrics: no sampler reads them, and Optuna copies every trial deeply."""
+    light = copy.copy(trial)
+    light.user_attrs = {key: value for key, value in trial.user_attrs.items() if not key.startswith("epoch_")}
+    return light
 
 
 def _records(trials: Iterable[FrozenTrial], finals: Mapping[str, Any]) -> list[TrialRecord]:

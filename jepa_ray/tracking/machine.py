@@ -22,7 +22,6 @@ class MachineMetrics:
         self._disk, self._record = disk, record
         self._begun = psutil.net_io_counters()
         self._over = threading.Event()
-        psutil.cpu_percent()  # the first call only begins the first interval
         threading.Thread(target=self._watch, name="system metrics", daemon=True).start()
 
     def stop(self) -> None:
@@ -30,6 +29,7 @@ class MachineMetrics:
         self._over.set()
 
     def _watch(self) -> None:
+        psutil.cpu_percent()  # the first call of a thread only begins its first interval
         while not self._over.wait(INTERVAL_S):
             self._record(self._measure())
 

@@ -6,6 +6,7 @@ its `jepa_ray.key` tag, so a sweep that is resumed continues its runs and double
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -14,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,8 +132,15 @@ class Tracker:
 
     def _create(self, key: str, name: str, parent: Run | None, tags: dict[str, str]) -> str:
         under = {"mlflow.parentRunId": parent.result()} if parent else {}
-        run = self._client.create_run(self._experiment, run_name=name, tags={KEY_TAG: key, **under, **tags})
-        return self._noted(run)
+        told = {**self._origin, KEY_TAG: key, **under, **tags}
+        return self._noted(self._client.create_run(self._experiment, run_name=name, tags=told))
+
+    @functools.cached_property
+    def _origin(self) -> dict[str, str]:
+        """Who runs what, and of which git commit: what MLflow itself says of a run that it begins."""
+        from mlflow.tracking.context.registry import resolve_tags
+
+        return dict(resolve_tags())
 
     def _noted(self, run: Any) -> str:
         self._begun[str(run.info.run_id)] = int(run.info.start_time)
@@ -254,7 +261,7 @@ class Tracker:
         with self._lock:
             batch = self._gathering.pop(run)
         for part in batch.parts():
-            self._patiently(partial(self._write_part, _id(run), part))
+            self._patiently(functools.partial(self._write_part, _id(run), part))
 
     def _write_part(self, run_id: str, part: Batch) -> None:
         """A batch that is written twice is there once: MLflow knows a metric by its time and step."""

@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pandas as pd
 import pytest
 import torch
@@ -75,7 +76,20 @@ def test_a_sweep_leaves_what_it_promises(spec: dict[str, Any], tmp_path: Path) -
     assert {r.data.tags["rank"] for r in trials} == {"1", "2", "3", "4"}
     assert all(set(r.data.params) == set(spec["space"]) for r in trials)
     assert all(len(client.get_metric_history(r.info.run_id, "val_loss")) == 2 for r in trials)
-    assert {f.path for f in client.list_artifacts(parents[0].info.run_id)} >= {"leaderboard.csv", "best_jepa_model.pt"}
+    artifacts = {f.path for f in client.list_artifacts(parents[0].info.run_id)}
+    assert artifacts >= {"spec.yaml", "leaderboard.csv", "best_config.yaml", "best_jepa_model.pt"}
+
+    # The parent says what came of it, on what data, and where the best model is: once, also when told again.
+    note = parents[0].data.tags["mlflow.note.content"]
+    assert f"### Best: `{frame['trial_id'][0]}`" in note
+    assert [given.dataset.name for given in parents[0].inputs.dataset_inputs] == ["two_rooms"]
+    assert "the best model is models:/unit@best in MLflow, version 1" in printed
+    version = client.get_model_version_by_alias("unit", "best")
+    assert version.run_id == frame["mlflow_run_id"][0]
+    assert float(version.tags["objective_value"]) == pytest.approx(frame["objective"][0])
+    mlflow.set_tracking_uri(f"sqlite:///{output / 'mlflow.db'}")
+    served = mlflow.pyfunc.load_model("models:/unit@best").get_raw_model()
+    assert served.latent_dim == frame["model.latent_dim_state"][0]
 
     # The best model loads by itself; its config, trained alone, gives the best trial's value.
     model, config = load_model(folder / "best_jepa_model.pt")

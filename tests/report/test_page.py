@@ -297,7 +297,7 @@ def test_a_large_sweep_is_thinned_and_says_so(tmp_path: Path) -> None:
     told = Page(text)
     assert len(told.board) == 2000
     assert "Shown are the best 50 of 2,000 trials" in told.sections["curves"]
-    assert "fANOVA is fitted to 1,000 of them" in told.sections["importance"]
+    assert "fANOVA is fitted to 300 of them" in told.sections["importance"]
     assert len(text) < 8e6  # plotly.js is 4.8 MB of it
 
 

@@ -75,7 +75,7 @@ class TestWords:
     def test_at_the_end_they_say_what_is_best_what_it_took_and_how_to_go_on(self, study: Study) -> None:
         text = cards.ending(study, results.ranking(study))
         assert "### Best: `trial_00001`, val_rollout_mrr **0.5**" in text
-        assert "| `training.learning_rate` | 0.001 |" in text
+        assert "| `training.learning_rate`&emsp; | 0.001&emsp; |" in text
         assert "3 trials (2 complete, 1 failed); 4 of 6 epochs (67%)" in text
         assert "python -m jepa_ray.train --config best_config.yaml" in text
         assert 'mlflow.pyfunc.load_model("models:/unit@best")' in text
@@ -87,7 +87,7 @@ class TestWords:
     def test_at_the_beginning_they_say_what_is_tried(self, study: Study) -> None:
         text = cards.beginning(study.spec, 3)
         assert "**max val_rollout_mrr**: 3 trials of at most 2 epochs, by grid with none" in text
-        assert "| `training.learning_rate` | [0.0001, 0.001, 0.01] |" in text
+        assert "| `training.learning_rate`&emsp; | [0.0001, 0.001, 0.01]&emsp; |" in text
 
     def test_what_is_not_registered_is_not_promised(self, study: Study) -> None:
         tracking = study.spec.tracking.model_copy(update={"registered_model": None})

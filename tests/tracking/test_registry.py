@@ -165,8 +165,8 @@ def test_it_says_what_it_is(make: Make, train_config: TrainConfig) -> None:
     assert (version.run_id, version.description) == (made.card.run, "It is good.")
     (logged,) = client.search_logged_models([made.tracker._experiment])
     assert (logged.source_run_id, logged.params) == (made.card.run, dict(made.card.params))
-    for run in ("sweep", made.card.key):
-        listed = client.get_run(made.tracker.open_run(run, run, {}).result()).outputs.model_outputs
+    for run in made.tracker.known_runs("sweep"):  # the sweep's and its trial's
+        listed = client.get_run(run.id).outputs.model_outputs
         assert [output.model_id for output in listed] == [logged.model_id]
     files = {path.name for path in (made.output / "mlartifacts").rglob("*") if path.is_file()}
     assert {"MLmodel", "best_jepa_model.pt", "best_config.yaml", "requirements.txt", "pyfunc.py"} <= files
