@@ -40,6 +40,8 @@ def evaluate(
     model, config = load_model(checkpoint)
     if data is not None:
         config = config.with_overrides({"data.path": os.path.realpath(data), "data.builtin": None}, "--data")
+    if plan or picture:
+        _check_planning(config, picture)  # before the minutes that validation may take
     _print_validation(model, config, console)
     if plan or picture:
         _print_planning(model, config, planning, picture, console)
@@ -79,14 +81,21 @@ def _print_diagnosis(diagnosis: Diagnosis, config: TrainConfig, console: Console
         console.print(f"  try --set {remedy.key}={remedy.value}  ({remedy.why})", soft_wrap=True, highlight=False)
 
 
+def _check_planning(config: TrainConfig, picture: Path | None) -> None:
+    from jepa_ray.plan.environment import check_environment
+    from jepa_ray.plan.picture import check_ending
+
+    check_environment(config.data)
+    if picture:
+        check_ending(picture)
+
+
 def _print_planning(
     model: JEPA, config: TrainConfig, planning: PlanningConfig, picture: Path | None, console: Console
 ) -> None:
-    from jepa_ray.plan.picture import check_ending, save_picture
+    from jepa_ray.plan.picture import save_picture
     from jepa_ray.plan.success import plan_success
 
-    if picture:
-        check_ending(picture)
     with console.status("planning"):
         result = plan_success(model, config, planning, record=PICTURED if picture else 0)
     console.print(f"planning success  {result.success}", highlight=False)

@@ -126,7 +126,7 @@ def persistence_ratio(error: Tensor, copied: Tensor) -> Tensor:
 def action_gap(error: Tensor, shuffled: Tensor) -> Tensor:
     """MSE with the actions of other transitions over MSE, >= 0; 1 for a model that ignores actions.
 
-    Fooled by nothing known, but says little where actions matter little.
+    Fooled by an encoder that keeps nothing but the action's effect; says little where actions matter little.
     """
     return shuffled / _positive(error)
 

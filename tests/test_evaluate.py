@@ -83,3 +83,4 @@ def test_files_have_no_environment_to_plan_in(model: Path, tmp_path: Path) -> No
     result = run(str(model), "--data", str(path), "--plan", *FAST)
     assert isinstance(result.exception, ConfigError)
     assert "planning needs" in str(result.exception)
+    assert "validation trajectories" not in result.output  # it is said before the work, not after it

@@ -112,6 +112,12 @@ class TwoRooms:
 
 def environment_of(data: DataConfig, goal_ahead: int, episodes: int, seed: int) -> Environment:
     """The environment that a dataset comes from, with fresh tasks. Raises `ConfigError` if there is none."""
+    check_environment(data)
+    return TwoRooms.sample(data.two_rooms, goal_ahead, episodes, seed)
+
+
+def check_environment(data: DataConfig) -> None:
+    """Raise `ConfigError` unless there is an environment to plan in."""
     if data.builtin != "two_rooms":
         raise ConfigError(
             f"data.path is {data.path}, but a file has no environment to plan in: planning needs"
@@ -119,4 +125,3 @@ def environment_of(data: DataConfig, goal_ahead: int, episodes: int, seed: int) 
         )
     if key := data.preparation:
         raise ConfigError(f"{NO_PLANNING_WITH} data.{key}")
-    return TwoRooms.sample(data.two_rooms, goal_ahead, episodes, seed)
