@@ -2,8 +2,9 @@
 
     python benchmarks/report_scale.py [--trials 10000] [--open]
 
-Half of the trials are stopped at their first rung; every epoch has all metrics. Prints the seconds of each part and the
-file's size; with --open also how long Chromium takes until everything is drawn (needs playwright and a chromium).
+Half of the trials are stopped at their first rung; every epoch has all metrics. Prints the command's seconds, start
+of Python and reading of the books included, and the file's size; with --open also how long Chromium takes until all is
+drawn (needs playwright and a chromium).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import random
 import resource
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,9 +26,8 @@ import typer
 from optuna.distributions import distribution_to_json
 
 from jepa_ray.config import METRICS, SweepConfig, dump_yaml
-from jepa_ray.report.page import render
 from jepa_ray.sweep import space
-from jepa_ray.sweep.reporting import REPORT, read_facts
+from jepa_ray.sweep.reporting import REPORT
 
 BEGAN, GROUPS, EPOCHS = 1_800_000_000.0, 16, 6
 SPEC = {
@@ -50,14 +52,11 @@ def main(
         folder = Path(name)
         make_books(folder, trials)
         start = time.perf_counter()
-        facts = read_facts(folder)
-        read = time.perf_counter()
-        (folder / REPORT).write_text(render(facts))
-        end = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "jepa_ray.report", str(folder)], check=True)
+        seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
         size = (folder / REPORT).stat().st_size / 1e6
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-        print(f"{trials:,} trials: read in {read - start:.1f} s, drawn and written in {end - read:.1f} s,")
-        print(f"{end - start:.1f} s in all; {size:.1f} MB; {memory:,.0f} MB of memory at most")
+        print(f"{trials:,} trials: the command took {seconds:.1f} s, {used.ru_utime:.1f} s of them on a CPU;")
+        print(f"{size:.1f} MB; {used.ru_maxrss / 1e3:,.0f} MB of memory at most")
         if opened:
             print(f"drawn by Chromium in {seconds_to_open(folder / REPORT):.1f} s")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,7 @@ def report(
     from jepa_ray.report.versus import render_both
     from jepa_ray.sweep.reporting import REPORT, read_facts
 
+    gc.disable()  # a large sweep is millions of small objects that live as long as this command: nothing to collect
     sweeps = [read_facts(_folder(folder)) for folder in folders]
     path = out or (Path("compare.html") if compare else _folder(folders[0]) / REPORT)
     text = render_both(sweeps[0], sweeps[1]) if compare else render(sweeps[0])

@@ -16,7 +16,8 @@ from jepa_ray.report.facts import Sweep, Trial
 
 FEWEST = 4  # trials, below which nothing can be told
 FEW = 30  # below which the figures say so themselves
-MOST_FOR_FANOVA, TREES = 300, 32  # its time grows with the square of the trials: a second, or minutes for thousands
+MOST_FOR_FANOVA, TREES = 300, 32  # its time grows with the square of the trials: seconds, or minutes for thousands
+MOST_FOR_PED_ANOVA = 2000  # Optuna copies each of them
 SEED = 0
 
 
@@ -38,10 +39,10 @@ def importance(sweep: Sweep) -> Importance:
     trials = [trial for trial in sweep.own if trial.objective is not None and trial.status in ("COMPLETE", "PRUNED")]
     if reason := _too_little(sweep, trials):
         return Importance({}, {}, [reason])
-    ped_anova = _evaluate(sweep, trials, PedAnovaImportanceEvaluator())
-    sample = _sample(trials)
-    fanova = _evaluate(sweep, sample, FanovaImportanceEvaluator(n_trees=TREES, seed=SEED))
-    return Importance(ped_anova, fanova, _notes(sweep, trials, sample, fanova))
+    ped_anova = _evaluate(sweep, _sample(trials, MOST_FOR_PED_ANOVA), PedAnovaImportanceEvaluator())
+    evaluator = FanovaImportanceEvaluator(n_trees=TREES, seed=SEED)
+    fanova = _evaluate(sweep, _sample(trials, MOST_FOR_FANOVA), evaluator)
+    return Importance(ped_anova, fanova, _notes(sweep, trials, fanova))
 
 
 def _too_little(sweep: Sweep, trials: Sequence[Trial]) -> str | None:
@@ -54,8 +55,8 @@ def _too_little(sweep: Sweep, trials: Sequence[Trial]) -> str | None:
     return None
 
 
-def _sample(trials: list[Trial]) -> list[Trial]:
-    return trials if len(trials) <= MOST_FOR_FANOVA else random.Random(SEED).sample(trials, MOST_FOR_FANOVA)
+def _sample(trials: list[Trial], most: int) -> list[Trial]:
+    return trials if len(trials) <= most else random.Random(SEED).sample(trials, most)
 
 
 def _evaluate(sweep: Sweep, trials: Sequence[Trial], evaluator: Any) -> dict[str, float]:
@@ -88,12 +89,13 @@ class _quiet:  # noqa: N801 (a context manager, used as a word)
         optuna.logging.set_verbosity(self._before)
 
 
-def _notes(sweep: Sweep, trials: Sequence[Trial], sample: Sequence[Trial], fanova: dict[str, float]) -> list[str]:
+def _notes(sweep: Sweep, trials: Sequence[Trial], fanova: dict[str, float]) -> list[str]:
     notes = [f"From {len(trials):,} trials; each counts with the best {sweep.objective.metric} it reached."]
     if len(trials) < FEW:
         notes.append(f"These are few: below about {FEW} trials the shares can change much with the next ones.")
-    if len(sample) < len(trials):
-        notes.append(f"fANOVA is fitted to {len(sample):,} of them, drawn at random.")
+    for name, most in (("fANOVA", MOST_FOR_FANOVA), ("PED-ANOVA", MOST_FOR_PED_ANOVA)):
+        if len(trials) > most:
+            notes.append(f"{name} is fitted to {most:,} of them, drawn at random.")
     if stopped := sum(trial.status == "PRUNED" for trial in trials):
         notes.append(f"Stopped early, and might have reached more: {stopped:,} of them.")
     if missing := [key for key in sweep.keys if key not in fanova]:

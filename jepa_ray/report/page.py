@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -154,7 +153,7 @@ def page(
 ) -> str:
     """A whole page: a template, what its tables and plots show, and all that they need to be seen."""
     data = {
-        "tables": {name: dataclasses.asdict(table) for name, table in tables.items()},
+        "tables": {name: table.plain() for name, table in tables.items()},
         "plots": {name: plot.figure for name, plot in drawn.items() if plot.figure},
     }
     return (

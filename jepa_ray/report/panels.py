@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from jepa_ray.config import METRICS, SMALLER_IS_BETTER
@@ -48,6 +48,10 @@ class Table:
 
     columns: list[Column]
     rows: list[list[Cell]]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {"columns": [asdict(column) for column in self.columns], "rows": self.rows}
 
 
 # ------------------------------------------------------------------------------------- leaderboard
@@ -181,17 +185,18 @@ def _pick(sweep: Sweep, metric: str) -> Pick | None:
     modes: dict[str, str] = {objective.metric: objective.mode for objective in sweep.objectives}
     sign = -1 if modes.get(metric, "min" if metric in SMALLER_IS_BETTER else "max") == "min" else 1
     ours = sweep.objective.metric
-    candidates = [
-        (sign * epoch.metrics[metric], -trial.number, -i, trial)
-        for trial in sweep.own
-        if trial.status != "FAILED"
-        for i, epoch in enumerate(trial.epochs, start=1)
-        if math.isfinite(epoch.metrics.get(metric, math.nan)) and math.isfinite(epoch.metrics.get(ours, math.nan))
-    ]
-    if not candidates:
+    best: tuple[float, Trial, int] | None = None
+    for trial in sweep.own:
+        if trial.status == "FAILED":
+            continue
+        for i, epoch in enumerate(trial.epochs, start=1):
+            value, got = sign * epoch.metrics.get(metric, math.nan), epoch.metrics.get(ours, math.nan)
+            if math.isfinite(value) and math.isfinite(got) and (best is None or value > best[0]):
+                best = value, trial, i
+    if best is None:
         return None
-    value, _, minus_epoch, trial = max(candidates, key=lambda candidate: candidate[:3])
-    return Pick(metric, sign * value, trial, -minus_epoch, trial.epochs[-minus_epoch - 1].metrics[ours], 0.0)
+    value, trial, number = best
+    return Pick(metric, sign * value, trial, number, trial.epochs[number - 1].metrics[ours], 0.0)
 
 
 def _ends(sweep: Sweep) -> tuple[float, float]:

@@ -211,7 +211,8 @@ def groups_over_time(line: Timeline) -> Plot:
     layout = {
         "barmode": "overlay",
         "bargap": 0.25,
-        "height": 130 + 26 * len(names),
+        "height": 170 + 26 * len(names),
+        "legend": {"y": -50 / (60 + 26 * len(names))},  # below the axis' title, however low the plot is
         "xaxis": {"title": {"text": f"{word} since the sweep began"}, "rangemode": "tozero"},
         "yaxis": {"autorange": "reversed", "categoryorder": "array", "categoryarray": list(names.values())},
         "shapes": [_vertical(pause / unit) for pause in line.pauses],

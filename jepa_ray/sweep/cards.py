@@ -175,12 +175,8 @@ def _how_to_load(name: str) -> str:
 
 def _table(header: list[str], rows: Iterable[list[str]]) -> str:
     """A Markdown table. MLflow's UI gives tables no room: neither between columns nor below."""
-    lines = [
-        [f"{cell}{GAP}" for cell in header],
-        [":---"] * len(header),
-        *([f"{cell}{GAP}" for cell in r] for r in rows),
-    ]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n\n&nbsp;"
+    top, *below = ("| " + " | ".join(f"{cell}{GAP}" for cell in cells) + " |" for cells in (header, *rows))
+    return "\n".join([top, "|" + ":---|" * len(header), *below, "", "&nbsp;"])
 
 
 def _short(value: object) -> str:
