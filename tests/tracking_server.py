@@ -15,12 +15,13 @@ from pathlib import Path
 class Server:
     """A tracking server that can be killed and started again on the same port and store."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: str | None = None) -> None:
+        """`store`: a backend store that is there already; None: a new one in `folder`."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
-        store = f"sqlite:///{folder / 'server.db'}"
+        store = store or f"sqlite:///{folder / 'server.db'}"
         self._command = [
             sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--backend-store-uri", store,
             "--artifacts-destination", str(folder / "artifacts"), "--workers", "1",

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from browsing import PATIENCE_MS, WIDTHS, chromium, needs_chromium
 from mlflow import MlflowClient
 from ray import cloudpickle
 from rich.console import Console
 from running import Running, board, epochs_recorded, run, start, write
+from tracking_server import Server
 
 from jepa_ray.config import METRICS, SweepConfig, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
@@ -36,6 +39,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
 @pytest.fixture
 def spec(train_config: TrainConfig) -> dict[str, Any]:
+    return small_spec(train_config)
+
+
+def small_spec(train_config: TrainConfig) -> dict[str, Any]:
     """Four trials of at most two short epochs, on one group: a second one takes longer to start than to train."""
     return {
         "name": "unit",
@@ -51,11 +58,53 @@ UNTRAINED = 1e-12  # a learning rate that leaves a model as it was drawn: at cha
 FAST_PLANNING = {"samples": 4, "elites": 2, "iterations": 1, "episodes": 4, "budget": 4}
 
 
-def test_a_sweep_leaves_what_it_promises(spec: dict[str, Any], tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    spec["resources"] = {"max_concurrent": 2}
-    path = write(spec, tmp_path)
-    printed = run(path, output)
+@dataclass(frozen=True)
+class Swept:
+    """A sweep that has run, on two groups."""
+
+    spec: dict[str, Any]
+    path: Path
+    output: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def swept(train_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    folder = tmp_path_factory.mktemp("swept")
+    spec = small_spec(train_config) | {"resources": {"max_concurrent": 2}}
+    path = write(spec, folder)
+    return Swept(spec, path, folder / "out", run(path, folder / "out"))
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_what_it_leaves_can_be_looked_at(swept: Swept, tmp_path: Path, width: int) -> None:
+    server = Server(tmp_path, f"sqlite:///{swept.output / 'mlflow.db'}")
+    try:
+        with chromium() as browser:
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            wrong: list[str] = []
+            page.on("pageerror", lambda error: wrong.append(str(error)))
+            page.goto((swept.output / "sweeps/unit/report.html").as_uri())
+            page.wait_for_function("document.documentElement.dataset.drawn === 'yes'", timeout=PATIENCE_MS)
+            assert page.locator("#table-board tbody tr").count() == 4
+            assert page.locator("[data-plot] svg").count() >= 4
+
+            page.goto(f"{server.uri}/#/experiments/1/runs?compareRunsMode=TABLE")
+            page.get_by_text("matching runs").wait_for(timeout=PATIENCE_MS)
+            assert page.get_by_text("5 matching runs").count() == 1
+            page.locator(".ag-row button").first.click(timeout=PATIENCE_MS)  # the parent's, which shows its children
+            page.get_by_text("trial_00003").first.wait_for(timeout=PATIENCE_MS)
+            assert page.locator(".ag-row a", has_text="learning_rate=").count() == 4
+            page.goto(f"{server.uri}/#/models/unit")
+            page.get_by_text("Version 1").first.wait_for(timeout=PATIENCE_MS)
+            assert wrong == []
+    finally:
+        server.kill()
+
+
+def test_a_sweep_leaves_what_it_promises(swept: Swept) -> None:
+    spec, path, output, printed = dict(swept.spec), swept.path, swept.output, swept.printed
     folder = output / "sweeps" / "unit"
 
     assert "Ray dashboard  http://127.0.0.1:" in printed
@@ -104,10 +153,8 @@ def test_a_sweep_leaves_what_it_promises(spec: dict[str, Any], tmp_path: Path) -
     stamp = (folder / "leaderboard.csv").stat().st_mtime_ns
     assert "is finished" in run(path, output)
     assert (folder / "leaderboard.csv").stat().st_mtime_ns == stamp
-    spec["search"]["num_trials"] = 3
-    assert "was begun with other settings: search.num_trials 4 -> 3" in start(write(spec, tmp_path), output).finish(
-        code=2
-    )
+    other = write(spec | {"search": spec["search"] | {"num_trials": 3}}, output)
+    assert "was begun with other settings: search.num_trials 4 -> 3" in start(other, output).finish(code=2)
 
 
 def test_equal_sweeps_give_equal_leaderboards(spec: dict[str, Any], tmp_path: Path) -> None:

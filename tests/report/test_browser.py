@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import books
 import pytest
+from browsing import PATIENCE_MS, WIDTHS, chromium, needs_chromium
 
 from jepa_ray.report.facts import State
 from jepa_ray.report.versus import render_both
 from jepa_ray.sweep.repeats import Repeats
 from jepa_ray.sweep.reporting import facts, write_report
 
-pytest.importorskip("playwright", reason="the browser is driven by playwright: pip install 'jepa-ray[test]'")
-from playwright.sync_api import Browser, Page, sync_playwright
-
-CHROMIUM = os.environ.get("JEPA_RAY_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH, and JEPA_RAY_CHROMIUM names none")
-
-WIDTHS = {"desk": 1280, "phone": 390}
-PATIENCE_MS = 180_000  # machines without a graphics card draw WebGL slowly
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -41,19 +31,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--enable-unsafe-swiftshader"]  # WebGL in software, in containers too
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 class Opened:
     """A page that is drawn, and what went wrong in it."""
 
-    def __init__(self, browser: Browser, path: Path, width: int, scheme: Any = "light") -> None:
-        self.page: Page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    def __init__(self, browser: Any, path: Path, width: int, scheme: Any = "light") -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
         self.wrong: list[str] = []
         self.asked: list[str] = []
         self.page.on("console", lambda told: self.wrong.append(told.text) if told.type == "error" else None)
@@ -71,7 +58,7 @@ class Opened:
 
 
 @pytest.fixture(scope="module", params=WIDTHS)
-def opened(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[Opened]:
+def opened(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Opened]:
     opened = Opened(browser, report, WIDTHS[request.param])
     yield opened
     opened.page.close()
@@ -153,7 +140,7 @@ def test_all_metrics_are_columns_on_demand(opened: Opened) -> None:
     assert heads.count() == few
 
 
-def test_dark_mode_is_dark_and_follows_the_system(browser: Browser, report: Path) -> None:
+def test_dark_mode_is_dark_and_follows_the_system(browser: Any, report: Path) -> None:
     opened = Opened(browser, report, 1280, "dark")
     read = "getComputedStyle(document.querySelector('section')).backgroundColor"
     assert opened.page.evaluate(read) == "rgb(23, 27, 31)"
@@ -165,7 +152,7 @@ def test_dark_mode_is_dark_and_follows_the_system(browser: Browser, report: Path
     opened.page.close()
 
 
-def test_two_sweeps_side_by_side(browser: Browser, tmp_path: Path) -> None:
+def test_two_sweeps_side_by_side(browser: Any, tmp_path: Path) -> None:
     sides = []
     for name, seed in (("left", 0), ("right", 1)):
         study = books.study(books.spec(name=name, search={"algorithm": "random", "num_trials": 14, "seed": seed}))
