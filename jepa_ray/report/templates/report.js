@@ -103,7 +103,7 @@
         const cell = document.createElement("td");
         const text = shown(row[place], column.numeric);
         if (typeof row[place] === "number") cell.className = "n";
-        else if (text.length > 40) cell.className = "long";
+        else if (text.length > 40) Object.assign(cell, { className: "long", title: text });
         if (place === statusColumn) {
           const mark = document.createElement("span");
           mark.className = "mark";
@@ -161,11 +161,12 @@
     const narrow = window.innerWidth < 640;
     const figure = painted(data.plots[element.dataset.plot], colours);
     const layout = layoutOf(figure.layout, colours, narrow);
+    const light = window.matchMedia("print").matches || !window.matchMedia("(prefers-color-scheme: dark)").matches;
+    const scaled = figure.data[0].type === "parcoords" ? figure.data[0].line : figure.data[0];
+    if ("reversescale" in scaled) scaled.reversescale = scaled.reversescale !== light; // the best stand out from the paper
     if (figure.data[0].type === "parcoords") {
       Object.assign(layout, { margin: { l: 60, r: 50, t: 60, b: 30 } });
       const line = colours.getPropertyValue("--ink").trim();
-      const light = window.matchMedia("print").matches || !window.matchMedia("(prefers-color-scheme: dark)").matches;
-      figure.data[0].line.reversescale = figure.data[0].line.reversescale !== light; // the best lines stand out from the paper
       Object.assign(figure.data[0], { labelfont: { color: line }, tickfont: { color: line }, rangefont: { color: "rgba(0,0,0,0)" } });
       if (!webgl()) {
         element.textContent = "This plot needs WebGL, which this browser does not offer; the leaderboard has the same values.";
