@@ -91,8 +91,7 @@ def test_what_it_leaves_can_be_looked_at(swept: Swept, tmp_path: Path, width: in
             assert page.locator("[data-plot] svg").count() >= 4
 
             page.goto(f"{server.uri}/#/experiments/1/runs?compareRunsMode=TABLE")
-            page.get_by_text("matching runs").wait_for(timeout=PATIENCE_MS)
-            assert page.get_by_text("5 matching runs").count() == 1
+            page.get_by_text("5 matching runs").wait_for(timeout=PATIENCE_MS)
             page.locator(".ag-row button").first.click(timeout=PATIENCE_MS)  # the parent's, which shows its children
             page.get_by_text("trial_00003").first.wait_for(timeout=PATIENCE_MS)
             assert page.locator(".ag-row a", has_text="learning_rate=").count() == 4
