@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def make(tmp_path: Path) -> Make:
     def made(config: TrainConfig, key: str = "sweep/0", output: Path | None = None) -> Made:
         output = output or tmp_path / "out"
         data = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
-        torch.manual_seed(hash(key) % 1000)
+        torch.manual_seed(zlib.crc32(key.encode()))  # not hash(), which differs from process to process
         model = build_jepa(config.model, data.spec).eval()
         card = carded(model, config, data, tmp_path, key)
         tracker = Tracker(TrackingConfig(), output, "unit")
@@ -111,7 +112,10 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     assert set(found) == set(wanted)
     for name, values in wanted.items():
         assert found[name].dtype == np.float32
-        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-6)
+        largest = max(1.0, float(np.abs(values).max()))
+        np.testing.assert_allclose(
+            found[name], values, rtol=0, atol=1e-6 * largest
+        )  # float32 sums
 
 
 def loaded_here(output: Path) -> Any:
