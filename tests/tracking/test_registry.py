@@ -113,9 +113,7 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name, values in wanted.items():
         assert found[name].dtype == np.float32
         largest = max(1.0, float(np.abs(values).max()))
-        np.testing.assert_allclose(
-            found[name], values, rtol=0, atol=1e-6 * largest
-        )  # float32 sums
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-6 * largest)  # float32 sums
 
 
 def loaded_here(output: Path) -> Any:
