@@ -299,13 +299,6 @@ class StudyToRead(Study):
         self._records = {record.number: record for record in _records(trials, attrs)}
 
 
-def read_records(spec: SweepConfig, database: Path) -> list[TrialRecord]:
-    """All trials of a sweep that another process may be running, as the disk has them now; writes nothing."""
-    storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
-    study_id = storage.get_study_id_from_name(spec.name)
-    return _records(storage.get_all_trials(study_id), storage.get_study_user_attrs(study_id))
-
-
 def _for_samplers(trial: FrozenTrial) -> FrozenTrial:
     """Without the epochs' metrics: no sampler reads them, and Optuna copies every trial deeply."""
     light = copy.copy(trial)

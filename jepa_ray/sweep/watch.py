@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import optuna
 from rich.console import Console
@@ -12,8 +13,9 @@ from jepa_ray.errors import ConfigError
 from jepa_ray.files import RunFolder
 from jepa_ray.machine import Machine
 from jepa_ray.sweep.plan import plan
-from jepa_ray.sweep.study import Status, TrialRecord, read_records
+from jepa_ray.sweep.study import Status, StudyToRead, TrialRecord
 from jepa_ray.sweep.view import SweepView
+from jepa_ray.sweep.warm_start import copied
 
 INTERVAL_S = 1.0  # between two looks,
 SHARE = 0.1  # and at most this share of the time spent on looking, however large the study
@@ -44,6 +46,12 @@ def watch(spec: SweepConfig, folder: RunFolder, console: Console) -> bool:
             if not over:
                 time.sleep(max(INTERVAL_S, (time.monotonic() - started) / SHARE))
     return folder.finished
+
+
+def read_records(spec: SweepConfig, database: Path) -> list[TrialRecord]:
+    """All trials as the disk has them now, from a copy: what another process writes is not opened."""
+    with copied(database) as copy:
+        return StudyToRead.open(spec, copy).records()
 
 
 def tell(view: SweepView, before: TrialRecord | None, now: TrialRecord) -> None:

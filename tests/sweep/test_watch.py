@@ -13,8 +13,8 @@ from jepa_ray.config import SweepConfig
 from jepa_ray.errors import ConfigError
 from jepa_ray.files import RunFolder
 from jepa_ray.sweep import watch as watching
-from jepa_ray.sweep.study import Study, TrialRecord, read_records
-from jepa_ray.sweep.watch import watch
+from jepa_ray.sweep.study import Study, TrialRecord
+from jepa_ray.sweep.watch import read_records, watch
 
 
 @pytest.fixture
