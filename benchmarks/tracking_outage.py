@@ -18,8 +18,6 @@ import argparse
 import contextlib
 import math
 import os
-import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -31,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tracking_server import Server
 
 from jepa_ray.config import METRICS, load_sweep_config, load_train_config
 from jepa_ray.sweep.study import Study
@@ -91,45 +90,9 @@ def write_spec(folder: Path, uri: str, epochs: int, trajectories: int) -> Path:
 # ---------------------------------------------------------------------------------------- the server
 
 
-class Server:
-    """MLflow's own, on a port that stays the same."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._command = [
-            sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{folder / 'server.db'}",
-            "--artifacts-destination", str(folder / "artifacts"),
-        ]  # fmt: skip
-
-    def start(self) -> None:
-        """Returns when it answers."""
-        self._process = subprocess.Popen(
-            self._command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # seven processes that nobody needs
-        )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return
-            time.sleep(0.2)
-        raise SystemExit("the tracking server did not start")
-
-    def kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
 @contextlib.contextmanager
 def running_server(folder: Path) -> Iterator[Server]:
     server = Server(folder)
-    server.start()
     try:
         yield server
     finally:
