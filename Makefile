@@ -1,7 +1,7 @@
 # The venv is made once; `make sweep` and `make test` are the README's two commands.
 BIN := .venv/bin
 
-.PHONY: install sweep smoke test check format docs
+.PHONY: install sweep smoke test check audit format docs
 
 install:
 	python3 -m venv .venv
@@ -21,6 +21,9 @@ check:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit:
+	$(BIN)/python .ci/audit.py
 
 format:
 	$(BIN)/ruff check --fix .

@@ -38,6 +38,7 @@ from rich.table import Table
 from jepa_ray import cli
 from jepa_ray.config import METRICS, EarlyStopping, Resources, SearchConfig, SweepConfig, load_train_config
 from jepa_ray.machine import Machine
+from jepa_ray.storage import Storage
 from jepa_ray.sweep import run
 from jepa_ray.sweep.trial import SweepTrial
 from jepa_ray.train.cluster import ray_session
@@ -127,6 +128,8 @@ def wait_for_all(folder: Path, concurrent: int) -> None:
 class Idle:
     """A group that has nothing to do."""
 
+    hosts = ("here",)
+
     def __init__(self, concurrent: int, folder: Path) -> None:
         wait_for_all(folder / "up", concurrent)
         self._epoch = 0
@@ -151,7 +154,7 @@ class IdleTrial(SweepTrial):
     """What the package runs, with an idle group."""
 
     def start_group(self) -> Idle:
-        return Idle(self.spec.resources.max_concurrent, self.folder)
+        return Idle(self.spec.resources.max_concurrent, Path(self.groups))
 
 
 def package(size: int, concurrent: int, algorithm: str) -> tuple[Clock, float]:
@@ -173,7 +176,8 @@ def package(size: int, concurrent: int, algorithm: str) -> tuple[Clock, float]:
         clock.tick()
 
     with tempfile.TemporaryDirectory() as folder, machine, no_model:
-        bound = type("BoundTrial", (IdleTrial,), {"spec": spec, "folder": Path(folder) / "sweeps/scale"})
+        own = f"{folder}/sweeps/scale"
+        bound = type("BoundTrial", (IdleTrial,), {"spec": spec, "store": Storage(own), "groups": own})
         with mock.patch.object(run.Recorder, "on_trial_result", timed):
             run.run_sweep(spec, Path(folder), Console(quiet=True), trial_class=bound)
         return clock, time.perf_counter()

@@ -129,7 +129,7 @@ def report(console: Console, speed: dict[str, list[float]]) -> None:
 
 
 def warm_group(config: TrainConfig, folder: Path) -> WorkerGroup:
-    group = WorkerGroup(workers=1, cpus=1, gpus=0, storage=folder / "groups", name="loop-throughput")
+    group = WorkerGroup(workers=1, cpus=1, gpus=0, storage=str(folder / "groups"), name="loop-throughput")
     group.start()
     group.call(StartTrial(config))
     return group

@@ -10,23 +10,25 @@ import difflib
 import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
 
-from jepa_ray import dimensions
+from jepa_ray import dimensions, documents, secrets
 from jepa_ray.dimensions import Dimension, Range
 from jepa_ray.errors import ConfigError
 
@@ -117,6 +119,9 @@ class MlpConfig(_Section):
     depth: int = Field(2, ge=1, description="Hidden layers.")
 
 
+WIDEST, DEEPEST = 1 << 16, 1 << 10  # beyond any model: a larger number is a mistake, or meant to fill the memory
+
+
 class ModelConfig(_Section):
     """Section `model`: the parts of the JEPA and their sizes."""
 
@@ -132,6 +137,27 @@ class ModelConfig(_Section):
     cnn: CnnConfig = CnnConfig()
     vit: VitConfig = VitConfig()
     mlp: MlpConfig = MlpConfig()
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        widths = {
+            "latent_dim_state": self.latent_dim_state,
+            "latent_dim_action": self.latent_dim_action,
+            "transition_mlp_ratio": self.transition_mlp_ratio,
+            "cnn.channels": max(self.cnn.channels),
+            "vit.width": self.vit.width,
+            "mlp.width": self.mlp.width,
+        }
+        depths = {
+            "transition_depth": self.transition_depth,
+            "cnn.channels": len(self.cnn.channels),
+            "vit.depth": self.vit.depth,
+            "mlp.depth": self.mlp.depth,
+        }
+        for sizes, most, what in ((widths, WIDEST, "wide"), (depths, DEEPEST, "deep")):
+            if large := next((key for key, size in sizes.items() if size > most), None):
+                raise ValueError(f"{large} is {sizes[large]:g} {what}, but no model is larger than {most}")
+        return self
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -165,6 +191,9 @@ class LossConfig(_Section):
     temporal_similarity: Weight = Field(0.0, description="Weight of the squared distance of successive embeddings.")
 
 
+MOST = 10**6  # of what is counted one by one: trials, epochs
+
+
 class TrainingConfig(_Section):
     """Section `training`: optimisation, budget and workers of one run."""
 
@@ -184,7 +213,7 @@ class TrainingConfig(_Section):
     weight_decay: float = Field(1e-4, ge=0, description="AdamW decoupled weight decay, on matrices only.")
     grad_clip_norm: float | None = Field(1.0, gt=0, description="Global gradient norm limit; null: no clipping.")
     batch_size: int = Field(32, ge=1, description="Transitions per optimiser step, over all workers together.")
-    num_epochs: int = Field(100, ge=1, description="Passes over the training transitions.")
+    num_epochs: int = Field(100, ge=1, le=MOST, description="Passes over the training transitions.")
     patience: int | None = Field(
         15, ge=1, description="Stop after this many epochs without a better objective; null: never."
     )
@@ -210,6 +239,9 @@ class TrainingConfig(_Section):
         return self
 
 
+MOST_SIMULATED = 256 << 30  # bytes
+
+
 class TwoRoomsConfig(_Section):
     """Section `data.two_rooms`: the built-in simulation."""
 
@@ -224,16 +256,39 @@ class TwoRoomsConfig(_Section):
     )
     seed: int = Field(0, ge=0, description="Seed of walls, starts and actions.")
 
+    @model_validator(mode="after")
+    def _fits_a_disk(self) -> Self:
+        size = self.trajectories * (self.steps + 1) * self.image_size**2 * 3
+        if size > MOST_SIMULATED:
+            raise ValueError(
+                f"trajectories x steps x image_size^2 are {size / 2**30:,.0f} GiB of frames, but at most"
+                f" {MOST_SIMULATED // 2**30} GiB are simulated"
+            )
+        return self
+
 
 NO_PLANNING_WITH = "planning takes the environment's frames and steps as they are: it does not go with"
 
 Side = Annotated[int, Field(ge=1, le=4096)]  # of a frame, in pixels
 
 
+_SCHEME = r"^[a-z][a-z0-9+.-]+://"
+Uri = Annotated[str, Field(pattern=_SCHEME)]
+
+
+def is_uri(place: str) -> bool:
+    """Whether a place is named by a URI; `file:///shared` is a path as well."""
+    return bool(re.match(_SCHEME, place)) and not place.startswith("file://")
+
+
 class DataConfig(_Section):
     """Section `data`: what to train on, how it is prepared, and the split."""
 
-    path: Path | None = Field(None, description="A dataset's file or folder; exactly one of path and builtin.")
+    path: Uri | Path | None = Field(
+        None,
+        union_mode="left_to_right",
+        description="A dataset's file or folder, or its URI (s3://...); exactly one of path and builtin.",
+    )
     builtin: Literal["two_rooms"] | None = Field(None, description="A built-in dataset, made on first use.")
     two_rooms: TwoRoomsConfig = TwoRoomsConfig()
     observation: str | None = Field(
@@ -280,6 +335,15 @@ class DataConfig(_Section):
             "frameskip": self.frameskip > 1,
         }
         return next((key for key, is_set in changed.items() if is_set), None)
+
+    @field_validator("path")
+    @classmethod
+    def _no_secrets_in(cls, path: str | Path | None) -> str | Path | None:
+        if isinstance(path, Path) and secrets.has_template(str(path)):
+            raise ValueError("holds ${env:...}, but only a URI takes secrets: in a path nothing is filled in")
+        if isinstance(path, str):
+            secrets.check(path)
+        return path
 
     @field_validator("resize", mode="before")
     @classmethod
@@ -336,12 +400,21 @@ class Objective(_Section):
         return max(values, default=None) if self.mode == "max" else min(values, default=None)
 
 
+Secretive = Annotated[str, AfterValidator(secrets.check)]  # a URI, whose credentials are written ${env:NAME}
+Title = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=250)]  # one line that a database can hold
+
+
 class TrackingConfig(_Section):
     """Where MLflow writes."""
 
-    uri: str | None = Field(None, description="MLflow tracking URI; null: sqlite under the output root.")
-    experiment: str | None = Field(None, description="MLflow experiment; null: the name of the sweep or run.")
-    wandb: str | None = Field(None, min_length=1, description="A W&B project to log runs and trials to as well.")
+    uri: Secretive | None = Field(
+        None,
+        min_length=1,
+        description="MLflow tracking URI, a password in it written ${env:NAME}; null: $MLFLOW_TRACKING_URI, else sqlite"
+        " under the output root.",
+    )
+    experiment: Title | None = Field(None, description="MLflow experiment; null: the name of the sweep or run.")
+    wandb: Title | None = Field(None, description="A W&B project to log runs and trials to as well.")
 
 
 class SweepTracking(TrackingConfig):
@@ -350,14 +423,36 @@ class SweepTracking(TrackingConfig):
     registered_model: str | None = Field(
         "auto",
         min_length=1,
-        pattern=r"^[^/:'\"`]+$",
+        max_length=250,
+        pattern=r"^[^/:'\"`\\\x00-\x1f\x7f]*[^/:'\"`\\\x00-\x1f\x7f.]$",
         description="Name in MLflow's Model Registry that the best model gets a version under at the sweep's end, with"
         " the alias `best`; auto: the sweep's name; null: it is not registered.",
     )
 
 
-# A name becomes a folder: no separators, no leading dot.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+def _is_a_folder_anywhere(name: str) -> str:
+    """A folder of that name may lie on a share that Windows opens, too."""
+    if name.partition(".")[0].upper() in DEVICES:
+        raise ValueError(f"is {name}, but no folder can have the name of a device of Windows")
+    return name
+
+
+DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(10))}
+# A name becomes a folder: no separators, no dot at either end.
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?$", max_length=100),
+    AfterValidator(_is_a_folder_anywhere),
+]
+
+
+def check_name(name: str) -> str:
+    """A name from the command line, if it can be that of a run or sweep. Raises `ConfigError`."""
+    try:
+        return TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        rule = "must be letters, digits, _, - and dots, 100 at most, and not begin with a dot or -"
+        raise ConfigError(f"the name is {name!r}, but {rule}") from None
 
 
 class ExperimentConfig(_Section):
@@ -399,8 +494,10 @@ class SearchConfig(_Section):
         " dear trials; nsga-ii: a genetic algorithm, for several objectives; curves: reads every epoch of every"
         " trial, for few and dear trials, best with scheduler median (EXPERIMENTS.md).",
     )
-    num_trials: int = Field(81, ge=1, description="Configurations to try; a finite space ends the sweep earlier.")
-    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    num_trials: int = Field(
+        81, ge=1, le=MOST, description="Configurations to try; a finite space ends the sweep earlier."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampler.")
     repeats: int = Field(1, ge=1, description="Runs of each finalist, each with a seed of its own; 1: no repeats.")
     finalists: int = Field(3, ge=1, description="Complete trials, the best ones, that are repeated.")
     enqueue_base: bool = Field(
@@ -435,7 +532,7 @@ class EarlyStopping(_Section):
     enabled: bool = Field(True, description="false: every trial trains max_epochs; the same as scheduler none.")
     scheduler: Scheduler = Field("asha", description="asha, hyperband (brackets of it), median, or none.")
     grace_epochs: int = Field(2, ge=1, description="First rung: no trial is stopped before it.")
-    max_epochs: int = Field(6, ge=1, description="Epochs of a trial that is never stopped.")
+    max_epochs: int = Field(6, ge=1, le=MOST, description="Epochs of a trial that is never stopped.")
     reduction_factor: int = Field(3, ge=2, description="A rung of asha or hyperband keeps the best 1/reduction_factor.")
 
     @model_validator(mode="after")
@@ -468,11 +565,27 @@ class Resources(_Section):
 
     workers_per_trial: int = Field(1, ge=1, description="DDP workers of one trial.")
     cpus_per_worker: int = Field(1, ge=1, description="CPUs (threads) of one worker.")
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of one worker; a fraction shares a GPU.")
-    max_concurrent: int | Literal["auto"] = Field(
-        "auto", description="Trials at once, 1 or more; auto: as many as the CPUs and GPUs allow."
+    gpus_per_worker: float = Field(
+        0.0, ge=0, description="GPUs of one worker; a fraction shares a GPU, above 1 it is a whole number."
     )
-    max_failures: int = Field(2, ge=0, description="Retries of a trial, from its checkpoint, before it is FAILED.")
+    max_concurrent: int | Literal["auto"] = Field(
+        "auto",
+        description="Trials at once, 1 or more; auto: as many as the CPUs and GPUs allow, on a cluster as many as those"
+        " of its nodes do at the time. On a cluster, what does not fit waits, and so tells an autoscaler what to add.",
+    )
+    max_failures: int = Field(
+        2,
+        ge=0,
+        description="Retries of a trial, from its checkpoint, before it is FAILED; on a cluster, those after the loss of"
+        " a node are not counted.",
+    )
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _share_or_whole(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"is {value:g}, but must be a share of one GPU, or a whole number")
+        return value
 
     @field_validator("max_concurrent")
     @classmethod
@@ -567,7 +680,9 @@ class SweepConfig(_Section):
         description="The run that trials vary: a train config's path beside the spec, or its sections here."
     )
     space: dict[str, Dimension] = Field(
-        min_length=1, description="Dotted key -> list of choices, or a range; as a mapping it may have a condition."
+        min_length=1,
+        max_length=200,
+        description="Dotted key -> list of choices, or a range; as a mapping it may have a condition.",
     )
     goal: Goal = Field(
         Objective(), alias="objective", description="What decides; of a list the first one, the others are trade-offs."
@@ -576,6 +691,12 @@ class SweepConfig(_Section):
     early_stopping: EarlyStopping = EarlyStopping()
     resources: Resources = Resources()
     evaluation: EvaluationConfig = EvaluationConfig()
+    storage: Secretive | None = Field(
+        None,
+        min_length=1,
+        description="Where the sweep's state lies: a path that all nodes see, or a URI that pyarrow or fsspec knows"
+        " (s3://...); null: $JEPA_RAY_STORAGE, else the output root.",
+    )
     tracking: SweepTracking = SweepTracking()
 
     @model_validator(mode="after")
@@ -651,6 +772,11 @@ class SweepConfig(_Section):
         fixed = {key: _lookup(self, owner) for key, owner in SET_BY_SPEC.items()}
         return self.base.with_overrides(fixed | dict(overrides), source=f"trial of sweep {self.name}")
 
+    def with_data(self, place: str) -> SweepConfig:
+        """The same sweep with its data elsewhere."""
+        data = self.base.data.model_copy(update={"path": place if is_uri(place) else Path(place)})
+        return self.model_copy(update={"base": self.base.model_copy(update={"data": data})})
+
     @property
     def registered_model(self) -> str | None:
         """The name that the best model is registered under, if it is."""
@@ -681,16 +807,6 @@ def _lookup(node: Any, dotted: str) -> Any:
 # --------------------------------------------------------------------------- loading and saving
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-4 as a number, as YAML 1.2 does (1.1 reads a string)."""
-
-
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def load_train_config(path: Path, sets: Iterable[str] = ()) -> TrainConfig:
     """Read and check a train config; `sets` are `dotted.key=value` from the command line.
 
@@ -705,7 +821,7 @@ def load_sweep_config(path: Path, sets: Iterable[str] = ()) -> SweepConfig:
 
     `sets` may name any key of the spec, `base.` keys included. Raises `ConfigError`.
     """
-    spec = _read_yaml(path)
+    spec = documents.read(path)
     base = spec.get("base")
     if isinstance(base, str):
         spec["base"] = _read_train(_beside(path, base))
@@ -724,16 +840,19 @@ def two_rooms_config(overrides: Mapping[str, Any]) -> TwoRoomsConfig:
     return _validate(TwoRoomsConfig, dict(overrides), "--set")
 
 
+DEEPEST_KEY = 20  # dots of a dotted key: more than any config has
+
+
 def parse_sets(sets: Iterable[str]) -> dict[str, Any]:
     """`["a.b=1e-3"]` -> `{"a.b": 0.001}`; values are YAML. Raises `ConfigError`."""
     parsed = {}
     for item in sets:
         key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {item}: must read dotted.key=value")
+        if not equals or not key or key.count(".") > DEEPEST_KEY:
+            raise ConfigError(f"--set {shortened(item)}: must read dotted.key=value")
         try:
-            parsed[key] = yaml.load(value, _Loader)
-        except (yaml.YAMLError, ValueError):
+            parsed[key] = documents.parse(value)
+        except ValueError:
             raise ConfigError(f"--set {item}: the value is not valid YAML") from None
     return parsed
 
@@ -744,7 +863,7 @@ def dump_yaml(values: Mapping[str, Any]) -> str:
 
 
 def _read_train(path: Path) -> dict[str, Any]:
-    values = _read_yaml(path)
+    values = documents.read(path)
     _anchor_data_path(values, path)
     return values
 
@@ -752,32 +871,24 @@ def _read_train(path: Path) -> dict[str, Any]:
 def _anchor_data_path(values: dict[str, Any], config: Path) -> None:
     data = values.get("data")
     if isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = str(_beside(config, data["path"]))
+        data["path"] = _beside_unless_uri(config, data["path"])
 
 
 def _anchored(sets: dict[str, Any]) -> dict[str, Any]:
     """`sets` with their data paths made absolute: the config is saved, and read again from elsewhere."""
     paths = {key: sets[key] for key in ("data.path", "base.data.path") if isinstance(sets.get(key), str)}
-    return sets | {key: str(_beside(Path("config"), name)) for key, name in paths.items()}
+    return sets | {key: _beside_unless_uri(Path("config"), name) for key, name in paths.items()}
+
+
+def _beside_unless_uri(config: Path, name: str) -> str:
+    return name if is_uri(name) else str(_beside(config, name.removeprefix("file://")))
 
 
 def _beside(config: Path, name: str) -> Path:
+    if "\0" in name:
+        raise ConfigError(f"{config}: {shortened(repr(name))} is no path: it holds a zero byte")
     # not Path's own expanduser and resolve: they raise for users and circles of links that are not there
     return Path(os.path.realpath(config.parent / os.path.expanduser(name)))  # noqa: PTH111
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        raise ConfigError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold a mapping of sections, not {type(values).__name__}")
-    return values
 
 
 def _override(values: dict[str, Any], overrides: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -804,10 +915,45 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def _validate(model: type[M], values: dict[str, Any], source: str) -> M:
+    _refuse_secrets_elsewhere(model, values, source)
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{source}: {_explain(model, error)}") from None
+
+
+TAKES_SECRETS = ("tracking.uri", "storage", "data.path")
+
+
+def _refuse_secrets_elsewhere(model: type[BaseModel], values: dict[str, Any], source: str) -> None:
+    """`${env:...}` is filled in where it is used: elsewhere it would stay as it is, and nobody would notice."""
+    below = {TrainConfig: ("", "experiment."), SweepConfig: ("", "base.", "base.experiment.")}.get(model, ())
+    taking = {f"{place}{key}" for place in below for key in TAKES_SECRETS}
+    for key, value in _texts(values):
+        if key not in taking and secrets.has_template(value):
+            raise ConfigError(
+                f"{source}: {shortened(key)} holds ${{env:...}}, but only {', '.join(TAKES_SECRETS)} take secrets:"
+                " nothing would fill it in"
+            )
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a document, and its dotted key; keys are texts, too."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            dotted = f"{key}.{name}".lstrip(".")
+            yield from _texts(name if isinstance(name, str) else "", f"a key of {key or 'the document'}")
+            yield from _texts(part, dotted)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _texts(part, key)
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """At most so many characters of a text that is shown in an error."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
@@ -815,7 +961,7 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     first, rest = problems[0], len({p["loc"] for p in problems}) - 1
     loc = tuple(part for i, part in enumerate(first["loc"]) if not (i in (1, 2) and part in _TAGS))
-    key = ".".join(str(part) for part in loc)
+    key = shortened(".".join(str(part) for part in loc))
     if first["type"] == "extra_forbidden":
         text = f"unknown key {key}{_nearest(model, loc)}"
     elif first["type"] == "missing":
@@ -824,7 +970,7 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
         text = (f"{key}: " if key else "") + str(first["ctx"]["error"])
     else:
         rule = first["msg"][0].lower() + first["msg"][1:]
-        text = f"{key} is {first['input']!r}, but {rule.replace('input should', 'must')}"
+        text = f"{key} is {shortened(repr(first['input']))}, but {rule.replace('input should', 'must')}"
     return text + (f" (and {rest} more)" if rest > 0 else "")
 
 

@@ -21,6 +21,10 @@ from pydantic import (
     model_validator,
 )
 
+MOST_VALUES = 10**6  # of a range that is gone through one by one
+MOST_CHOICES = 2000
+MOST_CONTEXTS = 10_000  # combinations of other keys' values that a condition may allow
+
 
 class _Mapping(BaseModel):
     """A dimension written as a mapping, which may have conditions."""
@@ -65,6 +69,12 @@ class Range(_Mapping):
             raise ValueError(f"int is true, but low {self.low:g}, high {self.high:g} and step must be whole numbers")
         if self.log and self.step is not None:
             raise ValueError("log and step cannot be combined")
+        step = self.step or (1 if self.integer else None)
+        if step and (self.high - self.low) / step > MOST_VALUES:
+            raise ValueError(
+                f"low {self.low:g} to high {self.high:g} are more than {MOST_VALUES:,} values: set a larger step, or"
+                " leave int and step out"
+            )
         return self
 
     def ends(self) -> tuple[float, float] | tuple[int, int]:
@@ -88,7 +98,7 @@ class Range(_Mapping):
 class Choices(_Mapping):
     """A list of choices with a condition: `{choices: [...], when: {...}}`; a plain list has none."""
 
-    choices: list[Any] = Field(min_length=1, description="The values, any of them.")
+    choices: list[Any] = Field(min_length=1, max_length=MOST_CHOICES, description="The values, any of them.")
 
 
 def _kind(value: Any) -> str:
@@ -100,7 +110,7 @@ def _kind(value: Any) -> str:
 Dimension = Annotated[
     Annotated[Range, Tag("range")]
     | Annotated[Choices, Tag("conditional")]
-    | Annotated[list[Any], Field(min_length=1), Tag("choices")],
+    | Annotated[list[Any], Field(min_length=1, max_length=MOST_CHOICES), Tag("choices")],
     Discriminator(_kind),
 ]
 TAGS = ("range", "conditional", "choices")  # pydantic names them in the places of its errors
@@ -187,6 +197,14 @@ def check_conditions(space: Space) -> None:
                     resolve(space[parent], value)
                 except ValueError as error:
                     raise ValueError(f"{place}: {parent} {error}") from None
+    counts: dict[str, int] = {}  # of contexts, at most
     for key in ordered(space):
+        when = conditions(space[key])
+        counts[key] = math.prod(len(allowed) * counts[parent] for parent, allowed in when.items())
+        if counts[key] > MOST_CONTEXTS:
+            raise ValueError(
+                f"space.{key} exists under more than {MOST_CONTEXTS:,} combinations of other keys' values: simplify"
+                " its conditions"
+            )
         if next(contexts(space, key), None) is None:
             raise ValueError(f"space.{key} never exists: its conditions contradict each other")

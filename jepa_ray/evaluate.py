@@ -38,6 +38,7 @@ def evaluate(
 
     console = cli.console()
     model, config = load_model(checkpoint)
+    config = _caching_here(config)
     if data is not None:
         config = config.with_overrides({"data.path": os.path.realpath(data), "data.builtin": None}, "--data")
     if plan or picture:
@@ -45,6 +46,15 @@ def evaluate(
     _print_validation(model, config, console)
     if plan or picture:
         _print_planning(model, config, planning, picture, console)
+
+
+def _caching_here(config: TrainConfig) -> TrainConfig:
+    """A checkpoint may be anybody's: a cache where it says is read, if there is one, but never written there."""
+    from jepa_ray.data.cache import is_cached
+
+    if config.data.cache_dir is None or is_cached(config.data):
+        return config
+    return config.with_overrides({"data.cache_dir": None}, "the checkpoint's config")
 
 
 def _print_validation(model: JEPA, config: TrainConfig, console: Console) -> None:

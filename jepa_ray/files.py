@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
+from jepa_ray import documents
 from jepa_ray.errors import ConfigError
 
 PARTIAL = ".partial"
@@ -105,10 +105,10 @@ class RunFolder:
     def _check_document(self, text: str, growing: Collection[str]) -> bool:
         """Whether the folder was begun with a smaller budget. Raises `ConfigError` for any other difference."""
         path = self.path / self.document
-        if not path.exists() or (begun := path.read_text(encoding="utf-8")) == text:
+        if not path.exists() or documents.content(path) == text.encode():
             return False
-        changed = differences(yaml.safe_load(begun), yaml.safe_load(text))
-        if all(key in growing and old < new for key, (old, new) in changed.items()):
+        changed = differences(documents.read(path), documents.parse(text))
+        if all(key in growing and isinstance(old, int) and old < new for key, (old, new) in changed.items()):
             return True
         shown = [f"{key} {old} -> {new}" for key, (old, new) in changed.items()]
         more = f" (and {len(shown) - MOST_SHOWN} more)" if len(shown) > MOST_SHOWN else ""
@@ -129,6 +129,7 @@ class RunFolder:
         Raises `ConfigError` if another process owns it, or if it was begun with another document.
         """
         lock = FileLock(self._beside("lock"))
+        self._refuse_links()
         with self._bad_output():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
@@ -136,7 +137,7 @@ class RunFolder:
             grown = not fresh and self._check_document(text, growing)
             with self._bad_output():
                 write_atomically(self._beside("owner"), f"process {os.getpid()} on {socket.gethostname()}".encode())
-                aside = self._set_aside() if fresh and self.path.exists() else None
+                aside = self.set_aside() if fresh and self.path.exists() else None
                 self.path.mkdir(exist_ok=True)
                 write_atomically(self.path / self.document, text.encode())
                 if grown:
@@ -147,6 +148,19 @@ class RunFolder:
         finally:
             self._beside("owner").unlink(missing_ok=True)
             lock.release()
+
+    def _refuse_links(self) -> None:
+        """Raise `ConfigError` if what is written here would be written elsewhere: whoever planted it chose where.
+
+        The output root may be a link, or below one: that is where the user wants it.
+        """
+        inside = self.path.iterdir() if self.path.is_dir() and not self.path.is_symlink() else ()
+        for path in (self.path, *(self._beside(what) for what in ("lock", "owner")), *inside):
+            if path.is_symlink():
+                raise ConfigError(
+                    f"{path}: is a link to {path.readlink()}, and would lead out of the output folder: name that place"
+                    " as the output root, or remove the link"
+                )
 
     @contextlib.contextmanager
     def _bad_output(self) -> Iterator[None]:
@@ -162,7 +176,8 @@ class RunFolder:
         """A hidden file next to the folder, which outlives its being moved aside."""
         return self.path.with_name(f".{self.path.name}.{what}")
 
-    def _set_aside(self) -> Path:
+    def set_aside(self) -> Path:
+        """Move the folder to a name with the time in it, and return that."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         suffixes = itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
         candidates = (self.path.with_name(f"{self.path.name}.{stamp}{suffix}") for suffix in suffixes)

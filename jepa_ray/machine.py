@@ -1,8 +1,9 @@
-"""What this machine, or a cluster, offers to train on."""
+"""What this machine, or a node of a cluster, offers to train on."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,11 @@ class Machine:
 
     cpus: float
     gpus: float
+
+    @classmethod
+    def offering(cls, resources: Mapping[str, float]) -> Machine:
+        """A node of a Ray cluster, by what Ray says of its resources."""
+        return cls(resources.get("CPU", 0), resources.get("GPU", 0))
 
     @classmethod
     def local(cls) -> Machine:

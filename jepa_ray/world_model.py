@@ -17,7 +17,7 @@ from jepa_ray.config import TrainConfig
 from jepa_ray.data.spec import DataSpec
 from jepa_ray.errors import DataError
 from jepa_ray.model.jepa import JEPA
-from jepa_ray.train.checkpoint import read_checkpoint, rebuild
+from jepa_ray.train.checkpoint import data_spec, read_checkpoint, rebuild
 
 ENCODE_ROWS = 1024  # observations encoded at once, which bounds the memory of long inputs
 
@@ -122,7 +122,7 @@ def load(checkpoint: Path, device: torch.device | str = "cpu") -> WorldModel:
     """The model of a checkpoint file, on `device`. Raises `DataError` if the file is none."""
     stored = read_checkpoint(checkpoint)
     model, config = rebuild(stored, str(checkpoint))
-    return WorldModel(model, config, DataSpec(**stored["data_spec"]), device)
+    return WorldModel(model, config, data_spec(stored), device)
 
 
 def _tensor(values: Array) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,14 @@ class RayInOneScope(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayInOneScope:
     return RayInOneScope(config, log)
+
+
+@pytest.fixture(autouse=True)
+def no_tracking_server_of_another_test() -> Iterator[None]:
+    """`mlflow.set_tracking_uri` writes to the environment, where the tracker looks for a server."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -372,10 +373,52 @@ def test_help_is_instant_and_exits_with_0(run: Run, command: str) -> None:
     assert done.stdout.splitlines()[-1] == "IMPORTED"
 
 
-def test_help_names_the_documented_options(run: Run) -> None:
+def test_help_names_the_documented_options_and_commands(run: Run) -> None:
     said = run("-m", "jepa_ray.sweep", "--help").stdout
-    for option in ("--output", "--dry-run", "--fresh", "--address", "--set"):
+    for option in ("--output", "--dry-run", "--fresh", "--address", "--set", "[run] SPEC.yaml"):
         assert option in said
+    for command in ("run", "status", "logs", "stop", "resume"):
+        assert re.search(rf"^\W*{command} +\w", said, re.MULTILINE), command
+    assert "--packed" not in said  # what a job says to itself
+
+
+# ------------------------------------------------------------------------- a spec alone is a command line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["SPEC", "--dry-run", "--set", "name=other"],
+        ["--dry-run", "--set", "name=other", "SPEC"],
+        ["--set", "name=other", "SPEC", "--dry-run"],
+        ["run", "--dry-run", "SPEC", "--set", "name=other"],
+    ],
+)
+@pytest.mark.parametrize("command", [["jepa_ray.sweep"], ["jepa_ray", "sweep"]], ids=" ".join)
+def test_options_may_stand_anywhere(run: Run, tmp_path: Path, command: list[str], words: list[str]) -> None:
+    spec = write(tmp_path / "s.yaml", SPEC)
+    done = run("-m", *command, *(spec if word == "SPEC" else word for word in words))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("sweep other: ")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["status"], "or set RAY_API_SERVER_ADDRESS"),
+        (["status", "--address", "auto"], "--address auto: must be a dashboard's, http(s)://HOST:8265"),
+        (["logs"], "NAME"),
+        (["logs", "s"], "--address: must name the cluster's dashboard"),
+        (["stop", "s", "--address", "10.0.0.1:6379"], "--address 10.0.0.1:6379: must be"),
+        (["resume"], "NAME"),
+        (["resume", "s", "t"], "unexpected extra argument"),
+    ],
+)
+def test_misused_commands_for_jobs_are_refused_at_once(
+    run: Run, out: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], says: str
+) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    assert_refused(run("-m", "jepa_ray.sweep", *args), out, says)
 
 
 # ----------------------------------------------------------------------------------------- data two-rooms

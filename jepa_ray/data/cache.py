@@ -22,6 +22,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from jepa_ray.config import DataConfig
+from jepa_ray.data import remote
 from jepa_ray.data.columns import Column, chunks, column_bytes
 from jepa_ray.data.formats import format_of, open_recording
 from jepa_ray.data.recording import Recording
@@ -74,14 +75,23 @@ def load_trajectories(config: DataConfig) -> CachedTrajectories:
     )
 
 
+def is_cached(config: DataConfig) -> bool:
+    """Whether the dataset has a cache already. Raises `DataError` if the dataset cannot be read."""
+    return _folder(config).exists()
+
+
+def _folder(config: DataConfig) -> Path:
+    root = config.cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jepa_ray"
+    return root / _cache_name(config)
+
+
 def ensure_cache(config: DataConfig) -> Path:
     """The folder of the dataset's cache, built if it is not there yet. Raises `DataError`."""
-    root = config.cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jepa_ray"
-    folder = root / _cache_name(config)
+    folder = _folder(config)
     if folder.exists():
         return folder
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if not folder.exists():
                 _build(config, folder)
@@ -91,16 +101,21 @@ def ensure_cache(config: DataConfig) -> Path:
 
 
 def _cache_name(config: DataConfig) -> str:
+    identity: dict[str, Any]
     if config.builtin:
         rooms = config.two_rooms
         label = (
             f"{config.builtin}-{rooms.wall}-{rooms.trajectories}x{rooms.steps}-{rooms.image_size}px-seed{rooms.seed}"
         )
-        identity: dict[str, Any] = rooms.model_dump(mode="json")
+        identity = rooms.model_dump(mode="json")
     else:
         assert config.path is not None, "a DataConfig has a path or a builtin"
-        label = config.path.stem
-        identity = {"path": os.path.realpath(config.path), "files": files_of(config.path)}
+        if isinstance(config.path, str):
+            label, identity = Path(remote.name_of(config.path)).stem, {"path": config.path}
+            identity["files"] = remote.files_at(config.path)
+        else:
+            label, identity = config.path.stem, {"path": os.path.realpath(config.path)}
+            identity["files"] = files_of(config.path)
     identity["prepared"] = {key: getattr(config, key) for key in PREPARATION}
     digest = hashlib.sha256(json.dumps([LAYOUT, identity], sort_keys=True).encode()).hexdigest()
     return f"{label}-{digest[:12]}"
@@ -123,7 +138,7 @@ def _build(config: DataConfig, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # ours alone: the lock is held
     partial.mkdir()
     try:
-        with _open_source(config) as recording:
+        with _open_source(config, partial) as recording:
             selection = select(recording, config)
             data = selection.trajectories
             _check_room(data, partial)
@@ -140,12 +155,15 @@ def _build(config: DataConfig, folder: Path) -> None:
 
 
 @contextmanager
-def _open_source(config: DataConfig) -> Iterator[Recording]:
-    if config.path is not None:
-        with open_recording(config.path) as recording:
+def _open_source(config: DataConfig, partial: Path) -> Iterator[Recording]:
+    if config.path is None:
+        yield as_recording(config.two_rooms)
+    elif isinstance(config.path, str):
+        with remote.fetched(config.path, partial) as path, open_recording(path) as recording:
             yield recording
     else:
-        yield as_recording(config.two_rooms)
+        with open_recording(config.path) as recording:
+            yield recording
 
 
 def _check_room(data: Trajectories, folder: Path) -> None:

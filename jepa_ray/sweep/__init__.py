@@ -3,7 +3,7 @@
 `run` builds them from a spec and runs Ray Tune over warm worker groups.
 """
 
-from pathlib import Path
+CHECKPOINTS = "checkpoints"
 
 
 def trial_name(number: int) -> str:
@@ -11,6 +11,6 @@ def trial_name(number: int) -> str:
     return f"trial_{number:05d}"
 
 
-def checkpoint_path(folder: Path, number: int) -> Path:
-    """A trial's training checkpoint, of its last epoch, with the weights of its best one; `folder`: the sweep's."""
-    return folder / "checkpoints" / f"{trial_name(number)}.pt"
+def checkpoint_name(number: int) -> str:
+    """A trial's training checkpoint in the sweep's storage: of its last epoch, with the weights of its best one."""
+    return f"{CHECKPOINTS}/{trial_name(number)}.pt"

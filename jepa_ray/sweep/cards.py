@@ -31,7 +31,7 @@ def dataset_card(config: DataConfig) -> DatasetCard:
     actions = f"{int(data.action.max()) + 1} discrete" if data.action.ndim == 1 else f"{data.action.shape[1]} numbers"
     columns = {"observation": data.observation, "action": data.action, "state": data.state}
     return DatasetCard(
-        name=config.builtin or (config.path.name if config.path else ""),
+        name=config.builtin or Path(config.path or "").name,
         digest=digest,
         source=str(config.builtin or config.path),
         builtin=config.builtin is not None,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 
 from jepa_ray.plan.success import PlanningResult, plan_success
-from jepa_ray.sweep import checkpoint_path, results
+from jepa_ray.storage import Storage
+from jepa_ray.sweep import checkpoint_name, results
 from jepa_ray.sweep.study import Finals, Study, TrialRecord
 from jepa_ray.tracking import Tracker
 from jepa_ray.train.checkpoint import best_model, from_bytes, rebuild
@@ -15,12 +14,12 @@ from jepa_ray.train.checkpoint import best_model, from_bytes, rebuild
 CHECK = "plan_success"
 
 
-def hold_finals(study: Study, folder: Path, runs: dict[int, str], tracker: Tracker, console: Console) -> None:
+def hold_finals(study: Study, store: Storage, runs: dict[int, str], tracker: Tracker, console: Console) -> None:
     """Plan with the best `evaluation.plan_top_k` trials that have not been planned with yet, and record the outcome.
 
     Args:
         study: the books of the sweep.
-        folder: the sweep's, where the checkpoints lie.
+        store: the sweep's, where the checkpoints lie.
         runs: MLflow run of each trial, by number.
         tracker: what writes to them.
         console: what is told of each.
@@ -28,15 +27,17 @@ def hold_finals(study: Study, folder: Path, runs: dict[int, str], tracker: Track
     for record in results.ranking(study, by_finals=False)[: study.spec.evaluation.plan_top_k]:
         if record.finals is None and record.status in results.RANKED:
             with console.status(f"planning with {record.trial_id}"):
-                found = _plan(study, checkpoint_path(folder, record.number))
+                found = _plan(study, store, checkpoint_name(record.number))
             _record(study, record, found, console)
             if run := runs.get(record.number):
                 values = {CHECK: found.success.value, f"{CHECK}_random": found.random.value}
                 tracker.log_epoch(run, len(record.history), values)
 
 
-def _plan(study: Study, path: Path) -> PlanningResult:
-    model, config = rebuild(best_model(from_bytes(path.read_bytes())), str(path))
+def _plan(study: Study, store: Storage, name: str) -> PlanningResult:
+    data = store.read(name)
+    assert data is not None, ("the shelf keeps the checkpoints of all finalists", name)
+    model, config = rebuild(best_model(from_bytes(data)), f"{store}/{name}")
     return plan_success(model, config, study.spec.evaluation.planning)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from jepa_ray import dimensions
-from jepa_ray.config import SweepConfig
+from jepa_ray.config import Resources, SweepConfig
 from jepa_ray.dimensions import Range
 from jepa_ray.errors import ConfigError
 from jepa_ray.machine import Machine
@@ -42,8 +44,14 @@ class Plan:
         return self.runs * self.max_epochs
 
 
-def plan(spec: SweepConfig, machine: Machine) -> Plan:
-    """The plan of a sweep. Raises `ConfigError` for resources that can never fit, and for what cannot be searched."""
+def plan(spec: SweepConfig, *machines: Machine, growing: bool = False) -> Plan:
+    """The plan of a sweep. Raises `ConfigError` for resources that can never fit, and for what cannot be searched.
+
+    Args:
+        spec: the sweep.
+        machines: what it runs on.
+        growing: more machines may come, so that a `max_concurrent` that does not fit yet is none too many.
+    """
     points = space.size(spec.space)
     _check_search(spec, finite=points is not None)
     trials = min(spec.search.num_trials, points or spec.search.num_trials)
@@ -53,7 +61,7 @@ def plan(spec: SweepConfig, machine: Machine) -> Plan:
         repeats=min(trials, spec.search.finalists) * (spec.search.repeats - 1),
         rungs=spec.early_stopping.rungs(),
         max_epochs=spec.early_stopping.max_epochs,
-        groups=_groups(spec, machine),
+        groups=_groups(spec.resources, machines, growing),
     )
 
 
@@ -87,27 +95,50 @@ def _check_search(spec: SweepConfig, *, finite: bool) -> None:
         )
 
 
-def _groups(spec: SweepConfig, machine: Machine) -> int:
-    wanted = spec.resources
-    fits = []
-    for name, per_worker, offered in (
-        ("cpus", wanted.cpus_per_worker, machine.cpus),
-        ("gpus", wanted.gpus_per_worker, machine.gpus),
-    ):
-        needed = per_worker * wanted.workers_per_trial
-        if needed > offered + TINY:
-            raise ConfigError(
-                f"resources: a trial needs {needed:g} {name} (workers_per_trial {wanted.workers_per_trial} x"
-                f" {name}_per_worker {per_worker:g}), but there are {offered:g}: it could never start"
-            )
-        if needed:
-            fits.append(math.floor(offered / needed + TINY))
-    most = min(fits)
+def fitting(wanted: Resources, machines: Iterable[Machine]) -> int:
+    """How many groups fit at once: a worker needs one machine, the workers of a group may be on several."""
+    return sum(_workers_on(machine, wanted) for machine in machines) // wanted.workers_per_trial
+
+
+def _workers_on(machine: Machine, wanted: Resources) -> int:
+    cpus = machine.cpus / wanted.cpus_per_worker
+    if not wanted.gpus_per_worker:
+        return math.floor(cpus + TINY)
+    if wanted.gpus_per_worker < 1:  # a share is one of one GPU
+        gpus = math.floor(machine.gpus) * math.floor(1 / wanted.gpus_per_worker + TINY)
+    else:
+        gpus = math.floor(machine.gpus / wanted.gpus_per_worker + TINY)
+    return min(math.floor(cpus + TINY), gpus)
+
+
+def _groups(wanted: Resources, machines: Sequence[Machine], growing: bool) -> int:
+    most = fitting(wanted, machines)
+    if growing and wanted.max_concurrent != "auto":
+        return wanted.max_concurrent
+    offered = {"cpus": sum(m.cpus for m in machines), "gpus": sum(m.gpus for m in machines)}
+    if most == 0:
+        _refuse(wanted, offered, len(machines), growing)
     if wanted.max_concurrent == "auto":
         return most
     if wanted.max_concurrent > most:
         raise ConfigError(
             f"resources.max_concurrent is {wanted.max_concurrent}, but only {most} trials fit at once"
-            f" ({machine.cpus:g} cpus, {machine.gpus:g} gpus): use {most} or auto"
+            f" ({offered['cpus']:g} cpus, {offered['gpus']:g} gpus): use {most} or auto"
         )
     return wanted.max_concurrent
+
+
+def _refuse(wanted: Resources, offered: Mapping[str, float], machines: int, growing: bool) -> NoReturn:
+    """Say what keeps even one group from starting."""
+    hint = ": a number as resources.max_concurrent waits for nodes" if growing else ": it could never start"
+    for name, per_worker in (("cpus", wanted.cpus_per_worker), ("gpus", wanted.gpus_per_worker)):
+        needed = per_worker * wanted.workers_per_trial
+        if needed > offered[name] + TINY:
+            raise ConfigError(
+                f"resources: a trial needs {needed:g} {name} (workers_per_trial {wanted.workers_per_trial} x"
+                f" {name}_per_worker {per_worker:g}), but there are {offered[name]:g}{hint}"
+            )
+    raise ConfigError(
+        f"resources: a worker of {wanted.cpus_per_worker} cpu(s) and {wanted.gpus_per_worker:g} gpu(s) needs one node,"
+        f" and fewer than workers_per_trial ({wanted.workers_per_trial}) of them fit on the {machines} node(s){hint}"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,11 +33,21 @@ class Recorder(Callback):
 
     Raises, and so ends the sweep, where going on would only lose trials: `StorageError` when checkpoints cannot be
     written, `GroupStartError` when a group cannot be started before anything was trained.
+
+    `excused` says whether a trial that failed just now is to be retried whatever its failures: a node was lost.
     """
 
     def __init__(
-        self, study: Study, tracker: Tracker, sweep_id: str, parent: Run, shelf: Shelf, listeners: Sequence[Listener]
+        self,
+        study: Study,
+        tracker: Tracker,
+        sweep_id: str,
+        parent: Run,
+        shelf: Shelf,
+        listeners: Sequence[Listener],
+        excused: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._excused = excused
         self._study, self._tracker, self._shelf, self._listeners = study, tracker, shelf, listeners
         self._sweep_id, self._parent = sweep_id, parent
         self._runs: dict[int, Run] = {}  # by trial number
@@ -117,6 +127,8 @@ class Recorder(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._check_worth_retrying(trial)
+        if self._excused():
+            trial.run_metadata.num_failures -= 1  # what Tune compares with max_failures
         for listener in self._listeners:
             listener.retried(trial.config["number"], _error(trial)[1])
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jepa_ray import __version__, dimensions
+from jepa_ray import __version__, dimensions, secrets
 from jepa_ray.config import METRICS, SweepConfig, dump_yaml, load_sweep_config
 from jepa_ray.diagnosis import Diagnosis, diagnose, remedies
 from jepa_ray.errors import ConfigError
@@ -68,9 +68,15 @@ def facts(study: Study, folder: Path, state: State) -> Sweep:
         spec=spec.to_dict(),
         spec_text=dump_yaml(spec.to_dict()),
         remedies=_remedies(spec, trials),
-        picture=(folder / PICTURE).read_bytes() if (folder / PICTURE).exists() else None,
+        picture=_picture(folder / PICTURE),
         versions=versions(),
     )
+
+
+def _picture(path: Path) -> bytes | None:
+    """A PNG and nothing else: the page goes to others, and a link could be to any file."""
+    data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+    return data if data.startswith(b"\x89PNG\r\n\x1a\n") else None
 
 
 def begin_session(study: Study) -> None:
@@ -82,7 +88,7 @@ def _command() -> str:
     """This process's command as one would type it again."""
     program = Path(sys.argv[0])
     words = ["python", "-m", f"jepa_ray.{program.parent.name}"] if program.name == "__main__.py" else [program.name]
-    return shlex.join([*words, *sys.argv[1:]])
+    return secrets.mask(shlex.join([*words, *sys.argv[1:]]))
 
 
 def versions() -> dict[str, str]:

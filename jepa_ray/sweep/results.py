@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -154,18 +155,25 @@ def _fields(mean: Mean | None) -> dict[str, float]:
 def write_leaderboard(study: Study, runs: Mapping[int, str], folder: Path) -> Path:
     """`leaderboard.csv`, so far."""
     path = folder / "leaderboard.csv"
-    write_atomically(path, leaderboard(study, runs).to_csv(index=False).encode())
+    columns = leaderboard(study, runs).items()
+    frame = pd.DataFrame({name: pd.Series([*map(_no_formula, cells)], dtype=cells.dtype) for name, cells in columns})
+    write_atomically(path, frame.to_csv(index=False).encode())
     return path
 
 
-def write_best(study: Study, best: TrialRecord, checkpoint: Path, folder: Path) -> list[Path]:
+def _no_formula(cell: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, with the sign that makes it a text there."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def write_best(study: Study, best: TrialRecord, checkpoint: bytes, folder: Path) -> list[Path]:
     """`best_config.yaml`, which reproduces the best trial when trained alone, and `best_jepa_model.pt`."""
     spec: SweepConfig = study.spec
     config = spec.trial_config({**space.decode(spec.space, best.params), "experiment.name": f"{spec.name}-best"})
     config_path, model_path = folder / "best_config.yaml", folder / "best_jepa_model.pt"
     header = f"# {best.trial_id} of sweep {spec.name}: {spec.objective.metric} {study.best_value(best)}\n"
     write_atomically(config_path, (header + dump_yaml(config.to_dict())).encode())
-    write_atomically(model_path, to_bytes(best_model(from_bytes(checkpoint.read_bytes()))))
+    write_atomically(model_path, to_bytes(best_model(from_bytes(checkpoint))))
     return [config_path, model_path]
 
 
@@ -197,11 +205,11 @@ def table(frame: pd.DataFrame, spec: SweepConfig, top: int = 10) -> Table:
     return shown
 
 
-def show(spec: SweepConfig, folder: RunFolder, console: Console) -> pd.DataFrame:
-    """The leaderboard table, and where everything lies."""
+def show(spec: SweepConfig, folder: RunFolder, console: Console, where: str | None = None) -> pd.DataFrame:
+    """The leaderboard table, and where everything lies: `where`, if the folder is only a copy."""
     frame = pd.read_csv(folder.path / "leaderboard.csv")
     console.print(table(frame, spec))
-    console.print(f"done in {clock(folder.seconds)}; everything is in {folder.path}", soft_wrap=True)
+    console.print(f"done in {clock(folder.seconds)}; everything is in {where or folder.path}", soft_wrap=True)
     for name, what in (
         ("report.html", "everything to look at: open it in a browser"),
         ("leaderboard.csv", "all trials"),

@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,17 @@ from ray import tune
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from jepa_ray.config import SweepConfig, dump_yaml
+from jepa_ray.config import SweepConfig, check_name, dump_yaml, load_sweep_config
 from jepa_ray.errors import Interrupted, JepaRayError, StorageError, TrialError
-from jepa_ray.files import RunFolder, remove_partial_files
+from jepa_ray.files import remove_partial_files
 from jepa_ray.machine import Machine
 from jepa_ray.report.facts import State
-from jepa_ray.sweep import cards, checkpoint_path, reporting, results, trial_name
+from jepa_ray.sweep import cards, checkpoint_name, reporting, results, trial_name
+from jepa_ray.sweep.capacity import Capacity, away_from_head, nodes
 from jepa_ray.sweep.checkpoints import Shelf
 from jepa_ray.sweep.finals import hold_finals
 from jepa_ray.sweep.gauges import SweepGauges
+from jepa_ray.sweep.home import Home, home_of
 from jepa_ray.sweep.plan import Plan, plan
 from jepa_ray.sweep.recorder import Listener, Recorder
 from jepa_ray.sweep.scheduler import TuneScheduler
@@ -55,52 +58,88 @@ def run_sweep(
     *,
     fresh: bool = False,
     address: str | None = None,
+    packed: Path | None = None,
     trial_class: type[SweepTrial] | None = None,
 ) -> pd.DataFrame:
     """Run, resume or show the sweep, and return its leaderboard.
 
+    `packed` is data that came with a Ray job: it is kept beside the sweep's state, where every node finds it.
     `trial_class` replaces what executes a trial (tests, benchmarks). Raises `ConfigError` or `DataError` before
     anything is written, `Interrupted`, and `TrialError` if no trial succeeded.
     """
-    output = output.resolve()
-    folder = RunFolder(output / "sweeps" / spec.name, "spec.yaml")
+    home = home_of(spec.name, spec.storage, output)
+    return _run(spec, home, console, fresh=fresh, address=address, packed=packed, trial_class=trial_class)
+
+
+def resume_sweep(
+    name: str, output: Path, console: Console, *, storage: str | None = None, address: str | None = None
+) -> pd.DataFrame:
+    """Continue the sweep `name` from the state it left, wherever its driver died; or show it, if it is finished.
+
+    Raises what `run_sweep` raises, and `ConfigError` if no such sweep was begun there.
+    """
+    home = home_of(check_name(name), storage, output)
+    return _run(load_sweep_config(home.document()), home, console, address=address)
+
+
+def _run(
+    spec: SweepConfig,
+    home: Home,
+    console: Console,
+    *,
+    fresh: bool = False,
+    address: str | None = None,
+    packed: Path | None = None,
+    trial_class: type[SweepTrial] | None = None,
+) -> pd.DataFrame:
     machine = None if address else Machine.local()
     if machine:
         plan(spec, machine)  # what can never fit is refused before anything else happens
-    if fresh or not (folder.path / "optuna.db").exists():
-        read_lessons(spec, folder.path)  # later, when the folder is begun, it is too late to refuse them
+    if fresh or not home.begun:
+        read_lessons(spec, home.folder.path)  # later, when the folder is begun, it is too late to refuse them
     check_trainable(spec.trial_config({}), console, (objective.metric for objective in spec.objectives))
-    with folder.begin(dump_yaml(spec.to_dict()), fresh=fresh, growing=GROWING) as aside:
+    if packed:
+        spec = spec.with_data(home.place_of_data(packed))
+    say = partial(console.print, soft_wrap=True)
+    with home.owned(dump_yaml(spec.to_dict()), fresh=fresh, growing=GROWING, say=say) as aside:
         if aside:
-            console.print(f"the old sweep is kept in {aside}", soft_wrap=True)
-        if not folder.finished:
-            return _Sweep(spec, output, folder, console, trial_class).run(machine, address)
+            say(f"the old sweep is kept in {aside}")
+        if packed:
+            home.keep_data(packed)
+        if not home.folder.finished:
+            return _Sweep(spec, home, console, trial_class).run(machine, address)
         console.print(f"sweep {spec.name} is finished (--fresh starts over)")
-        return results.show(spec, folder, console)
+        return results.show(spec, home.folder, console, str(home))
 
 
 class _Sweep:
     """One session of a sweep: from here to its end, or to the next interruption."""
 
-    def __init__(
-        self, spec: SweepConfig, output: Path, folder: RunFolder, console: Console, trial_class: type[SweepTrial] | None
-    ) -> None:
-        self.spec, self.output, self.folder, self.console = spec, output, folder, console
-        self.trial_class = trial_class or trainable(spec, folder.path)
+    def __init__(self, spec: SweepConfig, home: Home, console: Console, trial_class: type[SweepTrial] | None) -> None:
+        self.spec, self.home, self.folder, self.console = spec, home, home.folder, console
+        self.trial_class = trial_class or trainable(spec, home.store, home.groups)
         self.started = time.monotonic()
 
     def run(self, machine: Machine | None, address: str | None) -> pd.DataFrame:
         spec, folder = self.spec, self.folder
         size = machine or Machine(0, 0)
         with ThreadPoolExecutor(1) as pool:
-            opening = pool.submit(Tracker, spec.tracking, self.output, spec.name)  # takes as long as Ray does
+            opening = pool.submit(Tracker, spec.tracking, self.home.tracking, spec.name)  # takes as long as Ray does
             with ray_session(address, size.cpus, size.gpus, folder.path / "ray.log") as session:
                 return self._search(session, machine, opening.result())
 
     def _search(self, session: Session, machine: Machine | None, tracker: Tracker) -> pd.DataFrame:
         spec, folder = self.spec, self.folder
-        plans = plan(spec, machine or Machine(session.cpus, session.gpus))
-        study = Study.open(spec, folder.path / "optuna.db")
+        if machine:
+            plans = plan(spec, machine)
+            limit, excused = (lambda: plans.groups), (lambda: False)
+        else:
+            capacity = Capacity(spec.resources)
+            plans = plan(spec, *nodes().values(), growing=True)
+            limit, excused = capacity, capacity.lost_a_node
+            there = {"nodes": away_from_head(), "waits": True}
+            self.trial_class = type(self.trial_class.__name__, (self.trial_class,), there)
+        study = self.home.open_study(spec)
         self._greet(session, tracker, plans)
         for lesson in learn(study, folder.path):
             self.console.print(str(lesson), highlight=False, soft_wrap=True)
@@ -113,13 +152,14 @@ class _Sweep:
         reporting.begin_session(study)
         known = study.records()
         done = [record for record in known if record.status is not Status.RUNNING]
-        searcher = TuneSearcher(study)
+        searcher = TuneSearcher(study, limit)
         with SweepView(spec, plans, self.console, done) as view:
             listeners: list[Listener] = [view, SweepGauges(spec, done)]
-            recorder = Recorder(study, tracker, folder.id, parent, Shelf(study, folder.path), listeners)
+            shelf = Shelf(study, self.home.store)
+            recorder = Recorder(study, tracker, folder.id, parent, shelf, listeners, excused)
             if known:
                 recorder.catch_up()
-            self._tune(study, searcher, recorder, plans.groups)
+            self._tune(study, searcher, recorder)
         if not searcher.exhausted or any(record.status is Status.RUNNING for record in study.records()):
             self._pause(study, recorder)
         return self._conclude(study, tracker, parent, recorder.run_ids())
@@ -138,8 +178,12 @@ class _Sweep:
         written = [folder / "spec.yaml", results.write_leaderboard(study, runs, folder)]
         best = next((r for r in ranking if r.status in results.RANKED), None)
         if best:
-            written += results.write_best(study, best, checkpoint_path(folder, best.number), folder)
-        return ranking, written + self._write_report(study, state)
+            checkpoint = self.home.store.read(checkpoint_name(best.number))
+            assert checkpoint is not None, ("the shelf keeps the best checkpoint", best.number)
+            written += results.write_best(study, best, checkpoint, folder)
+        written += self._write_report(study, state)
+        self.home.publish(study)
+        return ranking, written
 
     def _write_report(self, study: Study, state: State) -> list[Path]:
         """`report.html`. Results are on disk by now: a page that cannot be drawn must not keep a sweep from ending."""
@@ -154,13 +198,13 @@ class _Sweep:
     def _greet(self, session: Session, tracker: Tracker, plans: Plan) -> None:
         say = self.console.print
         budget = f"{plans.trials} trials of at most {plans.max_epochs} epochs on {plans.groups} warm groups"
-        say(f"sweep {self.spec.name}: {budget}, results in {self.folder.path}", soft_wrap=True)
+        say(f"sweep {self.spec.name}: {budget}, results in {self.home}", soft_wrap=True)
         if session.dashboard:
-            token = f"  (token: {session.token})" if session.token else ""
+            token = f"  (its token is in {session.token})" if session.token else ""
             say(f"Ray dashboard  {session.dashboard}{token}", soft_wrap=True)
         say(f"MLflow         mlflow ui --backend-store-uri {tracker.uri}", soft_wrap=True)
 
-    def _tune(self, study: Study, searcher: TuneSearcher, recorder: Recorder, groups: int) -> None:
+    def _tune(self, study: Study, searcher: TuneSearcher, recorder: Recorder) -> None:
         """Run Ray Tune until nothing is left to suggest, or to an interruption.
 
         Tune begins anew in every session: what was done, and what is to be continued, it learns from the study.
@@ -178,7 +222,6 @@ class _Sweep:
                 num_samples=-1,
                 search_alg=searcher,
                 scheduler=TuneScheduler(make_rule(self.spec), study),
-                max_concurrent_trials=groups,
                 reuse_actors=True,
                 max_failures=self.spec.resources.max_failures,
                 callbacks=[recorder],
@@ -195,14 +238,15 @@ class _Sweep:
             raise TrialError(f"every trial failed; the first one: {ranking[0].error if ranking else 'none ran'}")
         for leftover in ("groups", "tune"):
             shutil.rmtree(self.folder.path / leftover, ignore_errors=True)
-        self.folder.mark_finished(time.monotonic() - self.started)
-        return results.show(self.spec, self.folder, self.console)
+        self.home.publish(study)  # with what MLflow was told since
+        self.home.mark_finished(time.monotonic() - self.started)
+        return results.show(self.spec, self.folder, self.console, str(self.home))
 
     def _finals(self, study: Study, runs: dict[int, str], tracker: Tracker) -> None:
         if self.spec.evaluation.plan_top_k:
             with _sigterm_as_interrupt():
                 try:
-                    hold_finals(study, self.folder.path, runs, tracker, self.console)
+                    hold_finals(study, self.home.store, runs, tracker, self.console)
                 except KeyboardInterrupt:
                     raise Interrupted("interrupted while planning with the best; the same command continues") from None
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
@@ -15,9 +18,11 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
+from optuna.trial import FrozenTrial
 
 from jepa_ray import dimensions
 from jepa_ray.config import SweepConfig
+from jepa_ray.errors import ConfigError
 from jepa_ray.sweep.curves import CurveSampler
 
 
@@ -29,6 +34,50 @@ def make_sampler(spec: SweepConfig, done: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return _MAKERS[spec.search.algorithm](spec, spec.search.seed + done)
+
+
+class _CmaEs(CmaEsSampler):
+    """Optuna keeps the optimiser in the study, pickled; a study is a file, so what it may be made of is looked at."""
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+        for trial in reversed(completed_trials):
+            parts = {key: part for key, part in trial.system_attrs.items() if key.startswith(self._attr_key_optimizer)}
+            if parts:
+                _check_optimizer(self._concat_optimizer_attrs(parts), trial.number)
+                break
+        return super()._restore_optimizer(completed_trials)
+
+
+def _check_optimizer(state: str, number: int) -> None:
+    try:
+        _OptimizerOnly(io.BytesIO(bytes.fromhex(state))).load()
+    except Exception as error:
+        raise ConfigError(
+            f"optuna.db: the sampler's state in trial {number} is none of CMA-ES ({error}): nothing of it is loaded;"
+            " start over with --fresh"
+        ) from None
+
+
+class _OptimizerOnly(pickle.Unpickler):
+    """Unpickles numbers and arrays of them, and the optimiser that holds them; nothing that runs."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in OPTIMIZER_PARTS:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+OPTIMIZER_PARTS = {
+    ("cmaes._cma", "CMA"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+    ("numpy.random._pickle", "__randomstate_ctor"),
+    ("numpy.random._pickle", "__bit_generator_ctor"),
+    ("numpy.random._mt19937", "MT19937"),
+    ("numpy.random.mtrand", "RandomState"),
+}
 
 
 def _tpe(spec: SweepConfig, seed: int) -> BaseSampler:
@@ -52,7 +101,7 @@ def _qmc(spec: SweepConfig, seed: int) -> BaseSampler:
 
 def _cma_es(spec: SweepConfig, seed: int) -> BaseSampler:
     """Learns from complete trials alone: a pruned one's value is of fewer epochs."""
-    return CmaEsSampler(seed=seed, warn_independent_sampling=False)
+    return _CmaEs(seed=seed, warn_independent_sampling=False)
 
 
 def _gp(spec: SweepConfig, seed: int) -> BaseSampler:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,10 @@ def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> None:
 class TuneSearcher(Searcher):
     """What Ray Tune sees of the search. Keeps no state of its own: a resumed sweep finds it in the study."""
 
-    def __init__(self, study: Study) -> None:
-        self._spec = study.spec
+    def __init__(self, study: Study, limit: Callable[[], int] = lambda: sys.maxsize) -> None:
+        """`limit`: trials that may run at once, now."""
+        self._spec, self._limit = study.spec, limit
+        self._running: set[str] = set()
         super().__init__(metric=self._spec.objective.metric, mode=self._spec.objective.mode)
         self._search, self._repeats = Search(study), Repeats(study)
 
@@ -154,11 +157,14 @@ class TuneSearcher(Searcher):
         return self._search.exhausted and self._repeats.exhausted
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's config, `{"number", "overrides", "repeat"}`; None while finalists are not known yet."""
+        """The next trial's config, `{"number", "overrides", "repeat"}`; None while it has to wait for others."""
+        if len(self._running) >= self._limit() and not self.exhausted:
+            return None
         asked = self._search.ask()
         if asked is None and (repeat := self._repeats.ask()):
             asked = Suggestion.of(repeat, self._spec)
         if asked:
+            self._running.add(trial_id)
             return dataclasses.asdict(asked)
         return Searcher.FINISHED if self.exhausted else None
 
@@ -166,7 +172,8 @@ class TuneSearcher(Searcher):
         """Nothing: the recorder writes results, those of stopped trials included."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the recorder closes the books, when it knows the error."""
+        """Make room for another; the recorder closes the books, when it knows the error."""
+        self._running.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study is on disk."""

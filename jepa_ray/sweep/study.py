@@ -13,16 +13,22 @@ import dataclasses
 import enum
 import itertools
 import math
+import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
+from jepa_ray import secrets
 from jepa_ray.config import SweepConfig
+from jepa_ray.errors import ConfigError
+from jepa_ray.files import PARTIAL
 from jepa_ray.sweep import space, trial_name
 
 
@@ -60,6 +66,7 @@ class Ran:
 
     group: str | None = None
     ended: float | None = None  # Unix time, by the clock of the group's node
+    hosts: str | None = None  # names of the machines, with spaces between them
 
 
 @dataclass(frozen=True)
@@ -126,8 +133,12 @@ class Study:
 
     @classmethod
     def open(cls, spec: SweepConfig, database: Path) -> Study:
-        """The study in a file, a new one if there is none."""
-        return cls(spec, optuna.storages.RDBStorage(f"sqlite:///{database}"))
+        """The study in a file, a new one if there is none. Raises `ConfigError` for what no sweep has written."""
+        try:
+            return cls(spec, optuna.storages.RDBStorage(f"sqlite:///{database}"))
+        except (SQLAlchemyError, sqlite3.Error, StorageInternalError, LookupError, TypeError, ValueError) as error:
+            why = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise ConfigError(f"{database}: does not hold the books of sweep {spec.name} ({why})") from error
 
     def _close_what_is_over(self) -> None:
         for record in self.records():
@@ -202,13 +213,14 @@ class Study:
             self._disk.set_trial_intermediate_value(self._on_disk(number), epoch, value)
             self._memory.set_trial_intermediate_value(self._in_memory(number), epoch, value)
         self._disk.set_trial_user_attr(
-            self._on_disk(number), f"epoch_{epoch}", {"last": last, "ran": [ran.group, ran.ended], **metrics}
+            self._on_disk(number), f"epoch_{epoch}", {"last": last, "ran": list(dataclasses.astuple(ran)), **metrics}
         )
         self._change(number, history=[*record.history, dict(metrics)], ran=[*record.ran, ran], finished=last)
         return True
 
     def note(self, number: int, **values: Any) -> None:
         """Attach `error`, `collapse`, or `stop` and `stop_epoch` to a trial that is not closed yet."""
+        values = {name: secrets.mask(value) if isinstance(value, str) else value for name, value in values.items()}
         for name, value in values.items():
             self._disk.set_trial_user_attr(self._on_disk(number), name, value)
         self._change(number, **values)
@@ -268,6 +280,15 @@ class Study:
         missing = next((o.metric for o, value in pairs if not math.isfinite(value)), None)
         return f"the objective {missing} has no finite value in the best epoch" if missing else None
 
+    def export(self, database: Path) -> None:
+        """Copy the books to a SQLite file, which the report, warm starts and Optuna's own tools open."""
+        partial = database.with_name(f"{database.name}{PARTIAL}")
+        partial.unlink(missing_ok=True)
+        copy = optuna.storages.RDBStorage(f"sqlite:///{partial}")
+        optuna.copy_study(from_study_name=self.spec.name, from_storage=self._disk, to_storage=copy)
+        copy.engine.dispose()
+        partial.replace(database)
+
     def record(self, number: int) -> TrialRecord:
         """One trial as it stands."""
         return self._records[number]
@@ -311,6 +332,8 @@ def _records(trials: Iterable[FrozenTrial], finals: Mapping[str, Any]) -> list[T
 
 
 _NO_METRICS = {"last", "ran"}  # what is kept beside the metrics of an epoch
+_TEXT = (str, type(None))
+_RAN = (_TEXT, (int, float, type(None)), _TEXT)  # the kinds of `Ran`'s fields; older books lack the last one
 _SESSION = "session_"
 
 
@@ -318,10 +341,29 @@ def _finals_key(number: int) -> str:
     return f"finals_{number}"
 
 
+def _row(row: Any, number: int) -> dict[str, Any]:
+    """The metrics of an epoch, as `Study.report` has written them. Raises `ValueError` for anything else."""
+    numbers = isinstance(row, dict) and all(
+        isinstance(name, str) and isinstance(value, (int, float))
+        for name, value in row.items()
+        if name not in _NO_METRICS
+    )
+    ran = row.get("ran", []) if numbers else None
+    if not (isinstance(ran, list) and len(ran) <= len(_RAN) and all(map(isinstance, ran, _RAN))):
+        raise ValueError(f"trial {number} has an epoch that is none")
+    return dict(row)
+
+
 def _record(trial: FrozenTrial, all_finals: Mapping[str, Any]) -> TrialRecord:
     attrs, finals = trial.user_attrs, all_finals.get(_finals_key(trial.number))
     keys = itertools.takewhile(lambda key: key in attrs, (f"epoch_{i}" for i in itertools.count(1)))
-    rows = [attrs[key] for key in keys]
+    rows = [_row(attrs[key], trial.number) for key in keys]
+    for key in ("error", "collapse", "stop"):
+        if not isinstance(attrs.get(key), (str, type(None))):
+            raise ValueError(f"{key} of trial {trial.number} is no text")
+    for key in ("stop_epoch", "repeat_of", "seed"):
+        if not isinstance(attrs.get(key), (int, type(None))):
+            raise ValueError(f"{key} of trial {trial.number} is no number")
     return TrialRecord(
         number=trial.number,
         params=dict(trial.params),

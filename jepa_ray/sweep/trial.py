@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import time
 import uuid
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ray.tune import PlacementGroupFactory, Trainable
 
 from jepa_ray.config import SweepConfig
-from jepa_ray.errors import ConfigError, GroupDiedError, StorageError, TrialError
-from jepa_ray.files import write_atomically
-from jepa_ray.sweep import checkpoint_path
+from jepa_ray.errors import ConfigError, GroupDiedError, TrialError
+from jepa_ray.storage import Storage
+from jepa_ray.sweep import CHECKPOINTS, checkpoint_name
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
 
-Ran = tuple[str, float]  # the group that trained an epoch, and the Unix time of its end
+Ran = tuple[str, float, str]  # the group that trained an epoch, the Unix time of its end, the machines it was on
 
 LONG_PATIENCE_S = 24 * 3600.0  # of a sweep that has trained before: what it lacks now was lost, and may come again
 
 
 class Group(Protocol):
     """What a trial needs of its worker group; benchmarks and tests put others in its place."""
+
+    hosts: tuple[str, ...]
 
     def call(self, command: Any) -> Any: ...
     def checkpoint(self, result: EpochResult) -> bytes: ...
@@ -37,12 +38,15 @@ class SweepTrial(Trainable):
     """Trains the config `{"number", "overrides"}` on the group it owns. Subclassed per sweep by `trainable`."""
 
     spec: SweepConfig
-    folder: Path  # the sweep's, which all nodes see
+    store: Storage  # the sweep's, which all nodes see
+    groups: str  # a folder for Ray Train's own files
+    nodes: ClassVar[dict[str, str]] = {}  # labels of the nodes that it may be on; none: of all
+    waits = False  # as long as it takes, for nodes that are still to come
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
         """A token share of memory: the group reserves what training takes, and Tune insists on something."""
-        return PlacementGroupFactory([{"memory": 1024}])
+        return PlacementGroupFactory([{"memory": 1024}], bundle_label_selector=[cls.nodes] if cls.nodes else None)
 
     def start_group(self) -> Group:
         """A running worker group for this sweep's resources. Raises `GroupStartError`.
@@ -52,14 +56,14 @@ class SweepTrial(Trainable):
         from jepa_ray.train.worker_group import PATIENCE_S, WorkerGroup  # with torch, which only a group needs
 
         resources = self.spec.resources
-        trained_before = any(self._checkpoint.parent.glob("*.pt"))
+        trained_before = bool(self.store.names(CHECKPOINTS))
         group = WorkerGroup(
             workers=resources.workers_per_trial,
             cpus=resources.cpus_per_worker,
             gpus=resources.gpus_per_worker,
-            storage=self.folder / "groups",
+            storage=self.groups,
             name=self._name,
-            patience=LONG_PATIENCE_S if trained_before else PATIENCE_S,
+            patience=LONG_PATIENCE_S if trained_before or self.waits else PATIENCE_S,
         )
         group.start()
         return group
@@ -80,7 +84,7 @@ class SweepTrial(Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         """Remember a trial; the group starts it at the first step."""
         self._overrides: dict[str, Any] = config["overrides"]
-        self._checkpoint = checkpoint_path(self.folder, config["number"])
+        self._checkpoint = checkpoint_name(config["number"])
         self._started = False
 
     def step(self) -> dict[str, Any]:
@@ -102,27 +106,21 @@ class SweepTrial(Trainable):
         """What an epoch left, and who trained it when: nobody knows of one that is told from its checkpoint."""
         group = self._group = self._group or self.start_group()
         if not self._started:
-            data = self._checkpoint.read_bytes() if self._checkpoint.exists() else None
+            data = self.store.read(self._checkpoint)
             last: EpochResult | None = group.call(StartTrial(self.spec.trial_config(self._overrides), data))
             self._started = True
             if last:
                 return last, None
         result: EpochResult = group.call(RunEpoch())
-        ran = self._name, time.time()
-        self._write(group.checkpoint(result))
+        ran = self._name, time.time(), " ".join(sorted(set(group.hosts)))
+        self.store.write(self._checkpoint, group.checkpoint(result))
         return result, ran
-
-    def _write(self, checkpoint: bytes) -> None:
-        try:
-            write_atomically(self._checkpoint, checkpoint)
-        except OSError as error:
-            raise StorageError(f"{self._checkpoint}: cannot be written ({error.strerror or error})") from None
 
     def cleanup(self) -> None:
         if self._group:
             self._group.shutdown()
 
 
-def trainable(spec: SweepConfig, folder: Path) -> type[SweepTrial]:
-    """The Trainable class of one sweep, in its output folder."""
-    return type("SweepTrial", (SweepTrial,), {"spec": spec, "folder": folder})
+def trainable(spec: SweepConfig, store: Storage, groups: str) -> type[SweepTrial]:
+    """The Trainable class of one sweep."""
+    return type("SweepTrial", (SweepTrial,), {"spec": spec, "store": store, "groups": groups})

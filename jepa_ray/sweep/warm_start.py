@@ -91,6 +91,8 @@ def copied(database: Path) -> Iterator[Path]:
     """A copy, for Optuna may upgrade it. SQLite's own backup is whole even while another process writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optuna.db"
+        if not database.is_file():  # a pipe would never be open
+            raise ConfigError(f"{database}: cannot be read (it is no file)")
         try:
             with (
                 contextlib.closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as source,

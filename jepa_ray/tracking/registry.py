@@ -25,6 +25,8 @@ PACKAGE = Path(__file__).parent.parent
 SHIPPED = (
     "__init__.py",
     "errors.py",
+    "documents.py",
+    "secrets.py",
     "dimensions.py",
     "config.py",
     "data/spec.py",

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 
+from jepa_ray import secrets
 from jepa_ray.config import TrackingConfig
 from jepa_ray.errors import ConfigError, StorageError
 from jepa_ray.tracking import patience, registry
@@ -76,16 +77,18 @@ class Tracker:
 
         for noisy in ("alembic", "mlflow"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
-        self.uri = config.uri or default_uri(output)
+        named = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
+        uri = secrets.resolve(named, "tracking.uri") if named else default_uri(output)
+        self.uri = secrets.mask(config.uri or uri)  # to be shown
         name = config.experiment or default_experiment
         self._output = output
         self._mirror = WandbMirror(config.wandb, name, output) if config.wandb else None
         output.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(output / ".mlflow.lock"):  # two that begin at once would both make the tables
-                self._client = MlflowClient(tracking_uri=self.uri)
+                self._client = MlflowClient(tracking_uri=uri)
                 known = patiently(lambda: self._client.get_experiment_by_name(name), OPENING_S)
-                artifacts = None if config.uri else (output / "mlartifacts").resolve().as_uri()
+                artifacts = None if named else (output / "mlartifacts").resolve().as_uri()
                 self._experiment = (
                     known.experiment_id if known else self._client.create_experiment(name, artifacts, EXPERIMENT_TAGS)
                 )
@@ -111,8 +114,9 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
     ) -> Run:
         """The run with this key: a new one, or the one that an earlier session left."""
-        run: Run = self._later(self._open, key, name, dict(params), parent, dict(tags or {}))
-        self._gather(run, Batch(params={k: str(v)[:MAX_VALUE] for k, v in params.items()}))
+        shown = {k: secrets.mask(v) if isinstance(v, str) else v for k, v in params.items()}
+        run: Run = self._later(self._open, key, secrets.mask(name), shown, parent, dict(tags or {}))
+        self._gather(run, Batch(params={k: str(v)[:MAX_VALUE] for k, v in shown.items()}))
         return run
 
     def _open(self, key: str, name: str, params: dict[str, Any], parent: Run | None, tags: dict[str, str]) -> str:
@@ -133,6 +137,7 @@ class Tracker:
     def _create(self, key: str, name: str, parent: Run | None, tags: dict[str, str]) -> str:
         under = {"mlflow.parentRunId": parent.result()} if parent else {}
         told = {**self._origin, KEY_TAG: key, **under, **tags}
+        told = {k: secrets.mask(v) for k, v in told.items()}  # a git remote's address may hold a token
         return self._noted(self._client.create_run(self._experiment, run_name=name, tags=told))
 
     @functools.cached_property
@@ -195,13 +200,14 @@ class Tracker:
 
     def tag(self, run: Run | str, tags: Mapping[str, str]) -> None:
         """Set tags."""
+        tags = {k: secrets.mask(v) for k, v in tags.items()}
         self._gather(run, Batch(tags={k: v[:MAX_VALUE] for k, v in tags.items()}))
         if mirror := self._mirror:
             self._later(lambda: mirror.tag(_id(run), tags))
 
     def describe(self, run: Run, markdown: str) -> None:
         """The run's description; a later one takes its place."""
-        self._gather(run, Batch(tags={NOTE_TAG: markdown[:MAX_NOTE]}))
+        self._gather(run, Batch(tags={NOTE_TAG: secrets.mask(markdown)[:MAX_NOTE]}))
 
     def log_dataset(self, run: Run, card: DatasetCard) -> None:
         """What the run is trained on; a run that has it already keeps it once."""
@@ -314,4 +320,4 @@ def _id(run: Run | str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return secrets.mask(str(error)).strip().partition("\n")[0] or type(error).__name__

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import ray
 
+from jepa_ray import secrets
 from jepa_ray.errors import ConfigError, JepaRayError
 
 QUIET = {
@@ -32,7 +33,7 @@ class Session:
     cpus: float
     gpus: float
     dashboard: str | None  # URL
-    token: str | None  # what the dashboard asks for
+    token: str | None  # where the token is that the dashboard asks for; what a driver prints is stored as a job's log
 
 
 @contextmanager
@@ -45,14 +46,16 @@ def ray_session(address: str | None, cpus: float, gpus: float, log: Path) -> Ite
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     size: dict[str, Any] = {} if address else {"num_cpus": int(cpus), "num_gpus": int(gpus), "include_dashboard": True}
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+    _token()
+    with _redirected(log) as sink:
         _send_log_to(sink)
         try:
             context = ray.init(address=address or "local", log_to_driver=False, **size)
             _send_log_to(sink)  # ray.init brings its own handler back
         except Exception as error:  # Ray raises many kinds, a bare Exception for a local start that takes too long
             if address:
-                raise ConfigError(f"--address {address}: no Ray cluster can be used there ({error})") from None
+                why = secrets.mask(str(error))
+                raise ConfigError(f"--address {address}: no Ray cluster can be used there ({why})") from None
             raise JepaRayError(f"Ray could not be started here: {error} (details in {log})") from None
         try:
             offered = ray.cluster_resources()
@@ -62,6 +65,15 @@ def ray_session(address: str | None, cpus: float, gpus: float, log: Path) -> Ite
             ray.shutdown()
 
 
+@contextmanager
+def _redirected(log: Path) -> Iterator[TextIO]:
+    """A file that stdout and stderr go to meanwhile, secrets masked."""
+    with log.open("a") as file:
+        sink = cast(TextIO, secrets.Masked(file))
+        with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+            yield sink
+
+
 def _send_log_to(sink: TextIO) -> None:
     handler = logging.StreamHandler(sink)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -69,8 +81,12 @@ def _send_log_to(sink: TextIO) -> None:
 
 
 def _token() -> str | None:
-    """The cluster's token, from where Ray keeps it."""
+    """Where Ray keeps the cluster's token, which is masked from now on."""
     if token := os.environ.get("RAY_AUTH_TOKEN"):
-        return token
+        secrets.remember("RAY_AUTH_TOKEN", token)
+        return "the environment's RAY_AUTH_TOKEN"
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    return path.read_text().strip() if os.environ.get("RAY_AUTH_MODE") == "token" and path.is_file() else None
+    if os.environ.get("RAY_AUTH_MODE") != "token" or not path.is_file():
+        return None
+    secrets.remember("RAY_AUTH_TOKEN", path.read_text())
+    return f"the file {path}"

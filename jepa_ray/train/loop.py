@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from jepa_ray.config import TrainConfig, TrainingConfig
 from jepa_ray.data.dataset import Batch, TrajectoryDataset
 from jepa_ray.diagnosis import diagnose
-from jepa_ray.errors import ConfigError, TrialError
+from jepa_ray.errors import ConfigError, DataError, TrialError
 from jepa_ray.model.jepa import JEPA, EmaUpdate
 from jepa_ray.model.learner import Learner, build_learner
 from jepa_ray.train import checkpoint as ckpt
@@ -170,12 +170,16 @@ class Trainer:
         }
 
     def restore(self, checkpoint: ckpt.Checkpoint) -> None:
-        """Continue from a `checkpoint()` of the same config."""
-        self.state.model.load_state_dict(checkpoint["model"])
-        self.state.learner.terms.load_state_dict(checkpoint["terms"])
-        self.state.optimizer.load_state_dict(checkpoint["optimizer"])
-        for name in ("epoch", "metrics", "best", "collapse"):
-            setattr(self.state, name, checkpoint[name])
+        """Continue from a `checkpoint()` of the same config. Raises `DataError` if it is none."""
+        try:
+            self.state.model.load_state_dict(checkpoint["model"])
+            self.state.learner.terms.load_state_dict(checkpoint["terms"])
+            self.state.optimizer.load_state_dict(checkpoint["optimizer"])
+            for name in ("epoch", "metrics", "best", "collapse"):
+                setattr(self.state, name, checkpoint[name])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            what = str(error).partition("\n")[0]
+            raise DataError(f"the checkpoint is none of this run ({type(error).__name__}: {what})") from None
 
 
 def windows(training: TrainingConfig, dataset: TrajectoryDataset) -> Tensor:

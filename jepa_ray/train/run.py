@@ -21,7 +21,7 @@ from jepa_ray.files import RunFolder, flat, write_atomically
 from jepa_ray.machine import Machine
 from jepa_ray.model.learner import build_learner
 from jepa_ray.tracking import Tracker
-from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
+from jepa_ray.train.checkpoint import best_model, from_bytes, read_checkpoint, to_bytes
 from jepa_ray.train.cluster import ray_session
 from jepa_ray.train.loop import windows
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
@@ -105,7 +105,7 @@ class _Run:
                 workers=training.num_workers,
                 cpus=training.cpus_per_worker,
                 gpus=training.gpus_per_worker,
-                storage=self.folder.path / "groups",
+                storage=str(self.folder.path / "groups"),
                 name=f"{self.config.experiment.name}-group",
             )
             try:
@@ -136,7 +136,7 @@ class _Run:
             group.call(StartTrial(self.config))
             return False
         data = self.checkpoint.read_bytes()
-        epoch = from_bytes(data)["epoch"]
+        epoch = int(read_checkpoint(self.checkpoint).get("epoch", 0))
         self.rows = [row for row in _read_metrics(self.folder).to_dict("records") if row["epoch"] <= epoch]
         self.console.print(f"continuing after epoch {epoch}")
         last: EpochResult = group.call(StartTrial(self.config, data))

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,7 +23,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 
 from jepa_ray.config import DataConfig, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
@@ -41,6 +41,7 @@ from jepa_ray.train.mailbox import (
     RunEpoch,
     StartTrial,
 )
+from jepa_ray.train.network import OnTheNodesNetwork
 from jepa_ray.train.ranks import Ranks
 
 # Read by Ray Train in the process that calls fit(), and passed on to its controller.
@@ -61,7 +62,7 @@ class WorkerGroup:
 
     Args:
         workers, cpus, gpus: number of DDP workers, and what each takes of the cluster.
-        storage: folder that all nodes see, for Ray Train's own few files.
+        storage: folder for Ray Train's own few files; it need not be the same on all nodes.
         name: what the group is called in Ray's dashboard.
         patience: seconds to wait for resources that others hold.
         work: what the workers run; tests put a faulty one here.
@@ -73,7 +74,7 @@ class WorkerGroup:
         workers: int,
         cpus: int,
         gpus: float,
-        storage: Path,
+        storage: str,
         name: str,
         patience: float = PATIENCE_S,
         work: Callable[[dict[str, Any]], None] | None = None,
@@ -83,14 +84,15 @@ class WorkerGroup:
         self._trainer = TorchTrainer(
             work or serve,
             train_loop_config={"mailbox": self._mailbox},
-            torch_config=TorchConfig(timeout_s=IDLE_TIMEOUT_S),
+            torch_config=OnTheNodesNetwork(timeout_s=IDLE_TIMEOUT_S),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources),
             run_config=RunConfig(
                 name=name,
-                storage_path=str(storage.resolve()),
+                storage_path=storage,
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
             ),
         )
+        self.hosts: tuple[str, ...] = ()  # of each worker, known when they have started
         self._patience = patience
         self._thread = threading.Thread(target=self._fit, name=name, daemon=True)
 
@@ -100,7 +102,7 @@ class WorkerGroup:
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self._patience)
         self._thread.start()
         try:
-            self.call(Hello())
+            self.hosts = self.call(Hello())
         except GroupDiedError as error:
             raise GroupStartError(f"the worker group did not start: {error}") from None
 
@@ -185,6 +187,16 @@ def _receive(mailbox: Any, ranks: Ranks) -> Command:
     return command[0]
 
 
+def _hosts(ranks: Ranks) -> tuple[str, ...]:
+    """The name of each rank's machine."""
+    own = socket.gethostname()
+    if ranks.world == 1:
+        return (own,)
+    names: list[str] = [""] * ranks.world
+    dist.all_gather_object(names, own)
+    return tuple(names)
+
+
 class _Bench:
     """A worker's own state: the dataset it holds, and the trial it trains."""
 
@@ -196,6 +208,8 @@ class _Bench:
 
     def run(self, command: Command) -> Any:
         match command:
+            case Hello():
+                return _hosts(self._ranks)
             case StartTrial(config, checkpoint):
                 self._start(config, checkpoint)
                 return self._result([]) if checkpoint is not None else None

@@ -26,6 +26,7 @@ from tracking_server import Server
 from jepa_ray.config import METRICS, SweepConfig, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import StorageError, TrialError
+from jepa_ray.storage import Storage
 from jepa_ray.sweep.run import run_sweep
 from jepa_ray.sweep.trial import SweepTrial, trainable
 from jepa_ray.train.checkpoint import load_model
@@ -260,10 +261,10 @@ def test_a_sweep_whose_groups_cannot_start_says_so_at_once(spec: dict[str, Any],
     def crash(config: dict[str, Any]) -> None:
         os._exit(1)
 
-    class Broken(trainable(config, tmp_path)):  # type: ignore[misc]
+    class Broken(trainable(config, Storage(str(tmp_path)), str(tmp_path))):  # type: ignore[misc]
         def start_group(self) -> WorkerGroup:
             group = WorkerGroup(
-                workers=1, cpus=1, gpus=0, storage=self.folder, name=f"broken-{uuid.uuid4().hex[:6]}", work=crash
+                workers=1, cpus=1, gpus=0, storage=self.groups, name=f"broken-{uuid.uuid4().hex[:6]}", work=crash
             )
             group.start()
             return group
@@ -277,6 +278,8 @@ def test_a_sweep_whose_groups_cannot_start_says_so_at_once(spec: dict[str, Any],
 
 class Instant:
     """A group that trains nothing; its checkpoints are files of a few bytes."""
+
+    hosts = ("here",)
 
     def __init__(self) -> None:
         self._epoch = 0
@@ -306,7 +309,7 @@ def test_a_folder_that_cannot_be_written_ends_the_sweep_and_the_same_command_con
     config, folder = SweepConfig.model_validate(spec), tmp_path / "out" / "sweeps" / "unit"
     monkeypatch.setattr("jepa_ray.sweep.results.write_best", lambda *_: [])  # there is no model
 
-    class Trial(trainable(config, folder)):  # type: ignore[misc]
+    class Trial(trainable(config, Storage(str(folder)), str(folder / "groups"))):  # type: ignore[misc]
         def start_group(self) -> Instant:
             return Instant()
 

@@ -42,7 +42,7 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerGroup]:
 
 
 def new_group(storage: Path, name: str, workers: int = 1, **options: Any) -> WorkerGroup:
-    return WorkerGroup(workers=workers, cpus=1, gpus=0, storage=storage, name=name, **options)
+    return WorkerGroup(workers=workers, cpus=1, gpus=0, storage=str(storage), name=name, **options)
 
 
 def curve(

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from jepa_ray.config import SweepConfig
-from jepa_ray.files import write_atomically
-from jepa_ray.sweep import checkpoint_path, results
+from jepa_ray.storage import Storage
+from jepa_ray.sweep import checkpoint_name, results
 from jepa_ray.sweep.checkpoints import Shelf
 from jepa_ray.sweep.search import Search
 from jepa_ray.sweep.study import Status, Study
@@ -157,10 +157,10 @@ class TestLeaderboard:
 
 def test_checkpoints_of_the_best_stay_and_the_worst_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jepa_ray.sweep.checkpoints.KEPT", 2)
-    books = study(tmp_path, trials=5)
+    books, store = study(tmp_path, trials=5), Storage(str(tmp_path))
     for number in range(5):
-        write_atomically(checkpoint_path(tmp_path, number), b"weights")
-    shelf = Shelf(books, tmp_path)
+        store.write(checkpoint_name(number), b"weights")
+    shelf = Shelf(books, store)
     for number, values, last in [(0, [0.2], True), (1, [0.9], False), (2, [0.5], True), (3, [0.4], True)]:
         train(books, number, values, last=last)
         shelf.ended(books.record(number))

@@ -1,0 +1,155 @@
+"""YAML that anybody may have written: one small document of plain values, or one line that says why it is none.
+
+What makes a small file large in memory, or a reader slow, is refused before anything is built from it: aliases that
+multiply, nesting without end, numbers of a million digits, files without an end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jepa_ray.errors import ConfigError
+
+MOST_BYTES = 1 << 20
+MOST_VALUES = 20_000  # keys and values, those that aliases and merged keys repeat counted again
+DEEPEST = 40
+LONGEST_NUMBER = 100  # characters
+LARGEST = 2**63  # what a 64-bit integer holds
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with limits, which reads 1e-4 as a number, as YAML 1.2 does (1.1 reads a string).
+
+    A node is measured when it is complete; an alias stands for a node that was measured before, unless it is inside
+    of it.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._values = 0
+        self._measured: dict[yaml.Node, tuple[int, int]] = {}  # values in it, levels below it
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        is_alias = self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        self._values += 1
+        if self._depth > DEEPEST:
+            raise yaml.YAMLError(f"more than {DEEPEST} levels of nesting")
+        if self._values > MOST_VALUES:
+            raise yaml.YAMLError(f"more than {MOST_VALUES:,} values")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is None:
+            return None
+        if is_alias and node not in self._measured:
+            raise yaml.YAMLError("an alias stands inside of what it stands for")
+        if node not in self._measured:
+            self._measured[node] = self._measure(node)
+        return node
+
+    def _measure(self, node: yaml.Node) -> tuple[int, int]:
+        if isinstance(node, yaml.ScalarNode):
+            _check_scalar(node)
+            return 1, 0
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+            children = [child for pair in node.value for child in pair]
+        else:
+            children = list(node.value)
+        measured = [self._measured[child] for child in children]
+        values = 1 + sum(count for count, _ in measured)
+        levels = 1 + max((below for _, below in measured), default=0)
+        if values > MOST_VALUES:
+            raise yaml.YAMLError(f"more than {MOST_VALUES:,} values, those that aliases repeat included")
+        if levels > DEEPEST:
+            raise yaml.YAMLError(f"more than {DEEPEST} levels of nesting, those that aliases repeat included")
+        return values, levels
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _check_scalar(node: yaml.ScalarNode) -> None:
+    if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:
+        raise yaml.YAMLError(f"a number of {len(node.value):,} characters in line {node.start_mark.line + 1}")
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    """YAML forbids a key that stands twice in a mapping; PyYAML takes the last one without a word."""
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in seen:
+                raise yaml.YAMLError(f"the key {key.value[:100]!r} twice, line {key.start_mark.line + 1}")
+            seen.add((key.tag, key.value))
+
+
+def parse(text: str) -> Any:
+    """The plain values of a YAML text. Raises `ValueError`, which says what is wrong, and in which line."""
+    try:
+        values = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{error.problem}{line}") from None
+    except yaml.reader.ReaderError as error:
+        raise ValueError(f"{error.reason}, character {error.position + 1}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: a date that does not exist
+        raise ValueError(" ".join(str(error).split())) from None
+    _check_integers(values)
+    return values
+
+
+def _check_integers(values: Any) -> None:
+    if isinstance(values, int) and abs(values) >= LARGEST:
+        raise ValueError(f"the number {values:.3e} is larger than a 64-bit integer")
+    if isinstance(values, (dict, list, set)):
+        for part in [*values, *values.values()] if isinstance(values, dict) else values:
+            _check_integers(part)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds. Raises `ConfigError`."""
+    try:
+        text = content(path).decode("utf-8")
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte, or bytes that are no text
+        if isinstance(error, UnicodeDecodeError):
+            raise ConfigError(f"{path}: is not UTF-8 text") from None
+        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    try:
+        values = parse(text.removeprefix("\ufeff"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not valid YAML ({error})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold a mapping of sections, not {type(values).__name__}")
+    return values
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a file of a config's size. Raises `ConfigError`, or `OSError`.
+
+    A device has no end, and a pipe may have nobody at its other one: neither is read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise ConfigError(f"{path}: cannot be read (it is {'a folder' if stat.S_ISDIR(mode) else 'no file'})")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(MOST_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > MOST_BYTES:
+        raise ConfigError(f"{path}: is larger than {MOST_BYTES // 1024:,} KiB, which no config is")
+    return data

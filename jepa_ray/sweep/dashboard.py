@@ -1,0 +1,298 @@
+"""A Ray cluster as it is reached by HTTP: its dashboard, and the Jobs API that it serves.
+
+Whatever goes wrong between here and there is one line for people. What a sweep makes of it is in `jobs.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient
+
+from jepa_ray import secrets
+from jepa_ray.errors import ConfigError, JepaRayError
+from jepa_ray.machine import Machine
+
+OLDEST_RAY = (2, 59)  # as in pyproject.toml: the driver runs with the cluster's Ray
+TIMEOUT_S = (10.0, 60.0)  # to connect, and for an answer; Ray's own client waits for ever
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+WHERE_IT_LIES = "RAY_AUTH_TOKEN_PATH names a file that holds it, or it is ~/.ray/auth_token, or RAY_AUTH_TOKEN"
+
+
+class Unreachable(ConfigError):
+    """Nothing answers at the address, or not now: it may help to try again."""
+
+
+class UnknownJob(JepaRayError):
+    """The cluster has no such job (any more)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted job as the cluster has it."""
+
+    id: str
+    state: str  # PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED
+    started: float  # seconds since the epoch, when it was submitted
+    ended: float | None = None
+    exit_code: int | None = None  # of its command, where that ended by itself
+    message: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def active(self) -> bool:
+        return self.state in ("PENDING", "RUNNING")
+
+
+class Dashboard:
+    """The jobs of one cluster. Its methods raise `Unreachable`, `UnknownJob` and `ConfigError`, nothing of Ray's."""
+
+    def __init__(self, address: str) -> None:
+        self.address = _checked(address)
+        self._token = _token()
+        self._headers = {"Authorization": f"Bearer {self._token[0]}"} if self._token else {}
+        if self._token:
+            secrets.remember("RAY_AUTH_TOKEN", self._token[0])
+            _refuse_to_show_it(self.address)
+        # one file of certificates for both libraries that Ray's client uses
+        self._verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
+        with self._explained():
+            self.ray_version = self._ask_version()
+            self._client = self._connected()
+
+    def jobs(self) -> list[Job]:
+        """All submitted jobs, newest first."""
+        with self._explained():
+            found = [_job(details) for details in self._client.list_jobs() if details.type.value == "SUBMISSION"]
+        return sorted(found, key=lambda job: job.started, reverse=True)
+
+    def job(self, job_id: str) -> Job:
+        """One job."""
+        with self._explained():
+            return _job(self._client.get_job_info(job_id))
+
+    def log(self, job_id: str) -> str:
+        """What the job has printed so far; empty before it starts, and where its node is gone."""
+        with self._explained():
+            return str(self._client.get_job_logs(job_id))
+
+    async def tail(self, job_id: str) -> AsyncIterator[str]:
+        """What the job prints, from the beginning, in pieces; ends with the job, or when somebody hangs up."""
+        with self._explained():
+            async for piece in self._client.tail_job_logs(job_id):
+                yield piece
+
+    def submit(
+        self, job_id: str, command: str, package: Path, env: Mapping[str, str], notes: Mapping[str, str]
+    ) -> None:
+        """Run a shell command on the cluster, in a folder that holds what is in `package`, a zip file."""
+        with self._explained():
+            self._client.submit_job(
+                submission_id=job_id,
+                entrypoint=command,
+                runtime_env={"working_dir": str(package), "env_vars": dict(env)},
+                metadata=dict(notes),
+            )
+
+    def stop(self, job_id: str) -> None:
+        """Send the job SIGTERM; returns at once."""
+        with self._explained():
+            self._client.stop_job(job_id)
+
+    def size(self) -> Machine:
+        """CPUs and GPUs of all nodes that are up."""
+        with self._explained():
+            answer = self._get("/api/v0/nodes?detail=1").json()
+            nodes = [node for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
+        totals = [node["resources_total"] for node in nodes]
+        return Machine(sum(t.get("CPU", 0) for t in totals), sum(t.get("GPU", 0) for t in totals))
+
+    def _get(self, path: str) -> requests.Response:
+        answer = requests.get(self.address + path, headers=self._headers, verify=self._verify, timeout=TIMEOUT_S)
+        if answer.status_code in (401, 403):
+            raise self._refused(answer.status_code)
+        if answer.status_code >= 500:
+            raise Unreachable(
+                f"{self.address}: answers {answer.status_code} {answer.reason}; is the cluster's head up?"
+            )
+        return answer
+
+    def _ask_version(self) -> str:
+        """The cluster's Ray. Asked by hand, since Ray's client does not say what else it may have met."""
+        answer = self._get("/api/version")
+        try:
+            version = str(answer.json()["ray_version"])
+        except (requests.JSONDecodeError, KeyError, TypeError):
+            raise ConfigError(
+                f"{self.address}: is a web server, but no Ray dashboard (it answers {answer.status_code} where that"
+                " tells its version); the dashboard's port is 8265 if nobody chose another"
+            ) from None
+        major, minor = (int(part) for part in re.findall(r"\d+", version)[:2])
+        if (major, minor) < OLDEST_RAY or major > OLDEST_RAY[0]:
+            wanted = ".".join(map(str, OLDEST_RAY))
+            raise ConfigError(f"{self.address}: runs Ray {version}, but jepa-ray needs {wanted} or later, below 3")
+        return version
+
+    def _connected(self) -> JobSubmissionClient:
+        logging.getLogger("ray").setLevel(logging.WARNING)
+        for name in ("sdk", "dashboard_sdk"):
+            logging.getLogger(f"ray.dashboard.modules.{'job.' if name == 'sdk' else ''}{name}").setLevel(
+                logging.WARNING
+            )
+        with _without(ADDRESS_VARIABLES):  # either of them would overrule the argument
+            return _Client(self.address, headers=dict(self._headers), verify=self._verify)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What Ray's client and its libraries raise, in the words of this package."""
+        try:
+            yield
+        except JepaRayError:
+            raise
+        except requests.exceptions.SSLError as error:
+            why, hint = _reason(error), "does it speak http only?"
+            if "certificate" in why.lower():
+                hint = "SSL_CERT_FILE may name a file with the certificate of who signed its own"
+            raise ConfigError(f"{self.address}: no safe connection ({why}); {hint}") from None
+        except aiohttp.WSServerHandshakeError as error:
+            raise self._answered(error.status, error.message) from None
+        except (
+            requests.ConnectionError,
+            requests.Timeout,
+            ConnectionError,
+            TimeoutError,
+            aiohttp.ClientError,
+        ) as error:
+            raise self._unreachable(error) from None
+        except AuthenticationError as error:
+            raise self._refused(401 if "required" in error.message else 403) from None
+        except RuntimeError as error:
+            status = re.search(r"status code (\d{3}): (.*)", str(error), re.DOTALL)
+            raise self._answered(int(status[1]) if status else 500, status[2] if status else str(error)) from None
+
+    def _answered(self, status: int, text: str) -> JepaRayError:
+        if status in (401, 403):
+            return self._refused(status)
+        what = (text.strip().splitlines() or [""])[-1].rstrip(".")
+        if status == 404:
+            return UnknownJob(f"{self.address}: {what}")
+        return (Unreachable if status >= 500 else ConfigError)(f"{self.address}: answers {status} ({what})")
+
+    def _refused(self, status: int) -> ConfigError:
+        if not self._token:
+            return ConfigError(f"{self.address}: asks for a token ({status}), and none is here: {WHERE_IT_LIES}")
+        return ConfigError(f"{self.address}: refuses the token in {self._token[1]} ({status}): it is another cluster's")
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        host = urlsplit(self.address).hostname or ""
+        hint = "is the cluster up?"
+        if _is_loopback(host):
+            hint = "is the cluster up, or the tunnel to it (ssh -L 8265:127.0.0.1:8265 HEAD)?"
+        return Unreachable(f"{self.address}: cannot be reached ({_reason(error)}); {hint}")
+
+
+class _Client(JobSubmissionClient):
+    """Ray's client, which gives up on a server that does not answer."""
+
+    def _do_request(self, method: str, endpoint: str, **more: Any) -> requests.Response:
+        return super()._do_request(method, endpoint, **{"timeout": TIMEOUT_S, **more})
+
+
+def _job(details: Any) -> Job:
+    return Job(
+        id=details.submission_id,
+        state=details.status.value,
+        started=(details.start_time or 0) / 1000,
+        ended=details.end_time / 1000 if details.end_time else None,
+        exit_code=details.driver_exit_code,
+        message=details.message or "",
+        metadata=details.metadata or {},
+    )
+
+
+def _checked(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, brackets that do not close
+        usable = False
+    if not usable or parts.query or parts.fragment:
+        raise ConfigError(f"--address {address}: must read http://HOST:PORT or https://HOST:PORT, a Ray dashboard's")
+    if parts.username or parts.password:
+        raise ConfigError("--address: must not hold a user or a password: it is printed and logged")
+    return address.rstrip("/")
+
+
+def _token() -> tuple[str, str] | None:
+    """The cluster's token and where it was found, in Ray's order; given by hand, since Ray asks its mode only once."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        return None
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    source, token = "RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN", "")
+    if not token and (path.is_file() or os.environ.get("RAY_AUTH_TOKEN_PATH")):
+        try:
+            source, token = str(path), path.read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: the token cannot be read ({_reason(error)})") from None
+    token = token.strip()
+    if token and not (token.isascii() and token.isprintable()):
+        raise ConfigError(f"{source}: holds no token: it must be one line of plain characters")
+    return (token, source) if token else None
+
+
+def _refuse_to_show_it(address: str) -> None:
+    """Who reads a token may run programs on the cluster: it never crosses a public network in the clear."""
+    parts = urlsplit(address)
+    if parts.scheme.lower() == "https":
+        return
+    host = parts.hostname or ""
+    try:
+        found = socket.getaddrinfo(host, parts.port or 80, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Unreachable(f"{address}: {host} is not known here ({_reason(error)})") from None
+    if public := [str(at[4][0]) for at in found if ipaddress.ip_address(str(at[4][0]).partition("%")[0]).is_global]:
+        raise ConfigError(
+            f"{address}: {public[0]} is a public address, and http would show the cluster's token to everybody on the"
+            f" way: use https, or a tunnel (ssh -L 8265:127.0.0.1:8265 {host}) and http://127.0.0.1:8265"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in a few words: requests wraps a refused connection three times."""
+    while (
+        cause := error.__cause__ or error.__context__ or getattr(error.args[0] if error.args else None, "reason", None)
+    ):
+        error = cause
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+@contextlib.contextmanager
+def _without(names: tuple[str, ...]) -> Iterator[None]:
+    """The environment without some variables."""
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)

@@ -1,0 +1,166 @@
+"""A sweep as a job on several hosts, with its state in an object store: hosts are lost and join, the driver dies."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from cluster.hosts import CHECKOUT, Host, Network, Process, eventually, why_not
+from cluster.ray_cluster import RayCluster
+from running import Running
+
+from jepa_ray.config import SweepConfig, load_sweep_config
+from jepa_ray.sweep.study import StudyToRead, TrialRecord
+
+WHY_NOT = why_not()
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or ""),
+    pytest.mark.timeout(600),
+]
+
+SMOKE = CHECKOUT / "sweeps" / "smoke.yaml"
+SMALL = ["base.data.two_rooms.trajectories=80", "early_stopping.scheduler=none", "early_stopping.max_epochs=3"]
+IN_S3 = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_ENDPOINT_URL": "http://store:9000",
+    "JEPA_RAY_STORAGE": "s3://jepa/runs",
+    "OMP_NUM_THREADS": "1",
+}
+READ = """
+import pathlib, sys
+from jepa_ray.storage import Storage
+pathlib.Path(sys.argv[2]).write_bytes(Storage("s3://jepa/runs").read(sys.argv[1]))
+"""
+BUCKET = "import urllib.request as r; r.urlopen(r.Request('http://store:9000/jepa', method='PUT'), timeout=5)"
+MEASURED = ["samples_per_s", "epoch_s", "seconds", "mlflow_run_id"]  # different each time
+
+
+class Service:
+    """A cluster, a store, and a client that holds the token."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        store = network.add("store")
+        self._server = store.start(sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", "9000", log="moto.log")
+        self.cluster = RayCluster(network, IN_S3)
+        self.cluster.add_worker("worker1", wait=False)
+        self.cluster.add_worker("worker2", wait=False, calls_itself="127.0.1.1")  # as Debian has it
+        self.client = network.add("client")
+        self.cluster.trust(self.client)
+        self.client.run(sys.executable, "-c", BUCKET)
+        self.cluster.wait_for("worker1", "worker2")
+
+    def command(self, *arguments: str) -> Process:
+        """A command of ours at the client, in the background."""
+        command = [sys.executable, "-m", "jepa_ray.sweep", *arguments, "--address", self.cluster.url]
+        return self.client.start(*command, log=f"{arguments[0]}.log".replace("/", "_"), env=self.cluster.env)
+
+    def sweep(self, name: str, *sets: str) -> Process:
+        return self.command(str(SMOKE), *given(f"name={name}", *SMALL, *sets))
+
+    def left(self, name: str, file: str) -> Path:
+        """What a sweep has left in the store, as a file here."""
+        path = self.network.shared / f"{name}-{file}"
+        self.client.run(sys.executable, "-c", READ, f"sweeps/{name}/{file}", str(path), env=self.cluster.env)
+        return path
+
+    def board(self, name: str) -> pd.DataFrame:
+        return in_order(pd.read_csv(self.left(name, "leaderboard.csv")))
+
+    def records(self, name: str) -> list[TrialRecord]:
+        spec: SweepConfig = load_sweep_config(self.left(name, "spec.yaml"))
+        return StudyToRead.open(spec, self.left(name, "optuna.db")).records()
+
+    def drivers(self) -> list[Any]:
+        """The processes of drivers on the head."""
+        return [p for p in self.cluster.head.processes() if "-m jepa_ray.sweep" in " ".join(p.cmdline())]
+
+
+def given(*sets: str) -> list[str]:
+    return [argument for value in sets for argument in ("--set", value)]
+
+
+def in_order(board: pd.DataFrame) -> pd.DataFrame:
+    return board.sort_values("trial_id").reset_index(drop=True)
+
+
+def hosts_of(records: list[TrialRecord]) -> set[str | None]:
+    return {ran.hosts for record in records for ran in record.ran}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with Network(tmp_path_factory.mktemp("service") / "network") as network:
+        yield Service(network)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The leaderboard of the same sweep on this machine alone."""
+    output = tmp_path_factory.mktemp("local")
+    Running("jepa_ray.sweep", str(SMOKE), "--output", str(output), *given(*SMALL)).finish()
+    return in_order(pd.read_csv(output / "sweeps" / "smoke" / "leaderboard.csv"))
+
+
+def test_a_job_finds_what_a_local_run_finds(service: Service, local: pd.DataFrame) -> None:
+    job = service.sweep("smoke")
+    assert job.wait(300) == 0, job.printed()
+    assert "smoke: best 4 of 4 trials by val_rollout_mrr" in job.printed()
+    board = service.board("smoke")
+    assert board["status"].tolist() == ["COMPLETE"] * 4
+    pd.testing.assert_frame_equal(board.drop(columns=MEASURED), local.drop(columns=MEASURED), rtol=1e-4)
+    assert hosts_of(service.records("smoke")) == {"worker1", "worker2"}
+
+
+def test_workers_on_different_hosts_train_one_trial(service: Service, local: pd.DataFrame) -> None:
+    job = service.sweep("wide", "resources.workers_per_trial=2", "search.num_trials=1")
+    assert job.wait(300) == 0, job.printed()
+    board, records = service.board("wide"), service.records("wide")
+    assert hosts_of(records) == {"worker1 worker2"}
+    same = local[(local["training.ema_decay"] == 0.99) & (local["training.learning_rate"] == 1e-3)]
+    assert board["objective"].tolist() == pytest.approx(same["objective"].tolist(), abs=0.02)
+
+
+def done(job: Process) -> int:
+    """Trials that are done, by what the job prints."""
+    return max([0, *(int(count) for count in re.findall(r"\[(\d+)/12", job.printed()))])
+
+
+def lose(service: Service, host: Host) -> None:
+    """Cut a host off while it trains; when the cluster has given it up, its power fails."""
+    host.link_down()
+    service.cluster.wait_for(host.name, state="DEAD")
+    host.kill()
+
+
+def test_hosts_are_lost_and_join_the_driver_dies_and_every_trial_is_trained_once(
+    service: Service, local: pd.DataFrame
+) -> None:
+    job = service.sweep("rough", "search.num_trials=12", "space.model.latent_dim_state=[64,48,32]")
+    eventually(lambda: done(job) >= 2 or not job.running, 200, "two trials are done")
+    lose(service, service.network.hosts["worker1"])
+    before = done(job)
+    service.cluster.add_worker("worker3")
+    eventually(lambda: done(job) >= before + 3 or not job.running, 200, "three more are done")
+    assert job.running, job.printed()
+    for driver in service.drivers():
+        driver.kill()
+    assert job.wait(60) == 1, job.printed()
+    again = service.command("resume", "rough")
+    assert again.wait(400) == 0, again.printed()
+    board, records = service.board("rough"), service.records("rough")
+    assert board["status"].tolist() == ["COMPLETE"] * 12
+    assert board["epochs"].tolist() == [3] * 12
+    assert len({tuple(record.params.values()) for record in records}) == 12  # each point of the grid once
+    assert hosts_of(records) >= {"worker1", "worker2", "worker3"}
+    alike = board[board["model.latent_dim_state"] == 64]
+    assert sorted(alike["objective"]) == pytest.approx(sorted(local["objective"]), rel=1e-4)
