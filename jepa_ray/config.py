@@ -576,8 +576,8 @@ class Resources(_Section):
     max_failures: int = Field(
         2,
         ge=0,
-        description="Retries of a trial, from its checkpoint, before it is FAILED; on a cluster, those after the loss of"
-        " a node are not counted.",
+        description="Retries of a trial, from its checkpoint, before it is FAILED; on a cluster, those after the loss"
+        " of a node are not counted.",
     )
 
     @field_validator("gpus_per_worker")

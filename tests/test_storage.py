@@ -29,7 +29,11 @@ def s3() -> Iterator[str]:
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     if request.param == "s3":
         request.getfixturevalue("s3")
-    roots = {"disk": str(tmp_path), "s3": f"s3://{stores.BUCKET}/{tmp_path.name}", "fsspec": f"memory://{tmp_path.name}"}
+    roots = {
+        "disk": str(tmp_path),
+        "s3": f"s3://{stores.BUCKET}/{tmp_path.name}",
+        "fsspec": f"memory://{tmp_path.name}",
+    }
     yield Storage(roots[request.param]).below("sweeps/unit")
     if request.param == "fsspec":
         fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)

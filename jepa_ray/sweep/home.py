@@ -73,6 +73,10 @@ class Home:
         """The books, new ones if there are none."""
         return Study.open(spec, self.folder.path / "optuna.db")
 
+    def tracked(self, uri: str) -> str:
+        """How to look at what MLflow is told."""
+        return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+
     def place_of_data(self, packed: Path) -> str:
         """Where data that came with a job is kept."""
         return str(self.folder.path / DATA / packed.name)
@@ -114,6 +118,10 @@ class RemoteHome(Home):
     @property
     def begun(self) -> bool:
         return self.store.read("spec.yaml") is not None
+
+    def tracked(self, uri: str) -> str:
+        own = uri.startswith("sqlite:")  # in a folder that may be a job's, and end with it
+        return f"{self}/mlflow.db, when the sweep ends" if own else super().tracked(uri)
 
     def place_of_data(self, packed: Path) -> str:
         return str(self.store.below(f"{DATA}/{packed.name}"))

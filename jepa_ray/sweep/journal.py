@@ -1,7 +1,7 @@
 """The books of a sweep in an object store, where nothing can be appended to: Optuna's journal as numbered objects.
 
-Each entry is an object of its own when `append_logs` returns, so nothing that anybody was told of is lost. From time to
-time all of them are written as one, so that opening a long journal takes few reads.
+Every change is an object of its own before anybody is told of it, so nothing is lost; an epoch, which is two entries of
+Optuna's, is one. From time to time all of them are written as one, so that opening a long journal takes few reads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ObjectJournal(BaseJournalBackend):
     def __init__(self, store: Storage) -> None:
         self._store = store
         self._entries: list[dict[str, Any]] = []
-        self._objects: list[str] = []  # what `_entries` is made of
+        self._objects: list[str] = []  # what the first `_written` entries are made of
         self._read_all()
 
     def _read_all(self) -> None:
@@ -41,13 +41,17 @@ class ObjectJournal(BaseJournalBackend):
                 raise StorageError(f"{self._store}: entry {len(self._entries)} is missing before {name}")
             self._entries += [json.loads(line) for line in data.splitlines()]
             self._objects.append(name)
+        self._written = len(self._entries)
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
         return self._entries[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        self._write(len(self._entries), logs)
         self._entries += logs
+        if _half(logs[-1]):
+            return
+        self._write(self._written, self._entries[self._written :])
+        self._written = len(self._entries)
         fresh = len(self._objects) - 1
         if fresh >= FEWEST and fresh >= SHARE * len(self._entries):
             self._merge()
@@ -61,6 +65,11 @@ class ObjectJournal(BaseJournalBackend):
         name = f"{first:09}-{first + len(entries) - 1:09}.jsonl"
         self._store.write(name, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
         self._objects.append(name)
+
+
+def _half(entry: dict[str, Any]) -> bool:
+    """Whether an entry is the first of two that are written as one: an epoch's objective, before its metrics."""
+    return "intermediate_value" in entry
 
 
 def _span(name: str) -> tuple[int, int, str]:

@@ -97,7 +97,8 @@ def _run(
         plan(spec, machine)  # what can never fit is refused before anything else happens
     if fresh or not home.begun:
         read_lessons(spec, home.folder.path)  # later, when the folder is begun, it is too late to refuse them
-    check_trainable(spec.trial_config({}), console, (objective.metric for objective in spec.objectives))
+    here = spec.with_data(str(packed.resolve())) if packed else spec
+    check_trainable(here.trial_config({}), console, (objective.metric for objective in spec.objectives))
     if packed:
         spec = spec.with_data(home.place_of_data(packed))
     say = partial(console.print, soft_wrap=True)
@@ -202,7 +203,7 @@ class _Sweep:
         if session.dashboard:
             token = f"  (its token is in {session.token})" if session.token else ""
             say(f"Ray dashboard  {session.dashboard}{token}", soft_wrap=True)
-        say(f"MLflow         mlflow ui --backend-store-uri {tracker.uri}", soft_wrap=True)
+        say(f"MLflow         {self.home.tracked(tracker.uri)}", soft_wrap=True)
 
     def _tune(self, study: Study, searcher: TuneSearcher, recorder: Recorder) -> None:
         """Run Ray Tune until nothing is left to suggest, or to an interruption.

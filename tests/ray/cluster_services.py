@@ -36,7 +36,8 @@ class Services:
         compose = compose_file.load({"WORKER_CPUS": "1", "MLFLOW_ALLOWED_HOSTS": allowed})
         self.services: dict[str, Any] = compose["services"]
         self.order = [name for name in compose_file.start_order(self.services) if name not in ("prometheus", "grafana")]
-        self._running: list[subprocess.Popen[bytes]] = []
+        self.running: dict[str, subprocess.Popen[bytes]] = {}  # the latest of each
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def up(self) -> None:
         """Start each service when those that it depends on are healthy."""
@@ -46,13 +47,13 @@ class Services:
     def down(self) -> None:
         """End everything that was started, and what that started."""
         family = []
-        for process in self._running:
+        for process in self._started:
             with contextlib.suppress(psutil.NoSuchProcess):
                 family += [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         for each in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.send_signal(signal.SIGKILL)
-        for process in self._running:
+        for process in self._started:
             process.wait()
 
     def environment(self, service: Mapping[str, Any]) -> dict[str, str]:
@@ -70,13 +71,14 @@ class Services:
         env, binaries, data = self.environment(service), POSTGRES[-1].parent, self.temp / "postgres"
         user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
         data.mkdir(parents=True)
-        if user:
-            shutil.chown(data, "postgres")
-        password = Path(env["POSTGRES_PASSWORD_FILE"]).read_bytes()
-        arguments = ["-U", env["POSTGRES_USER"], "--pwfile=/dev/stdin", "--no-sync"]
+        password = self.temp / "password"  # one that PostgreSQL's user can read
+        shutil.copy(env["POSTGRES_PASSWORD_FILE"], password)
+        for path in (data, password) if user else ():
+            shutil.chown(path, "postgres")
+        arguments = ["-U", env["POSTGRES_USER"], "--pwfile", password, "--no-sync"]
         initdb = [binaries / "initdb", "-D", data, *arguments, *env["POSTGRES_INITDB_ARGS"].split()]
         with (self.folder / "initdb.log").open("wb") as log:
-            subprocess.run([*user, *initdb], cwd="/", check=True, input=password, stdout=log, stderr=log)
+            subprocess.run([*user, *initdb], cwd="/", check=True, stdout=log, stderr=log)
         settings = ("listen_addresses=127.0.0.1", f"unix_socket_directories={data}", "fsync=off")
         options = [option for setting in settings for option in ("-c", setting)]
         port = str(self.ports["postgres"])
@@ -96,8 +98,7 @@ class Services:
 
     def _start_mlflow(self, service: dict[str, Any]) -> None:
         command = [*self._serve(service, {"--port=5000": f"--port={self.ports['mlflow']}"}), "--workers=1"]
-        self._start("mlflow", command, self.environment(service))
-        self._healthy("mlflow", service, {5000: "mlflow"})
+        self._start_healthy("mlflow", command, service, {5000: ("mlflow", 0)})
 
     def _start_ray_head(self, service: dict[str, Any]) -> None:
         mapped = {
@@ -105,17 +106,11 @@ class Services:
             "--dashboard-port=8265": f"--dashboard-port={self.ports['dashboard']}",
         }
         command = [*self._serve(service, mapped), f"--client-port={self.ports['client']}", *self._node("head")]
-        for attempt in range(STARTS):
-            process = self._start("head", command, self.environment(service))
-            if self._healthy("head", service, {8265: "dashboard"}, process, last=attempt == STARTS - 1):
-                return
+        self._start_healthy("head", command, service, {8265: ("dashboard", 0)})
 
     def _start_ray_worker(self, service: dict[str, Any]) -> None:
         command = [*self._serve(service), *self._node("worker")]
-        for attempt in range(STARTS):
-            process = self._start("worker", command, self.environment(service))
-            if self._healthy("worker", service, {6384: "worker-node"}, process, last=attempt == STARTS - 1):
-                return
+        self._start_healthy("worker", command, service, {6384: ("worker-node", 4)})
 
     def _node(self, name: str) -> list[str]:
         first = self.ports[f"{name}-workers"]
@@ -146,33 +141,29 @@ class Services:
             process = subprocess.Popen(
                 command, env=env, cwd=cwd or self.folder, stdout=log, stderr=log, start_new_session=True
             )
-        self._running.append(process)
+        self._started.append(process)
+        self.running[name] = process
         return process
 
-    def _healthy(
-        self,
-        name: str,
-        service: Mapping[str, Any],
-        ports: Mapping[int, str],
-        process: subprocess.Popen[bytes] | None = None,
-        last: bool = True,
-    ) -> bool:
-        """Wait for compose's own health check, on the ports of here."""
+    def _start_healthy(
+        self, name: str, command: list[str], service: Mapping[str, Any], ports: Mapping[int, tuple[str, int]]
+    ) -> None:
+        """Start it, and return when compose's own health check, on the ports of here, says that it is well."""
         kind, python, option, code = service["healthcheck"]["test"]
         assert (kind, python, option) == ("CMD", "python", "-c")
-        for there, port in ports.items():
-            offset = 4 if there == 6384 else 0
+        for there, (port, offset) in ports.items():
+            assert f":{there}/" in code
             code = code.replace(f":{there}/", f":{self.ports[port] + offset}/")
 
         def check() -> bool:
             return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
-        process = process or self._running[-1]
-        wait_until(lambda: check() or process.poll() is not None, 120, name)
-        if process.poll() is None:
-            return True
-        assert not last, f"{name} ended: {self.log(name)[-3000:]}"
-        return False
+        for _ in range(STARTS):
+            process = self._start(name, command, self.environment(service))
+            wait_until(lambda process=process: check() or process.poll() is not None, 240, name, every=1)
+            if process.poll() is None:
+                return
+        raise AssertionError(f"{name} ended: {self.log(name)[-3000:]}")
 
     def log(self, name: str) -> str:
         """What a service printed."""
@@ -187,12 +178,12 @@ class Services:
         return connects
 
 
-def wait_until(condition: Any, seconds: float, what: str) -> None:
+def wait_until(condition: Any, seconds: float, what: str, every: float = 0.3) -> None:
     """Return when it holds; an error when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} took more than {seconds:g} s"
-        time.sleep(0.3)
+        time.sleep(every)
 
 
 def _free_ports() -> dict[str, int]:

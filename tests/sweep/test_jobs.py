@@ -407,6 +407,19 @@ def test_the_same_content_is_uploaded_once(server: FakeDashboard, say: Console, 
     assert sum(request.startswith("PUT") for request in server.requests) == 1
 
 
+def test_neither_compiled_files_nor_times_are_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both would make another package of the same code, and Ray tells packages apart by their content."""
+    code = tmp_path / "jepa_ray"
+    (code / "sweep" / "__pycache__").mkdir(parents=True)
+    for name in ("__init__.py", "sweep/run.py", "sweep/__pycache__/run.cpython-311.pyc"):
+        (code / name).write_text(name)
+    monkeypatch.setattr(package.jepa_ray, "__file__", str(code / "__init__.py"))
+    package.pack(tmp_path / "p.zip")
+    with zipfile.ZipFile(tmp_path / "p.zip") as zipped:
+        assert zipped.namelist() == ["jepa_ray/__init__.py", "jepa_ray/sweep/run.py"]
+        assert {entry.date_time for entry in zipped.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
 def test_options_go_along_and_a_shell_cannot_be_talked_to(server: FakeDashboard, say: Console, tmp_path: Path) -> None:
     data = tmp_path / "it's $(touch x);.h5"
     data.write_bytes(b"rows")

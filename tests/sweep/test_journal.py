@@ -78,6 +78,35 @@ def test_a_long_journal_is_few_objects(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(list(tmp_path.iterdir())) <= 0.2 * entries + 2
 
 
+def test_an_epoch_is_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = books(tmp_path)
+    asked = Search(study).ask()
+    assert asked is not None
+    written: list[str] = []
+    write = Storage.write
+    monkeypatch.setattr(Storage, "write", lambda *args: (written.append(args[1]), write(*args)))
+    for epoch in (1, 2):
+        study.report(asked.number, epoch, {"val_rollout_mrr": 0.1 * epoch, "epoch_s": 1.0}, last=False)
+        assert len(written) == epoch
+        there = JournalStorage(ObjectJournal(Storage(str(tmp_path))))
+        (trial,) = there.get_all_trials(there.get_study_id_from_name("unit"))
+        assert trial.intermediate_values[epoch] == 0.1 * epoch
+        assert len(StudyToRead(spec(), there).record(asked.number).history) == epoch
+
+
+def test_what_could_not_be_written_is_written_with_the_next_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = ObjectJournal(Storage(str(tmp_path)))
+    log.append_logs([{"n": 0}])
+    with monkeypatch.context() as away:
+        away.setattr(Storage, "write", dying_after(0, Storage.write))
+        with pytest.raises(SystemExit):
+            log.append_logs([{"n": 1}])
+    log.append_logs([{"n": 2}])
+    assert [entry["n"] for entry in ObjectJournal(Storage(str(tmp_path))).read_logs(0)] == [0, 1, 2]
+
+
 def dying_after(count: int, real: Callable[..., None]) -> Callable[..., None]:
     """`real`, which takes the process down at a later call."""
     left = list(range(count))

@@ -1,0 +1,276 @@
+"""What warm groups cost on one machine: memory by kind of process, start-up, and what they take while idle.
+
+    python benchmarks/groups_scale.py [--groups 1,4,12,24]
+
+For each number N, a real sweep of N trials on N warm groups runs in a subprocess, on a Ray session that is told of N
+CPUs. Every group trains one epoch of next to nothing and then waits, until all have; then everything is looked at:
+
+- PSS of the sweep's process and all its descendants (a page that k processes map counts as 1/k in each), by kind;
+- CPU seconds that each kind has taken so far: where there are fewer CPUs than groups, the start is bound by them, and
+  the wall time says little;
+- CPU seconds per second of the `--idle` seconds that follow, in which no group has anything to do.
+
+A sweep is ended before the machine's free memory falls under `--spare` GB; it is then said how many groups there were.
+A last table puts the kinds together as a cluster does: what the head holds although all groups are on other nodes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+from unittest import mock
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+from spread import Spread, show
+
+from jepa_ray import cli
+from jepa_ray.config import SweepConfig, load_sweep_config
+from jepa_ray.data.cache import ensure_cache
+from jepa_ray.machine import Machine
+from jepa_ray.storage import Storage
+from jepa_ray.sweep import run
+from jepa_ray.sweep.trial import SweepTrial
+
+ROOT = Path(__file__).parents[1]
+MB, GB = 1e6, 1e9
+PATIENCE_S = 900.0  # for all groups of a sweep to train their epoch
+SETTLE_S = 3.0
+
+# Kinds of processes by what their command begins with or contains; the first that fits counts.
+KINDS = {
+    "trial actor": ("ray::WaitingTrial",),
+    "controller": ("ray::TrainController",),
+    "worker": ("ray::RayTrainWorker",),
+    "mailbox": ("ray::Mailbox",),
+    "PlacementGroupCleaner": ("ray::PlacementGroupCleaner",),
+    "SynchronizationActor": ("ray::SynchronizationActor",),
+    "DatasetManager": ("ray::DatasetManager",),
+    "AutoscalingCoordinator": ("ray::_AutoscalingCoordinator",),
+    "idle Ray workers": ("ray::IDLE", "default_worker", "setup_worker"),
+    "GCS": ("/gcs_server",),
+    "dashboard": ("ray-dashboard", "dashboard/dashboard.py", "/monitor.py"),
+    "raylet and agents": ("/raylet/raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "log_monitor", "agent"),
+}
+DRIVER, OTHER = "driver", "other"
+# Where Ray puts them, if the head has no CPUs to train with. Ray Train pins its cleaners to the head.
+ON_THE_HEAD = (DRIVER, "GCS", "dashboard", "raylet and agents", "AutoscalingCoordinator", "PlacementGroupCleaner")
+
+
+def main(
+    groups: Annotated[str, typer.Option(help="Numbers of groups, ascending.")] = "1,4,12,24",
+    spare: Annotated[float, typer.Option(min=0.5, help="GB of memory that have to stay free.")] = 2.0,
+    idle: Annotated[float, typer.Option(min=1, help="Seconds to watch warm groups that do nothing.")] = 20.0,
+    hold: Annotated[Path | None, typer.Option(hidden=True, help="Run the sweep itself, in this folder.")] = None,
+) -> None:
+    """Measure each number of groups and print what a further one costs."""
+    numbers = [int(number) for number in groups.split(",")]
+    if hold:
+        sweep(numbers[0], hold)
+        return
+    console = cli.console()
+    with tempfile.TemporaryDirectory(prefix="groups-") as name:
+        folder = Path(name)
+        ensure_cache(spec_of(1, folder / "cache").base.data)
+        seen = [measure(number, folder / str(number), spare, idle, console) for number in numbers]
+    report(console, seen)
+
+
+# ------------------------------------------------------------------------------------- the sweep
+
+
+class WaitingTrial(SweepTrial):
+    """A real trial, which stays where it is after its first epoch: its group is warm and has nothing to do."""
+
+    def step(self) -> dict[str, Any]:
+        result = super().step()
+        folder = Path(self.groups).parent
+        (folder / "up" / self._name).touch()
+        while not (folder / "go on").exists():
+            time.sleep(0.5)
+        return result
+
+
+def spec_of(groups: int, cache: Path) -> SweepConfig:
+    """One trial of one epoch per group."""
+    settings = {
+        "base.data.cache_dir": cache,
+        "base.data.two_rooms.trajectories": 20,
+        "base.data.two_rooms.steps": 12,
+        "base.model.cnn.channels": "[8, 16]",
+        "base.training.batch_size": 16,
+        "space": "{training.learning_rate: {low: 1.0e-5, high: 1.0e-2, log: true}}",
+        "search": f"{{algorithm: random, num_trials: {groups}}}",
+        "early_stopping": "{enabled: false, grace_epochs: 1, max_epochs: 1}",
+        "resources.max_concurrent": groups,
+    }
+    return load_sweep_config(ROOT / "sweeps/smoke.yaml", [f"{key}={value}" for key, value in settings.items()])
+
+
+def sweep(groups: int, folder: Path) -> None:
+    """What the subprocess runs."""
+    spec = spec_of(groups, folder.parent / "cache")
+    state = f"{folder}/sweeps/{spec.name}"
+    bound = type("WaitingTrial", (WaitingTrial,), {"spec": spec, "store": Storage(state), "groups": f"{folder}/groups"})
+    with mock.patch.object(Machine, "local", return_value=Machine(groups, 0)):
+        run.run_sweep(spec, folder, Console(quiet=True), trial_class=bound)
+
+
+# ------------------------------------------------------------------------------------- measuring
+
+
+@dataclass
+class Kind:
+    """All processes of a kind."""
+
+    count: int = 0
+    memory: float = 0.0  # PSS, MB
+    cpu: float = 0.0  # seconds so far
+    idle: float = 0.0  # CPU seconds per second while no group has anything to do
+
+
+@dataclass
+class Seen:
+    """A sweep with all its groups warm, or as many as there was memory for."""
+
+    asked: int
+    groups: int
+    seconds: float  # from the start until all had trained an epoch
+    kinds: dict[str, Kind] = field(default_factory=dict)
+
+    def total(self, of: str, kinds: Sequence[str] | None = None) -> float:
+        return sum(getattr(kind, of) for name, kind in self.kinds.items() if kinds is None or name in kinds)
+
+
+def measure(groups: int, folder: Path, spare: float, idle: float, console: Console) -> Seen:
+    (folder / "up").mkdir(parents=True)
+    command = [sys.executable, __file__, "--groups", str(groups), "--hold", str(folder)]
+    with (folder / "log").open("w") as log:
+        process = psutil.Popen(command, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
+    try:
+        seen = wait_for_all(process, groups, folder, spare)
+        time.sleep(SETTLE_S)
+        seen.kinds = look(process, idle)
+        (folder / "go on").touch()
+    except psutil.NoSuchProcess:
+        raise SystemExit(f"the sweep of {groups} groups ended:\n{(folder / 'log').read_text()}") from None
+    finally:
+        end(process)
+    console.print(
+        f"{seen.groups} of {groups} groups: all trained after {seen.seconds:.0f} s, {seen.total('memory'):,.0f} MB,"
+        f" {seen.total('cpu'):.0f} CPU seconds",
+        highlight=False,
+    )
+    return seen
+
+
+def wait_for_all(process: psutil.Popen, groups: int, folder: Path, spare: float) -> Seen:
+    """Until all groups have trained an epoch, or memory is short: then as many as there are."""
+    started = time.monotonic()
+    while True:
+        up, seconds = len(list((folder / "up").iterdir())), time.monotonic() - started
+        if up == groups or psutil.virtual_memory().available < spare * GB:
+            return Seen(groups, up, seconds)
+        if not process.is_running() or process.poll() is not None:
+            raise psutil.NoSuchProcess(process.pid)
+        assert seconds < PATIENCE_S, ("groups that trained", up, (folder / "log").read_text()[-2000:])
+        time.sleep(0.5)
+
+
+def look(process: psutil.Popen, idle: float) -> dict[str, Kind]:
+    """Everything that is there, by kind."""
+    kinds: dict[str, Kind] = {}
+    for each, name, seconds in cpu_times(process):
+        kind = kinds.setdefault(name, Kind())
+        kind.count, kind.cpu = kind.count + 1, kind.cpu + seconds
+        kind.memory += each.memory_full_info().pss / MB
+    began = time.monotonic()
+    first = {each: seconds for each, _, seconds in cpu_times(process)}
+    time.sleep(idle)
+    for each, name, seconds in cpu_times(process):
+        kinds.setdefault(name, Kind()).idle += (seconds - first.get(each, seconds)) / (time.monotonic() - began)
+    return kinds
+
+
+def cpu_times(process: psutil.Popen) -> Iterator[tuple[psutil.Process, str, float]]:
+    """Every process of the sweep, its kind, and the CPU seconds that it has taken."""
+    for each in [psutil.Process(process.pid), *process.children(recursive=True)]:
+        try:
+            times, command = each.cpu_times(), " ".join(each.cmdline())
+        except psutil.NoSuchProcess:
+            continue
+        yield each, DRIVER if each.pid == process.pid else kind_of(command), times.user + times.system
+
+
+def kind_of(command: str) -> str:
+    return next((kind for kind, parts in KINDS.items() if any(part in command for part in parts)), OTHER)
+
+
+def end(process: psutil.Popen) -> None:
+    """Let the sweep end by itself; a sweep that was not told to go on is interrupted."""
+    if process.poll() is None:
+        processes = process.children(recursive=True)
+        try:
+            process.wait(60)
+        except psutil.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        for each in psutil.wait_procs(processes, timeout=10)[1]:
+            each.kill()
+
+
+# --------------------------------------------------------------------------------------- reporting
+
+
+def report(console: Console, seen: list[Seen]) -> None:
+    per_kind(console, seen, "memory", "PSS, MB (processes)", 0)
+    per_kind(console, seen, "cpu", "CPU seconds until all groups had trained an epoch", 0)
+    per_kind(console, seen, "idle", "CPU seconds per second, all groups idle", 2)
+    pairs = [(few, many) for few, many in pairwise(seen) if many.groups > few.groups]
+    if not pairs:
+        return
+
+    def further(of: str, kinds: Sequence[str] | None = None) -> Spread:
+        return Spread.of((b.total(of, kinds) - a.total(of, kinds)) / (b.groups - a.groups) for a, b in pairs)
+
+    elsewhere = sorted({name for each in seen for name in each.kinds} - set(ON_THE_HEAD))
+    rows = {
+        "memory, MB": further("memory"),
+        "of it on a head where nobody trains": further("memory", ON_THE_HEAD),
+        "of it with the group": further("memory", elsewhere),
+        "CPU seconds to start": further("cpu"),
+        "CPU seconds per second, idle": further("idle"),
+        "of it on the head": further("idle", ON_THE_HEAD),
+    }
+    show(console, "a further group", rows, digits=2)
+
+
+def per_kind(console: Console, seen: list[Seen], of: str, title: str, digits: int) -> None:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for each in seen:
+        table.add_column(f"{each.groups} groups", justify="right")
+    names = Counter(name for each in seen for name in each.kinds)
+    for name in [DRIVER, *KINDS, OTHER]:
+        if name in names:
+            kinds = [each.kinds.get(name, Kind()) for each in seen]
+            counts = [f" ({kind.count})" if of == "memory" else "" for kind in kinds]
+            cells = [f"{getattr(kind, of):,.{digits}f}{count}" for kind, count in zip(kinds, counts, strict=True)]
+            table.add_row(name, *cells)
+    table.add_row("all", *[f"{each.total(of):,.{digits}f}" for each in seen], style="bold")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
