@@ -150,7 +150,7 @@ class Seen:
     kinds: dict[str, Kind] = field(default_factory=dict)
 
     def total(self, of: str, kinds: Sequence[str] | None = None) -> float:
-        return sum(getattr(kind, of) for name, kind in self.kinds.items() if kinds is None or name in kinds)
+        return float(sum(getattr(kind, of) for name, kind in self.kinds.items() if kinds is None or name in kinds))
 
 
 def measure(groups: int, folder: Path, spare: float, idle: float, console: Console) -> Seen:

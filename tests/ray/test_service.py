@@ -21,7 +21,7 @@ WHY_NOT = why_not()
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or ""),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
 ]
 
 SMOKE = CHECKOUT / "sweeps" / "smoke.yaml"

@@ -1,0 +1,265 @@
+"""What the books of a sweep cost on disk and in an object store: per operation, and to open them when they are long.
+
+    python benchmarks/storage_scale.py [--rounds 30] [--epochs 5] [--trials 10000]
+
+- sqlite: the books of a sweep on a disk.
+- folder: the books of an object store (`ObjectJournal`) in a folder of this machine: no network.
+- S3: the same on a real S3 server (moto, a process of its own; it is slow, so what counts is the number of requests).
+- S3, one put: as S3, with `allow_delayed_open=true` in the URI, so that pyarrow writes what is small in one request.
+
+Each round takes one trial through the books on every side: begin, a report per epoch, finish. A trial's checkpoint is
+written and read as its node does it. Requests are counted in the server's log; they do not depend on the machine, so a
+store whose requests take L seconds costs requests x L.
+
+Then books of many trials: entries, objects and the seconds until they are open, just before a merge, when there are
+most objects, and as SQLite.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+from unittest import mock
+
+import optuna
+import typer
+from optuna.storages.journal import BaseJournalBackend
+from rich.console import Console
+from rich.table import Table
+from spread import Spread, paired_ratios, show
+
+from jepa_ray import cli
+from jepa_ray.config import METRICS, SweepConfig
+from jepa_ray.storage import Storage
+from jepa_ray.sweep import journal
+from jepa_ray.sweep.journal import ObjectJournal
+from jepa_ray.sweep.search import Search
+from jepa_ray.sweep.study import Ran, Study
+
+BUCKET = "scale"
+OPERATIONS = ("begin", "report", "finish", "checkpoint written", "checkpoint read")
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="Trials that each side takes.")] = 30,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of a trial.")] = 5,
+    checkpoint: Annotated[float, typer.Option(min=0.001, help="MB of a checkpoint.")] = 3.0,
+    trials: Annotated[int, typer.Option(min=0, help="Trials of the long books; 0: none.")] = 10_000,
+) -> None:
+    """Measure all sides, and opening."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    console = cli.console()
+    with tempfile.TemporaryDirectory(prefix="storage-") as name, s3_server(Path(name) / "s3.log") as server:
+        folder = Path(name)
+        sides = [
+            Side("sqlite", Storage(str(folder / "disk")), Study.open(spec(rounds), folder / "optuna.db")),
+            Side.journal("folder", Storage(str(folder / "store")), rounds),
+            Side.journal("S3", Storage(server.uri("plain")), rounds, server),
+            Side.journal("S3, one put", Storage(server.uri("delayed", "&allow_delayed_open=true")), rounds, server),
+        ]
+        for _ in range(rounds):
+            for side in sides:
+                side.trial(epochs, os.urandom(int(checkpoint * 1e6)))
+        report(console, sides, epochs)
+        if trials:
+            long_books(console, folder / "long", trials, epochs)
+
+
+def spec(trials: int) -> SweepConfig:
+    return SweepConfig.model_validate(
+        {
+            "name": "scale",
+            "base": {"data": {"builtin": "two_rooms"}},
+            "space": {
+                "training.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
+                "training.ema_decay": {"low": 0.98, "high": 0.9999},
+                "model.latent_dim_state": [64, 128, 256],
+            },
+            "search": {"num_trials": trials, "algorithm": "random"},
+        }
+    )
+
+
+# ------------------------------------------------------------------------------------- the S3 server
+
+
+@dataclass
+class Server:
+    """A server whose log says what was asked of it: a line is written before the reply is sent."""
+
+    address: str
+    log: Path
+
+    def uri(self, folder: str, options: str = "") -> str:
+        host = self.address.removeprefix("http://")
+        return f"s3://{BUCKET}/{folder}?endpoint_override={host}&scheme=http{options}"
+
+    @property
+    def requests(self) -> int:
+        """So far."""
+        return len(re.findall(rb" HTTP/1.1", self.log.read_bytes()))
+
+
+@contextmanager
+def s3_server(log: Path) -> Iterator[Server]:
+    os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+    try:
+        server = Server(address_of(process, log), log)
+        urllib.request.urlopen(urllib.request.Request(f"{server.address}/{BUCKET}", method="PUT"), timeout=10).close()
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def address_of(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Where the server says that it is, once it does."""
+    while process.poll() is None:
+        if found := re.search(r"Running on (http://[\d.:]+)", log.read_text()):
+            return found[1]
+        time.sleep(0.1)
+    raise SystemExit(log.read_text())
+
+
+# --------------------------------------------------------------------------------- per operation
+
+
+@dataclass
+class Side:
+    """Books, and what each operation took."""
+
+    name: str
+    store: Storage
+    study: Study
+    server: Server | None = None
+    ms: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in OPERATIONS})
+    requests: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in OPERATIONS})
+
+    def __post_init__(self) -> None:
+        self._search = Search(self.study)
+
+    @classmethod
+    def journal(cls, name: str, store: Storage, trials: int, server: Server | None = None) -> Side:
+        books = optuna.storages.JournalStorage(ObjectJournal(store.below("books")))
+        return cls(name, store, Study(spec(trials), books), server)
+
+    def trial(self, epochs: int, checkpoint: bytes) -> None:
+        """One trial through the books."""
+        asked = self._timed("begin", self._search.ask)
+        for epoch in range(1, epochs + 1):
+            self._timed("report", lambda: tell(self.study, asked.number, epoch, epochs))  # noqa: B023
+            self._timed("checkpoint written", lambda: self.store.write("checkpoint.pt", checkpoint))
+        self._timed("checkpoint read", lambda: self.store.read("checkpoint.pt"))
+        self._timed("finish", lambda: self.study.finish(asked.number))
+
+    def _timed(self, operation: str, work: Callable[[], Any]) -> Any:
+        requests = self.server.requests if self.server else 0
+        started = time.perf_counter()
+        done = work()
+        self.ms[operation].append(1e3 * (time.perf_counter() - started))
+        self.requests[operation].append(self.server.requests - requests if self.server else 0)
+        return done
+
+
+def tell(study: Study, number: int, epoch: int, epochs: int) -> None:
+    metrics = {**dict.fromkeys(METRICS, 0.123456789), "val_rollout_mrr": 0.01 * epoch, "epoch_s": 1.0}
+    study.report(number, epoch, metrics, last=epoch == epochs, ran=Ran("group", 1.0, "host"))
+
+
+def report(console: Console, sides: list[Side], epochs: int) -> None:
+    for operation in OPERATIONS:
+        rows = {side.name: Spread.of(side.ms[operation]) for side in sides}
+        show(console, f"{operation}, ms", rows, digits=1)
+    base = sides[0]
+    ratios = {f"{side.name} / {base.name}": paired_ratios(side.ms["report"], base.ms["report"]) for side in sides[1:]}
+    show(console, "a report, ratio per epoch", ratios)
+    table = Table(title=f"requests, mean; merges of the books included (trials of {epochs} epochs)")
+    for name in ("", *OPERATIONS, "a trial, driver", "a trial, its node"):
+        table.add_column(name, justify="right")
+    for side in sides:
+        if side.server:
+            mean = {name: sum(counts) / len(counts) for name, counts in side.requests.items()}
+            driver = mean["begin"] + epochs * mean["report"] + mean["finish"]
+            node = epochs * mean["checkpoint written"] + mean["checkpoint read"]
+            table.add_row(side.name, *[f"{value:.1f}" for value in [*mean.values(), driver, node]])
+    console.print(table)
+
+
+# -------------------------------------------------------------------------------------- long books
+
+
+class InMemory(BaseJournalBackend):
+    """A journal that is nowhere yet."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return self.entries[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self.entries += logs
+
+
+def long_books(console: Console, folder: Path, trials: int, epochs: int) -> None:
+    """How long it takes to open and to export the books of so many trials."""
+    entries = entries_of(trials, epochs)
+    store = Storage(str(folder / "books"))
+    log = ObjectJournal(store)
+    merged = int(len(entries) / (1 + journal.SHARE))
+    log.append_logs(entries[:merged])
+    with mock.patch.object(journal, "FEWEST", len(entries)):  # a merge is due with the next entry
+        for entry in entries[merged:]:
+            log.append_logs([entry])
+    objects = len(store.names())
+    seconds, study = timed(lambda: Study(spec(trials), optuna.storages.JournalStorage(ObjectJournal(store))))
+    size = sum(path.stat().st_size for path in (folder / "books").iterdir()) / 1e6
+    console.print(
+        f"{trials:,} trials of {epochs} epochs: {len(entries):,} entries in {objects:,} objects, {size:.0f} MB:"
+        f" open after {seconds:.1f} s",
+        highlight=False,
+    )
+    export, _ = timed(lambda: study.export(folder / "optuna.db"))
+    seconds, _ = timed(lambda: Study.open(spec(trials), folder / "optuna.db"))
+    console.print(f"exported to SQLite in {export:.1f} s; that is open after {seconds:.1f} s", highlight=False)
+
+
+def entries_of(trials: int, epochs: int) -> list[dict[str, Any]]:
+    """What a sweep of so many trials writes to its journal."""
+    written = InMemory()
+    study = Study(spec(trials), optuna.storages.JournalStorage(written))
+    search = Search(study)
+    while asked := search.ask():
+        for epoch in range(1, epochs + 1):
+            tell(study, asked.number, epoch, epochs)
+        study.finish(asked.number)
+    return written.entries
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    done = work()
+    return time.perf_counter() - started, done
+
+
+if __name__ == "__main__":
+    typer.run(main)
