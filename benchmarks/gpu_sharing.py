@@ -4,8 +4,8 @@
 
 Each process trains the config's model with the package's own loop (`Trainer`, no Ray), as a trial of a sweep does with
 `resources.gpus_per_worker: 1/n`. The processes of an n warm up, wait for each other and then train for `--seconds`,
-so all of them share the device all of the time (the last epoch
-of each may overlap with fewer: let `--seconds` be ten epochs or more). The n take turns, round by round; a ratio compares the same round.
+so they share the device nearly all of the time (the last epoch of each may overlap with fewer others: let `--seconds`
+be ten epochs or more). The n take turns, round by round; a ratio compares the same round.
 
 Without CUDA there is nothing to measure: exit code 2. `--device cpu` is a dry run of the benchmark itself, and says
 nothing about a GPU.
@@ -88,9 +88,8 @@ class Together:
     on_host: float  # PSS in MB, per process
 
     def __str__(self) -> str:
-        return (
-            f"{self.samples_per_s:,.0f} samples/s, per process {self.on_device:,.0f} MB there, {self.on_host:,.0f} here"
-        )
+        memory = f"{self.on_device:,.0f} MB on the device, {self.on_host:,.0f} on the host"
+        return f"{self.samples_per_s:,.0f} samples/s, per process {memory}"
 
 
 def together(config: TrainConfig, number: int, seconds: float, device: str) -> Together:

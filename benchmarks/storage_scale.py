@@ -11,6 +11,9 @@ Each round takes one trial through the books on every side: begin, a report per 
 written and read as its node does it. Requests are counted in the server's log; they do not depend on the machine, so a
 store whose requests take L seconds costs requests x L.
 
+MLflow gets the same epochs, one batch at a time (in a sweep, what has gathered is one batch): in a SQLite file, and
+over a server whose store is one.
+
 Then books of many trials: entries, objects and the seconds until they are open, just before a merge, when there are
 most objects, and as SQLite.
 """
@@ -37,14 +40,16 @@ from optuna.storages.journal import BaseJournalBackend
 from rich.console import Console
 from rich.table import Table
 from spread import Spread, paired_ratios, show
+from tracking_server import Server as MlflowServer
 
 from jepa_ray import cli
-from jepa_ray.config import METRICS, SweepConfig
+from jepa_ray.config import METRICS, SweepConfig, TrackingConfig
 from jepa_ray.storage import Storage
 from jepa_ray.sweep import journal
 from jepa_ray.sweep.journal import ObjectJournal
 from jepa_ray.sweep.search import Search
 from jepa_ray.sweep.study import Ran, Study
+from jepa_ray.tracking import Tracker
 
 BUCKET = "scale"
 OPERATIONS = ("begin", "report", "finish", "checkpoint written", "checkpoint read")
@@ -77,6 +82,7 @@ def main(
             for side in sides:
                 side.trial(epochs, os.urandom(int(checkpoint * 1e6)))
         report(console, sides, epochs)
+        tracked(console, folder / "mlflow", rounds * epochs)
         if trials:
             long_books(console, folder / "long", trials, epochs)
 
@@ -204,10 +210,38 @@ def report(console: Console, sides: list[Side], epochs: int) -> None:
     console.print(table)
 
 
+def tracked(console: Console, folder: Path, epochs: int) -> None:
+    """What a batch of one epoch takes, in turns."""
+    with mlflow_server(folder) as uri:
+        trackers = {
+            "MLflow, sqlite": Tracker(TrackingConfig(), folder / "file", "scale"),
+            "MLflow, server": Tracker(TrackingConfig(uri=uri), folder / "client", "scale"),
+        }
+        runs = {name: tracker.open_run("scale/0", "trial", {}) for name, tracker in trackers.items()}
+        ms: dict[str, list[float]] = {name: [] for name in trackers}
+        for epoch in range(epochs + 1):
+            for name, tracker in trackers.items():
+                started = time.perf_counter()
+                tracker.log_epoch(runs[name], epoch, dict.fromkeys(METRICS, 0.5))
+                tracker.flush()
+                ms[name].append(1e3 * (time.perf_counter() - started))
+        show(console, "an epoch to MLflow, ms", {name: Spread.of(each[1:]) for name, each in ms.items()}, digits=1)
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    folder.mkdir()
+    server = MlflowServer(folder)
+    try:
+        yield server.uri
+    finally:
+        server.kill()
+
+
 # -------------------------------------------------------------------------------------- long books
 
 
-class InMemory(BaseJournalBackend):
+class InMemory(BaseJournalBackend):  # type: ignore[misc]
     """A journal that is nowhere yet."""
 
     def __init__(self) -> None:
@@ -231,16 +265,16 @@ def long_books(console: Console, folder: Path, trials: int, epochs: int) -> None
         for entry in entries[merged:]:
             log.append_logs([entry])
     objects = len(store.names())
-    seconds, study = timed(lambda: Study(spec(trials), optuna.storages.JournalStorage(ObjectJournal(store))))
+    opened, study = timed(lambda: Study(spec(trials), optuna.storages.JournalStorage(ObjectJournal(store))))
     size = sum(path.stat().st_size for path in (folder / "books").iterdir()) / 1e6
     console.print(
         f"{trials:,} trials of {epochs} epochs: {len(entries):,} entries in {objects:,} objects, {size:.0f} MB:"
-        f" open after {seconds:.1f} s",
+        f" open after {opened}",
         highlight=False,
     )
-    export, _ = timed(lambda: study.export(folder / "optuna.db"))
-    seconds, _ = timed(lambda: Study.open(spec(trials), folder / "optuna.db"))
-    console.print(f"exported to SQLite in {export:.1f} s; that is open after {seconds:.1f} s", highlight=False)
+    exported, _ = timed(lambda: study.export(folder / "optuna.db"))
+    opened, _ = timed(lambda: Study.open(spec(trials), folder / "optuna.db"))
+    console.print(f"exported to SQLite in {exported}; that is open after {opened}", highlight=False)
 
 
 def entries_of(trials: int, epochs: int) -> list[dict[str, Any]]:
@@ -255,10 +289,11 @@ def entries_of(trials: int, epochs: int) -> list[dict[str, Any]]:
     return written.entries
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.perf_counter()
+def timed(work: Callable[[], Any]) -> tuple[str, Any]:
+    """How long it took, and what came of it."""
+    started, used = time.perf_counter(), time.process_time()
     done = work()
-    return time.perf_counter() - started, done
+    return f"{time.perf_counter() - started:.1f} s ({time.process_time() - used:.1f} s of CPU)", done
 
 
 if __name__ == "__main__":

@@ -20,15 +20,21 @@ if TYPE_CHECKING:
 MakeH5 = Callable[..., Path]
 
 
-class RayInOneScope(LoadScopeScheduling):
-    """Tests that start Ray run one after another, beside all the others: two clusters at once would starve."""
+SERVICE = ("hosts", "masking", "ray_jobs", "service", "services")  # of tests/ray: half of the time
+
+
+class RayInTwoScopes(LoadScopeScheduling):
+    """Tests that start Ray run one after another, in two halves: more clusters at once would starve."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if "/ray/" in nodeid else nodeid
+        if "/ray/" not in nodeid:
+            return nodeid
+        module = nodeid.partition("::")[0].rpartition("/test_")[2].removesuffix(".py")
+        return "service" if module in SERVICE else "ray"
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayInOneScope:
-    return RayInOneScope(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayInTwoScopes:
+    return RayInTwoScopes(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -454,12 +454,16 @@ def test_two_rooms_into_a_place_that_cannot_be_written_is_refused(run: Run, tmp_
 # -------------------------------------------------------------------------------- a bug stays visible as one
 
 
-def test_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bug_is_not_dressed_up_as_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     def app(**_: Any) -> None:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SystemExit) as stop:
         cli.run(app, "command")  # type: ignore[arg-type]
+    assert stop.value.code == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback (most recent call last)")
+    assert printed.endswith("ZeroDivisionError\n")
 
 
 def test_ctrl_c_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:

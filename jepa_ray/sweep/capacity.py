@@ -11,6 +11,7 @@ from jepa_ray.config import Resources
 from jepa_ray.machine import Machine
 from jepa_ray.sweep.plan import fitting
 
+DRIVES_A_GROUP = 2.0**30  # bytes: its trial, mailbox and controller; without a true figure Ray puts all on one node
 LOOK_S = 1.0  # between two looks at the cluster
 RECENT_S = 60.0  # a trial that fails so soon after a node was lost is not to blame
 
@@ -22,10 +23,7 @@ def nodes() -> dict[str, Machine]:
 
 
 def away_from_head() -> dict[str, str]:
-    """Labels of nodes to put what drives a group on: not a head where nobody trains, which would hold all of them.
-
-    A group's trial, mailbox and controller take 1 GB of memory together.
-    """
+    """Labels of nodes to put what drives a group on: not a head where nobody trains, which would hold all of them."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     heads = [node for node in alive if "node:__internal_head__" in node["Resources"]]
     idle = [node["NodeID"] for node in heads if not node["Resources"].get("CPU") and len(alive) > len(heads)]

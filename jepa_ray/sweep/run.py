@@ -29,7 +29,7 @@ from jepa_ray.files import remove_partial_files
 from jepa_ray.machine import Machine
 from jepa_ray.report.facts import State
 from jepa_ray.sweep import cards, checkpoint_name, reporting, results, trial_name
-from jepa_ray.sweep.capacity import Capacity, away_from_head, nodes
+from jepa_ray.sweep.capacity import DRIVES_A_GROUP, Capacity, away_from_head, nodes
 from jepa_ray.sweep.checkpoints import Shelf
 from jepa_ray.sweep.finals import hold_finals
 from jepa_ray.sweep.gauges import SweepGauges
@@ -138,7 +138,7 @@ class _Sweep:
             capacity = Capacity(spec.resources)
             plans = plan(spec, *nodes().values(), growing=True)
             limit, excused = capacity, capacity.lost_a_node
-            there = {"nodes": away_from_head(), "waits": True}
+            there = {"nodes": away_from_head(), "reserves": DRIVES_A_GROUP, "waits": True}
             self.trial_class = type(self.trial_class.__name__, (self.trial_class,), there)
         study = self.home.open_study(spec)
         self._greet(session, tracker, plans)

@@ -41,12 +41,14 @@ class SweepTrial(Trainable):
     store: Storage  # the sweep's, which all nodes see
     groups: str  # a folder for Ray Train's own files
     nodes: ClassVar[dict[str, str]] = {}  # labels of the nodes that it may be on; none: of all
+    reserves: ClassVar[float] = 1024.0  # bytes of memory; Tune insists on something
     waits = False  # as long as it takes, for nodes that are still to come
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
-        """A token share of memory: the group reserves what training takes, and Tune insists on something."""
-        return PlacementGroupFactory([{"memory": 1024}], bundle_label_selector=[cls.nodes] if cls.nodes else None)
+        """What drives a group; the group itself reserves what training takes."""
+        labels = [cls.nodes] if cls.nodes else None
+        return PlacementGroupFactory([{"memory": cls.reserves}], bundle_label_selector=labels)
 
     def start_group(self) -> Group:
         """A running worker group for this sweep's resources. Raises `GroupStartError`.

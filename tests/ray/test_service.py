@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from cluster.hosts import CHECKOUT, Host, Network, Process, eventually, why_not
 from cluster.ray_cluster import RayCluster
@@ -80,9 +81,15 @@ class Service:
         spec: SweepConfig = load_sweep_config(self.left(name, "spec.yaml"))
         return StudyToRead.open(spec, self.left(name, "optuna.db")).records()
 
-    def drivers(self) -> list[Any]:
-        """The processes of drivers on the head."""
-        return [p for p in self.cluster.head.processes() if "-m jepa_ray.sweep" in " ".join(p.cmdline())]
+    def kill_driver(self) -> None:
+        """With SIGKILL, on the head."""
+        killed = 0
+        for process in self.cluster.head.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.cmdline()[1:4] == ["-m", "jepa_ray.sweep", "run"]:
+                    process.kill()
+                    killed += 1
+        assert killed == 1
 
 
 def given(*sets: str) -> list[str]:
@@ -152,8 +159,7 @@ def test_hosts_are_lost_and_join_the_driver_dies_and_every_trial_is_trained_once
     service.cluster.add_worker("worker3")
     eventually(lambda: done(job) >= before + 3 or not job.running, 200, "three more are done")
     assert job.running, job.printed()
-    for driver in service.drivers():
-        driver.kill()
+    service.kill_driver()
     assert job.wait(60) == 1, job.printed()
     again = service.command("resume", "rough")
     assert again.wait(400) == 0, again.printed()
