@@ -52,6 +52,15 @@ class Capacity:
         self._refresh()
         return fitting(self._resources, self._nodes.values())
 
+    @property
+    def busy(self) -> str | None:
+        """What keeps even one trial from starting now, if others hold the cluster; it waits."""
+        free, whole = Machine.offering(ray.available_resources()), Machine.offering(ray.cluster_resources())
+        if fitting(self._resources, [free]):
+            return None
+        free_of_all = f"{free.cpus:g} of {whole.cpus:g} cpus, {free.gpus:g} of {whole.gpus:g} gpus"
+        return f"the cluster has no room now, {free_of_all} are free"
+
     def lost_a_node(self) -> bool:
         """Whether a node left within the last minute."""
         self._refresh(0.0)

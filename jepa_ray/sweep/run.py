@@ -138,6 +138,8 @@ class _Sweep:
             capacity = Capacity(spec.resources)
             plans = plan(spec, *nodes().values(), growing=True)
             limit, excused = capacity, capacity.lost_a_node
+            if busy := capacity.busy:
+                self.console.print(f"{busy}; the sweep waits for it", soft_wrap=True)
             there = {"nodes": away_from_head(), "reserves": DRIVES_A_GROUP, "waits": True}
             self.trial_class = type(self.trial_class.__name__, (self.trial_class,), there)
         study = self.home.open_study(spec)

@@ -236,11 +236,11 @@ class TestOtherKindsOfSweeps:
         study = trained(evaluation={"plan_top_k": 1})
         best = next(row for row in page(study).board if row["rank"] == 1)["trial"]
         study.record_finals(int(best.removeprefix("trial_")), Finals(0.84, 0.7, 0.93, 0.15))
-        (tmp_path / "planned.png").write_bytes(b"picture")
+        (tmp_path / "planned.png").write_bytes(b"\x89PNG\r\n\x1a\npicture")
         told = page(study, folder=tmp_path)
         assert "84% [70%, 93%]" in told.sections["planning"]
         assert "random actions: 15%" in told.sections["headline"]
-        assert any(v.get("src") == "data:image/png;base64,cGljdHVyZQ==" for tag, v in told.tags if tag == "img")
+        assert any(v.get("src") == "data:image/png;base64,iVBORw0KGgpwaWN0dXJl" for tag, v in told.tags if tag == "img")
 
     def test_an_interrupted_sweep_shows_what_there_is(self) -> None:
         study = books.study(books.spec())
