@@ -237,7 +237,7 @@ def report(console: Console, seen: list[Seen]) -> None:
     per_kind(console, seen, "memory", "PSS, MB (processes)", 0)
     per_kind(console, seen, "cpu", "CPU seconds until all groups had trained an epoch", 0)
     per_kind(console, seen, "idle", "CPU seconds per second, all groups idle", 2)
-    pairs = [(few, many) for few, many in pairwise(seen) if many.groups > few.groups]
+    pairs = list(pairwise(each for each in seen if each.groups == each.asked))  # the others were still starting
     if not pairs:
         return
 
@@ -260,7 +260,7 @@ def per_kind(console: Console, seen: list[Seen], of: str, title: str, digits: in
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for each in seen:
-        table.add_column(f"{each.groups} groups", justify="right")
+        table.add_column(f"{each.groups} of {each.asked} groups", justify="right")
     names = Counter(name for each in seen for name in each.kinds)
     for name in [DRIVER, *KINDS, OTHER]:
         if name in names:

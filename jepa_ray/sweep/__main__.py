@@ -16,6 +16,7 @@ from jepa_ray.machine import Machine
 
 DEFAULT_OUTPUT = Path("outputs")
 SERVER = "RAY_API_SERVER_ADDRESS"  # Ray's own name for it
+PLAIN = "[OPTIONS]"  # of a command, which otherwise takes the group's
 
 
 class SweepGroup(TyperGroup):
@@ -31,7 +32,7 @@ class SweepGroup(TyperGroup):
         """The commands, then all that `run` takes."""
         super().format_help(ctx, formatter)
         run = self.commands["run"]
-        run.format_help(type(ctx)(run, info_name="[run]", parent=ctx), formatter)
+        run.format_help(type(ctx)(run, info_name=f"{ctx.command_path} [run]"), formatter)
 
 
 app = typer.Typer(
@@ -53,7 +54,7 @@ Server = Annotated[
 ]
 
 
-@app.command()
+@app.command(options_metavar=PLAIN)
 def run(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="What to sweep; see sweeps/.")],
     output: Output = None,
@@ -92,7 +93,7 @@ def run(
         run_sweep(config, output or DEFAULT_OUTPUT, cli.console(), fresh=fresh, address=address, packed=packed)
 
 
-@app.command()
+@app.command(options_metavar=PLAIN)
 def status(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One sweep; all if not given.")] = None,
     address: Server = None,
@@ -104,7 +105,7 @@ def status(
     jobs.status(name, server, cli.console())
 
 
-@app.command()
+@app.command(options_metavar=PLAIN)
 def logs(
     name: Name,
     address: Server = None,
@@ -117,7 +118,7 @@ def logs(
     raise typer.Exit(jobs.logs(name, server, cli.console(), wait=follow))
 
 
-@app.command()
+@app.command(options_metavar=PLAIN)
 def stop(name: Name, address: Server = None) -> None:
     """Have a submitted sweep write its results so far and end; `resume` continues it."""
     server = _server(address)
@@ -126,7 +127,7 @@ def stop(name: Name, address: Server = None) -> None:
     jobs.stop(name, server, cli.console())
 
 
-@app.command()
+@app.command(options_metavar=PLAIN)
 def resume(
     name: Name,
     address: Annotated[

@@ -13,7 +13,7 @@ from jepa_ray.storage import Storage
 from jepa_ray.sweep import journal
 from jepa_ray.sweep.journal import ObjectJournal
 from jepa_ray.sweep.search import Search
-from jepa_ray.sweep.study import Ran, Study, StudyToRead
+from jepa_ray.sweep.study import Finals, Ran, Study, StudyToRead
 
 
 def spec(**changes: object) -> SweepConfig:
@@ -148,6 +148,26 @@ def test_a_missing_entry_is_an_error_and_nothing_is_guessed(tmp_path: Path) -> N
     next(tmp_path.glob("000000002*")).unlink()
     with pytest.raises(StorageError, match="entry 2 is missing before 000000003"):
         ObjectJournal(Storage(str(tmp_path)))
+
+
+def test_an_export_is_not_repeated_unless_something_has_changed(tmp_path: Path) -> None:
+    study, database = books(tmp_path / "there"), tmp_path / "optuna.db"
+    use(study, 3)
+
+    def exported() -> int:
+        study.export(database)
+        return database.stat().st_ino
+
+    first = exported()
+    assert exported() == first
+    study.record_finals(1, Finals(0.5, 0.4, 0.6, 0.1))
+    with_finals = exported()
+    assert with_finals != first
+    study.begin_session({"trial": "none has changed"})
+    assert exported() != with_finals
+    database.unlink()
+    study.export(database)
+    assert StudyToRead.open(spec(), database).records() == study.records()
 
 
 def test_an_export_is_what_optuna_and_the_report_open(tmp_path: Path) -> None:
