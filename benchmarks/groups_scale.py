@@ -3,7 +3,7 @@
     python benchmarks/groups_scale.py [--groups 1,4,12,24]
 
 For each number N, a real sweep of N trials on N warm groups runs in a subprocess, on a Ray session that is told of N
-CPUs. Every group trains one epoch of next to nothing and then waits, until all have; then everything is looked at:
+CPUs. Every group trains one epoch of next to nothing and then waits; when all have, everything is looked at:
 
 - PSS of the sweep's process and all its descendants (a page that k processes map counts as 1/k in each), by kind;
 - CPU seconds that each kind has taken so far: where there are fewer CPUs than groups, the start is bound by them, and
@@ -16,13 +16,12 @@ A last table puts the kinds together as a cluster does: what the head holds alth
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -84,7 +83,7 @@ def main(
         folder = Path(name)
         ensure_cache(spec_of(1, folder / "cache").base.data)
         seen = [measure(number, folder / str(number), spare, idle, console) for number in numbers]
-    report(console, seen)
+    report(console, [each for each in seen if each.groups == each.asked])
 
 
 # ------------------------------------------------------------------------------------- the sweep
@@ -94,12 +93,11 @@ class WaitingTrial(SweepTrial):
     """A real trial, which stays where it is after its first epoch: its group is warm and has nothing to do."""
 
     def step(self) -> dict[str, Any]:
-        result = super().step()
+        super().step()
         folder = Path(self.groups).parent
         (folder / "up" / self._name).touch()
-        while not (folder / "go on").exists():
-            time.sleep(0.5)
-        return result
+        while True:
+            time.sleep(1)
 
 
 def spec_of(groups: int, cache: Path) -> SweepConfig:
@@ -160,15 +158,17 @@ def measure(groups: int, folder: Path, spare: float, idle: float, console: Conso
         process = psutil.Popen(command, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
     try:
         seen = wait_for_all(process, groups, folder, spare)
+        if seen.groups < groups:
+            console.print(f"memory was short when {seen.groups} of {groups} groups had trained", highlight=False)
+            return seen
         time.sleep(SETTLE_S)
         seen.kinds = look(process, idle)
-        (folder / "go on").touch()
     except psutil.NoSuchProcess:
         raise SystemExit(f"the sweep of {groups} groups ended:\n{(folder / 'log').read_text()}") from None
     finally:
         end(process)
     console.print(
-        f"{seen.groups} of {groups} groups: all trained after {seen.seconds:.0f} s, {seen.total('memory'):,.0f} MB,"
+        f"{groups} groups: all trained after {seen.seconds:.0f} s, {seen.total('memory'):,.0f} MB,"
         f" {seen.total('cpu'):.0f} CPU seconds",
         highlight=False,
     )
@@ -192,9 +192,10 @@ def look(process: psutil.Popen, idle: float) -> dict[str, Kind]:
     """Everything that is there, by kind."""
     kinds: dict[str, Kind] = {}
     for each, name, seconds in cpu_times(process):
-        kind = kinds.setdefault(name, Kind())
-        kind.count, kind.cpu = kind.count + 1, kind.cpu + seconds
-        kind.memory += each.memory_full_info().pss / MB
+        with suppress(psutil.NoSuchProcess):
+            memory = each.memory_full_info().pss / MB
+            kind = kinds.setdefault(name, Kind())
+            kind.count, kind.memory, kind.cpu = kind.count + 1, kind.memory + memory, kind.cpu + seconds
     began = time.monotonic()
     first = {each: seconds for each, _, seconds in cpu_times(process)}
     time.sleep(idle)
@@ -218,15 +219,12 @@ def kind_of(command: str) -> str:
 
 
 def end(process: psutil.Popen) -> None:
-    """Let the sweep end by itself; a sweep that was not told to go on is interrupted."""
+    """End the sweep at once, and Ray with it: what it would still write is not wanted."""
     if process.poll() is None:
         processes = process.children(recursive=True)
-        try:
-            process.wait(60)
-        except psutil.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-        for each in psutil.wait_procs(processes, timeout=10)[1]:
+        process.kill()
+        process.wait()
+        for each in psutil.wait_procs(processes, timeout=15)[1]:
             each.kill()
 
 
@@ -237,7 +235,7 @@ def report(console: Console, seen: list[Seen]) -> None:
     per_kind(console, seen, "memory", "PSS, MB (processes)", 0)
     per_kind(console, seen, "cpu", "CPU seconds until all groups had trained an epoch", 0)
     per_kind(console, seen, "idle", "CPU seconds per second, all groups idle", 2)
-    pairs = list(pairwise(each for each in seen if each.groups == each.asked))  # the others were still starting
+    pairs = list(pairwise(seen))
     if not pairs:
         return
 
@@ -260,7 +258,7 @@ def per_kind(console: Console, seen: list[Seen], of: str, title: str, digits: in
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for each in seen:
-        table.add_column(f"{each.groups} of {each.asked} groups", justify="right")
+        table.add_column(f"{each.groups} groups", justify="right")
     names = Counter(name for each in seen for name in each.kinds)
     for name in [DRIVER, *KINDS, OTHER]:
         if name in names:
