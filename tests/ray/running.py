@@ -52,7 +52,7 @@ class Running:
                     found.append(process)
         return found
 
-    def wait_for(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
+    def wait_for(self, condition: Callable[[], Any], seconds: float = 400) -> Any:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
             self.look()
@@ -69,7 +69,7 @@ class Running:
     def interrupt(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)  # as a terminal does: to the whole group
 
-    def finish(self, code: int = 0, seconds: float = 300) -> str:
+    def finish(self, code: int = 0, seconds: float = 480) -> str:
         """What it printed; asserts its exit code, and that no process of it is left."""
         assert self.wait(seconds) == code, self.printed()
         _, alive = psutil.wait_procs(self.family, timeout=10)

@@ -26,7 +26,7 @@ from tracking_server import Server
 from jepa_ray.config import METRICS, TrainConfig
 
 KILLS = int(os.environ.get("JEPA_RAY_CHAOS", "2"))
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300 + 120 * KILLS)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600 + 120 * KILLS)]
 
 long = pytest.mark.skipif("JEPA_RAY_CHAOS" not in os.environ, reason="minutes: with JEPA_RAY_CHAOS=10")
 TIMES = ["seconds", "samples_per_s", "epoch_s", "mlflow_run_id"]

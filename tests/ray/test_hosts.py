@@ -16,7 +16,11 @@ from cluster.hosts import Network, eventually, why_not
 from cluster.ray_cluster import RayCluster
 
 WHY_NOT = why_not()
-pytestmark = [pytest.mark.ray, pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or ""),
+    pytest.mark.timeout(600),
+]
 
 WHO = """
 import socket, ray

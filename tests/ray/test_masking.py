@@ -10,7 +10,7 @@ from running import run, write
 
 from jepa_ray.config import TrainConfig
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 PLACE, TOKEN = "vault-4711-kestrel", "0123456789abcdef-token-of-the-cluster"
 

@@ -26,7 +26,7 @@ from jepa_ray.config import TrainConfig, load_sweep_config
 from jepa_ray.sweep import jobs
 from jepa_ray.sweep.dashboard import Dashboard
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 

@@ -35,7 +35,7 @@ from jepa_ray.train.mailbox import EpochResult, StartTrial
 from jepa_ray.train.ranks import Ranks
 from jepa_ray.train.worker_group import WorkerGroup
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

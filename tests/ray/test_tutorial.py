@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from pages import DOCS, follow
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 def test_the_tutorial_leads_from_data_to_a_model(tmp_path: Path) -> None:
