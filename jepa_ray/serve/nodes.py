@@ -126,7 +126,8 @@ def worker(
 def _start(options: list[str], env: Mapping[str, str]) -> Program:
     # Not the script `ray`: it may lie outside of PATH, or belong to another installation.
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-    return Program([*start, *options], {**env, **QUIET, "RAY_AUTH_MODE": mode(env)})
+    path = os.pathsep.join([str(Path(sys.executable).parent), *filter(None, [env.get("PATH")])])  # jobs say `python`
+    return Program([*start, *options], {**env, **QUIET, "PATH": path, "RAY_AUTH_MODE": mode(env)})
 
 
 def _address(node_ip: str | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,12 @@ import psutil
 from cluster.hosts import CHECKOUT, Host, Network, Process, eventually
 
 RAY = str(Path(sys.executable).with_name("ray"))
-EVERYWHERE = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(CHECKOUT)}
+EVERYWHERE = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONPATH": str(CHECKOUT),
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # a job says `python`
+}
 # A host that is cut off is declared dead after 4 checks of 2 s that are 0.5 s apart: in 10 s, not in a minute.
 ON_HEAD = {
     "RAY_health_check_initial_delay_ms": "1000",

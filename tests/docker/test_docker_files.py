@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -43,7 +44,8 @@ def pinned(image: str) -> bool:
 
 def hadolint(text: str, folder: Path) -> str:
     (folder / "Dockerfile").write_text(text)
-    done = subprocess.run(["hadolint", "Dockerfile"], cwd=folder, capture_output=True, text=True, check=False)
+    program = str(Path(sys.executable).with_name("hadolint"))
+    done = subprocess.run([program, "Dockerfile"], cwd=folder, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 
 
