@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -276,3 +278,11 @@ def test_what_loopback_is(host: str, loopback: bool) -> None:
 def test_a_bucket_has_a_name(name: str) -> None:
     with pytest.raises(ConfigError, match="lower-case"):
         bucket.make_bucket(name, 0)
+
+
+def test_a_job_finds_the_python_that_runs_the_cluster(
+    started: Started, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")  # nobody activated the environment
+    program = started("head")
+    assert program.env["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
