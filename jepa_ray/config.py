@@ -451,7 +451,7 @@ def check_name(name: str) -> str:
     try:
         return TypeAdapter(Name).validate_python(name)
     except ValidationError:
-        rule = "must be letters, digits, _, - and dots, 100 at most, and not begin with a dot or -"
+        rule = "must be letters, digits, _, - and dots, 100 at most, begin with no dot or - and end with no dot"
         raise ConfigError(f"the name is {name!r}, but {rule}") from None
 
 

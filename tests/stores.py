@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -53,8 +52,3 @@ def wait_until_up(address: str, server: subprocess.Popen[bytes], seconds: float 
         except OSError:
             time.sleep(0.1)
     raise AssertionError(f"no server at {address}")
-
-
-def environment(address: str) -> dict[str, str]:
-    """What a process needs to find the bucket as s3://BUCKET."""
-    return {**os.environ, **ENVIRONMENT, "AWS_ENDPOINT_URL": address}

@@ -20,8 +20,9 @@ import optuna
 from jepa_ray.config import SweepConfig, is_uri
 from jepa_ray.errors import ConfigError
 from jepa_ray.files import RunFolder
-from jepa_ray.storage import Lease, Storage, local_path
+from jepa_ray.storage import LEASE, Lease, Storage, local_path
 from jepa_ray.sweep.journal import ObjectJournal
+from jepa_ray.sweep.package import files_in
 from jepa_ray.sweep.study import Study
 
 ROOT = "JEPA_RAY_STORAGE"  # environment of a cluster's processes
@@ -83,7 +84,7 @@ class Home:
 
     def keep_data(self, packed: Path) -> None:
         """Keep data that came with a job. Raises `ConfigError` if it is not what the sweep was begun with."""
-        for file in _files(packed):
+        for file in files_in(packed):
             name, data = f"{DATA}/{file.relative_to(packed.parent)}", file.read_bytes()
             kept = self.store.read(name)
             if kept is not None and kept != data:
@@ -165,7 +166,7 @@ class RemoteHome(Home):
 
     def _set_aside(self, name: str) -> None:
         aside = self._root.below(name)
-        kept = [name for name in self.store.names(recursive=True) if name != "owner"]
+        kept = [name for name in self.store.names(recursive=True) if name != LEASE]
         self.store.each(lambda name: self.store.move(name, aside), kept)
 
     def open_study(self, spec: SweepConfig) -> Study:
@@ -178,11 +179,6 @@ class RemoteHome(Home):
     def mark_finished(self, seconds: float) -> None:
         super().mark_finished(seconds)
         self._push(["finished.json"])
-
-
-def _files(path: Path) -> list[Path]:
-    """A file, or all files of a folder."""
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def home_of(name: str, storage: str | None, output: Path) -> Home:

@@ -31,7 +31,7 @@ def pack(to: Path, spec: SweepConfig | None = None) -> Path | None:
         if spec:
             _add(package, dump_yaml(spec.to_dict()).encode(), "spec.yaml")
         if data and inside:
-            for path in _files(data):
+            for path in files_in(data):
                 _add(package, _content(path), str(inside / path.relative_to(data)))
     return inside
 
@@ -62,7 +62,7 @@ def _local_data(spec: SweepConfig) -> Path | None:
     path = spec.base.data.path
     if not isinstance(path, Path) or not path.exists():
         return None
-    size = sum(file.stat().st_size for file in _files(path)) / 2**20
+    size = sum(file.stat().st_size for file in files_in(path)) / 2**20
     if size > MAX_DATA_MIB:
         raise ConfigError(
             f"base.data.path is {path}, {size:,.0f} MiB on this machine, but at most {MAX_DATA_MIB} MiB travel with a"
@@ -71,7 +71,7 @@ def _local_data(spec: SweepConfig) -> Path | None:
     return path
 
 
-def _files(path: Path) -> list[Path]:
+def files_in(path: Path) -> list[Path]:
     """All files of a file or folder, links followed: the other end of a link does not travel."""
     if path.is_file():
         return [path]

@@ -60,38 +60,16 @@ def run_sweep(
     address: str | None = None,
     packed: Path | None = None,
     trial_class: type[SweepTrial] | None = None,
+    home: Home | None = None,
 ) -> pd.DataFrame:
     """Run, resume or show the sweep, and return its leaderboard.
 
     `packed` is data that came with a Ray job: it is kept beside the sweep's state, where every node finds it.
-    `trial_class` replaces what executes a trial (tests, benchmarks). Raises `ConfigError` or `DataError` before
-    anything is written, `Interrupted`, and `TrialError` if no trial succeeded.
+    `trial_class` replaces what executes a trial (tests, benchmarks). `home` is where the sweep lives, if that is known
+    already. Raises `ConfigError` or `DataError` before anything is written, `Interrupted`, and `TrialError` if no trial
+    succeeded.
     """
-    home = home_of(spec.name, spec.storage, output)
-    return _run(spec, home, console, fresh=fresh, address=address, packed=packed, trial_class=trial_class)
-
-
-def resume_sweep(
-    name: str, output: Path, console: Console, *, storage: str | None = None, address: str | None = None
-) -> pd.DataFrame:
-    """Continue the sweep `name` from the state it left, wherever its driver died; or show it, if it is finished.
-
-    Raises what `run_sweep` raises, and `ConfigError` if no such sweep was begun there.
-    """
-    home = home_of(check_name(name), storage, output)
-    return _run(load_sweep_config(home.document()), home, console, address=address)
-
-
-def _run(
-    spec: SweepConfig,
-    home: Home,
-    console: Console,
-    *,
-    fresh: bool = False,
-    address: str | None = None,
-    packed: Path | None = None,
-    trial_class: type[SweepTrial] | None = None,
-) -> pd.DataFrame:
+    home = home or home_of(spec.name, spec.storage, output)
     machine = None if address else Machine.local()
     if machine:
         plan(spec, machine)  # what can never fit is refused before anything else happens
@@ -111,6 +89,17 @@ def _run(
             return _Sweep(spec, home, console, trial_class).run(machine, address)
         console.print(f"sweep {spec.name} is finished (--fresh starts over)")
         return results.show(spec, home.folder, console, str(home))
+
+
+def resume_sweep(
+    name: str, output: Path, console: Console, *, storage: str | None = None, address: str | None = None
+) -> pd.DataFrame:
+    """Continue the sweep `name` from the state it left, wherever its driver died; or show it, if it is finished.
+
+    Raises what `run_sweep` raises, and `ConfigError` if no such sweep was begun there.
+    """
+    home = home_of(check_name(name), storage, output)
+    return run_sweep(load_sweep_config(home.document()), output, console, address=address, home=home)
 
 
 class _Sweep:

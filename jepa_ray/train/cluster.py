@@ -30,8 +30,6 @@ QUIET = {
 class Session:
     """A connected cluster."""
 
-    cpus: float
-    gpus: float
     dashboard: str | None  # URL
     token: str | None  # where the token is that the dashboard asks for; what a driver prints is stored as a job's log
 
@@ -58,9 +56,8 @@ def ray_session(address: str | None, cpus: float, gpus: float, log: Path) -> Ite
                 raise ConfigError(f"--address {address}: no Ray cluster can be used there ({why})") from None
             raise JepaRayError(f"Ray could not be started here: {error} (details in {log})") from None
         try:
-            offered = ray.cluster_resources()
             url = f"http://{context.dashboard_url}" if context.dashboard_url else None
-            yield Session(offered.get("CPU", 0), offered.get("GPU", 0), url, _token())
+            yield Session(url, _token())
         finally:
             ray.shutdown()
 

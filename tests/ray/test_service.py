@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import stores
 from cluster.hosts import CHECKOUT, Host, Network, Process, eventually, why_not
 from cluster.ray_cluster import RayCluster
 from running import Running
@@ -28,10 +29,7 @@ pytestmark = [
 SMOKE = CHECKOUT / "sweeps" / "smoke.yaml"
 SMALL = ["base.data.two_rooms.trajectories=80", "early_stopping.scheduler=none", "early_stopping.max_epochs=3"]
 IN_S3 = {
-    "AWS_ACCESS_KEY_ID": "test",
-    "AWS_SECRET_ACCESS_KEY": "test",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
+    **stores.ENVIRONMENT,
     "AWS_ENDPOINT_URL": "http://store:9000",
     "JEPA_RAY_STORAGE": "s3://jepa/runs",
     "OMP_NUM_THREADS": "1",
