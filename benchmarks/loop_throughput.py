@@ -41,7 +41,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from jepa_ray import cli
 from jepa_ray.config import TrainConfig, load_train_config
-from jepa_ray.data.convert import write_canonical
+from jepa_ray.data.commands.convert import write_canonical
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.data.two_rooms import as_recording
 from jepa_ray.model.jepa import JEPA, build_jepa

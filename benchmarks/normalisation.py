@@ -17,8 +17,8 @@ from torch import nn
 from jepa_ray.config import TrainConfig, load_train_config
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.model.encoders import Normalise
+from jepa_ray.train.collectives import Ranks
 from jepa_ray.train.loop import Trainer
-from jepa_ray.train.ranks import Ranks
 
 CONFIG = Path(__file__).parents[1] / "configs" / "two_rooms.yaml"
 

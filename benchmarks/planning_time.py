@@ -31,10 +31,10 @@ from jepa_ray import cli
 from jepa_ray.config import PlanningConfig, load_train_config
 from jepa_ray.data.spec import DataSpec
 from jepa_ray.model.jepa import JEPA, build_jepa
-from jepa_ray.plan.environment import TwoRooms
-from jepa_ray.plan.goal import goal_cost
-from jepa_ray.plan.planners import Box
-from jepa_ray.plan.success import make_planner
+from jepa_ray.planning.environment import TwoRooms
+from jepa_ray.planning.goal import goal_cost
+from jepa_ray.planning.planners import Box
+from jepa_ray.planning.success import make_planner
 
 CONFIG = Path(__file__).parents[1] / "configs/two_rooms.yaml"
 SAMPLES, ITERATIONS, ELITES, HORIZON = 300, 30, 30, 5

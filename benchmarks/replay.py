@@ -39,11 +39,11 @@ from rich.table import Table
 
 from jepa_ray.config import SweepConfig, load_sweep_config
 from jepa_ray.files import write_atomically
-from jepa_ray.sweep import space
-from jepa_ray.sweep.scheduler import TuneScheduler
-from jepa_ray.sweep.search import TuneSearcher
-from jepa_ray.sweep.stopping import make_rule
-from jepa_ray.sweep.study import Study
+from jepa_ray.sweep.search import space
+from jepa_ray.sweep.search.scheduler import TuneScheduler
+from jepa_ray.sweep.search.searcher import TuneSearcher
+from jepa_ray.sweep.search.stopping import make_rule
+from jepa_ray.sweep.storage.study import Study
 
 HERE = Path(__file__).parent
 SPEC = HERE.parent / "sweeps/grid.yaml"

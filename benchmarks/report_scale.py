@@ -26,8 +26,8 @@ import typer
 from optuna.distributions import distribution_to_json
 
 from jepa_ray.config import METRICS, SweepConfig, dump_yaml
-from jepa_ray.sweep import space
-from jepa_ray.sweep.reporting import REPORT
+from jepa_ray.sweep.output.reporting import REPORT
+from jepa_ray.sweep.search import space
 
 BEGAN, GROUPS, EPOCHS = 1_800_000_000.0, 16, 6
 SPEC = {

@@ -45,10 +45,10 @@ from tracking_server import Server as MlflowServer
 from jepa_ray import cli
 from jepa_ray.config import METRICS, SweepConfig, TrackingConfig
 from jepa_ray.storage import Storage
-from jepa_ray.sweep import journal
-from jepa_ray.sweep.journal import ObjectJournal
-from jepa_ray.sweep.search import Search
-from jepa_ray.sweep.study import Ran, Study
+from jepa_ray.sweep.search.searcher import Search
+from jepa_ray.sweep.storage import journal
+from jepa_ray.sweep.storage.journal import ObjectJournal
+from jepa_ray.sweep.storage.study import Ran, Study
 from jepa_ray.tracking import Tracker
 
 BUCKET = "scale"

@@ -186,7 +186,7 @@ def planner(model: Any, world: Any, options: argparse.Namespace, seed: int) -> A
 
 def summary(wins: Sequence[int], episodes: int) -> str:
     """The rate over all seeds with its 95 % Wilson interval, and each seed's."""
-    from jepa_ray.plan.success import Rate
+    from jepa_ray.planning.success import Rate
 
     low, high = Rate(sum(wins), episodes * len(wins)).interval
     each = "/".join(f"{100 * w / episodes:.0f}" for w in wins)

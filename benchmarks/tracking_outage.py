@@ -32,7 +32,7 @@ import yaml
 from tracking_server import Server
 
 from jepa_ray.config import METRICS, load_sweep_config, load_train_config
-from jepa_ray.sweep.study import Study
+from jepa_ray.sweep.storage.study import Study
 
 ROOT = Path(__file__).parent.parent
 NAME = "outage"

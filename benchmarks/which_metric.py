@@ -31,11 +31,11 @@ from rich.table import Table
 from jepa_ray.config import SMALLER_IS_BETTER, PlanningConfig, SweepConfig, load_sweep_config
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.files import write_atomically
-from jepa_ray.plan.success import plan_success
+from jepa_ray.planning.success import plan_success
 from jepa_ray.train.checkpoint import describe, load_model, read_checkpoint, rebuild, to_bytes
-from jepa_ray.train.evaluation import evaluate
+from jepa_ray.train.collectives import Ranks
 from jepa_ray.train.loop import Trainer
-from jepa_ray.train.ranks import Ranks
+from jepa_ray.train.validation import evaluate
 
 HERE = Path(__file__).parent
 SPEC = HERE.parent / "sweeps/grid_full.yaml"

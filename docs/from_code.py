@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jepa_ray import errors, reference
+from jepa_ray import errors
 from jepa_ray.config import (
     CONSTANT,
     FAKED_BY,
@@ -18,6 +18,7 @@ from jepa_ray.config import (
     DataConfig,
     TrainConfig,
     dump_yaml,
+    reference,
 )
 from jepa_ray.diagnosis import Condition, diagnose, remedies
 

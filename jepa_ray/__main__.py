@@ -6,9 +6,9 @@ import typer
 
 from jepa_ray import cli
 from jepa_ray.compare.__main__ import compare
+from jepa_ray.config.reference import config
 from jepa_ray.data.__main__ import app as data_app
 from jepa_ray.evaluate import evaluate
-from jepa_ray.reference import config
 from jepa_ray.report.__main__ import report
 from jepa_ray.serve.__main__ import app as serve_app
 from jepa_ray.sweep.__main__ import app as sweep_app

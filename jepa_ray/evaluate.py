@@ -64,12 +64,12 @@ def _print_validation(model: JEPA, config: TrainConfig, console: Console) -> Non
     from jepa_ray.data.dataset import TrajectoryDataset
     from jepa_ray.diagnosis import diagnose
     from jepa_ray.errors import DataError
-    from jepa_ray.train import evaluation
-    from jepa_ray.train.ranks import Ranks
+    from jepa_ray.train import validation
+    from jepa_ray.train.collectives import Ranks
 
     dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
     try:
-        measured = evaluation.evaluate(model, dataset, Ranks(), config.training.rollout_horizon)
+        measured = validation.evaluate(model, dataset, Ranks(), config.training.rollout_horizon)
     except RuntimeError as error:  # torch says what did not fit
         raise DataError(f"the data does not fit the model: {str(error).splitlines()[0]}") from None
     table = Table(title=f"{len(dataset.val_lengths)} validation trajectories", title_justify="left", box=None)
@@ -92,8 +92,8 @@ def _print_diagnosis(diagnosis: Diagnosis, config: TrainConfig, console: Console
 
 
 def _check_planning(config: TrainConfig, picture: Path | None) -> None:
-    from jepa_ray.plan.environment import check_environment
-    from jepa_ray.plan.picture import check_ending
+    from jepa_ray.planning.environment import check_environment
+    from jepa_ray.planning.picture import check_ending
 
     check_environment(config.data)
     if picture:
@@ -103,8 +103,8 @@ def _check_planning(config: TrainConfig, picture: Path | None) -> None:
 def _print_planning(
     model: JEPA, config: TrainConfig, planning: PlanningConfig, picture: Path | None, console: Console
 ) -> None:
-    from jepa_ray.plan.picture import save_picture
-    from jepa_ray.plan.success import plan_success
+    from jepa_ray.planning.picture import save_picture
+    from jepa_ray.planning.success import plan_success
 
     with console.status("planning"):
         result = plan_success(model, config, planning, record=PICTURED if picture else 0)

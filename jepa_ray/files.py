@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from jepa_ray import documents
+from jepa_ray.config import yaml_loader
 from jepa_ray.errors import ConfigError
 
 PARTIAL = ".partial"
@@ -105,9 +105,9 @@ class RunFolder:
     def _check_document(self, text: str, growing: Collection[str]) -> bool:
         """Whether the folder was begun with a smaller budget. Raises `ConfigError` for any other difference."""
         path = self.path / self.document
-        if not path.exists() or documents.content(path) == text.encode():
+        if not path.exists() or yaml_loader.content(path) == text.encode():
             return False
-        changed = differences(documents.read(path), documents.parse(text))
+        changed = differences(yaml_loader.read(path), yaml_loader.parse(text))
         if all(key in growing and isinstance(old, int) and old < new for key, (old, new) in changed.items()):
             return True
         shown = [f"{key} {old} -> {new}" for key, (old, new) in changed.items()]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from jepa_ray.config import DataConfig, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.diagnosis import Condition, diagnose, remedies
-from jepa_ray.train.evaluation import evaluate
-from jepa_ray.train.ranks import Ranks
+from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.validation import evaluate
 
 HORIZON = 3
 

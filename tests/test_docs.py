@@ -10,11 +10,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from pages import DOCS, PAGES, ROOT, blocks, follow
+from helpers.pages import DOCS, PAGES, ROOT, blocks, follow
 from pydantic import BaseModel
 
-from jepa_ray import reference
-from jepa_ray.config import METRICS, TrainConfig
+from jepa_ray.config import METRICS, TrainConfig, reference
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.diagnosis import Condition
 from jepa_ray.errors import ConfigError

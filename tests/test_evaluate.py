@@ -75,7 +75,7 @@ def test_bad_input(model: Path, arguments: list[str], message: str) -> None:
 
 def test_files_have_no_environment_to_plan_in(model: Path, tmp_path: Path) -> None:
     from jepa_ray.config import TwoRoomsConfig
-    from jepa_ray.data.convert import write_canonical
+    from jepa_ray.data.commands.convert import write_canonical
     from jepa_ray.data.two_rooms import as_recording
 
     path = tmp_path / "rooms.h5"

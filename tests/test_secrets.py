@@ -317,7 +317,7 @@ def test_a_run_that_is_refused_leaves_the_secret_nowhere(
 
 
 def test_the_books_mask_errors(tmp_path: Path) -> None:
-    from jepa_ray.sweep.study import Study
+    from jepa_ray.sweep.storage.study import Study
 
     spec = SweepConfig.model_validate({"name": "s", "base": BASE, "space": {"training.ema_decay": [0.9, 0.99]}})
     study = Study.open(spec, tmp_path / "optuna.db")

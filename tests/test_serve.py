@@ -12,9 +12,9 @@ import pytest
 
 from jepa_ray import cli
 from jepa_ray.errors import ConfigError, JepaRayError
-from jepa_ray.serve import bucket, environment
+from jepa_ray.serve import bucket, program
 from jepa_ray.serve.__main__ import app
-from jepa_ray.serve.environment import Program
+from jepa_ray.serve.program import Program
 
 TOKEN = "0123456789abcdef" * 4
 PASSWORD = "a password of the admin"
@@ -25,7 +25,7 @@ Started = Callable[..., Program]
 def nobodys_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A user without tokens and secrets."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (*environment.SECRETS, "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+    for name in (*program.SECRETS, "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(f"{name}_FILE", raising=False)
 
@@ -176,7 +176,7 @@ def test_bad_options_are_told(arguments: list[str], says: str, started: Started,
 
 def test_a_worker_gives_up_waiting_for_its_head() -> None:
     with pytest.raises(JepaRayError, match="no Ray head answered within 0 s"):
-        environment.wait_for("127.0.0.1:1", 0, "Ray head")
+        program.wait_for("127.0.0.1:1", 0, "Ray head")
 
 
 REACHED = ("--host=0.0.0.0", "--allowed-hosts=mlflow:5000", "--artifacts-destination=s3://bucket/mlflow")
@@ -257,12 +257,12 @@ def test_loopback_alone_may_do_without_users(started: Started) -> None:
 def test_secrets_come_from_files(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("the key\n")
-    told = environment.with_secrets({"AWS_ACCESS_KEY_ID_FILE": str(path), "SSL_CERT_FILE": "/etc/ssl/certs.pem"})
+    told = program.with_secrets({"AWS_ACCESS_KEY_ID_FILE": str(path), "SSL_CERT_FILE": "/etc/ssl/certs.pem"})
     assert told == {"AWS_ACCESS_KEY_ID": "the key", "SSL_CERT_FILE": "/etc/ssl/certs.pem"}
     with pytest.raises(ConfigError, match="both set"):
-        environment.with_secrets({"AWS_ACCESS_KEY_ID_FILE": str(path), "AWS_ACCESS_KEY_ID": "x"})
+        program.with_secrets({"AWS_ACCESS_KEY_ID_FILE": str(path), "AWS_ACCESS_KEY_ID": "x"})
     with pytest.raises(ConfigError, match=r"AWS_SECRET_ACCESS_KEY_FILE: .*gone cannot be read"):
-        environment.with_secrets({"AWS_SECRET_ACCESS_KEY_FILE": str(tmp_path / "gone")})
+        program.with_secrets({"AWS_SECRET_ACCESS_KEY_FILE": str(tmp_path / "gone")})
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
      ("0.0.0.0", False), ("::", False), ("", False), ("localhost.evil.org", False), ("::ffff:10.0.0.1", False)],
 )  # fmt: skip
 def test_what_loopback_is(host: str, loopback: bool) -> None:
-    assert environment.is_loopback(host) is loopback
+    assert program.is_loopback(host) is loopback
 
 
 @pytest.mark.parametrize("name", ["", "a", "UPPER", "a/b", "../x", "s3://bucket", "a b"])

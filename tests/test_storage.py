@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-import stores
+from helpers import stores
 
 from jepa_ray import storage
 from jepa_ray.errors import ConfigError, StorageError

@@ -15,8 +15,8 @@ from jepa_ray.config import TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import DataError
 from jepa_ray.train import checkpoint as ckpt
+from jepa_ray.train.collectives import Ranks
 from jepa_ray.train.loop import Trainer
-from jepa_ray.train.ranks import Ranks
 from jepa_ray.world_model import ENCODE_ROWS, WorldModel
 
 

@@ -18,7 +18,7 @@ from jepa_ray.diagnosis import diagnose
 from jepa_ray.errors import ConfigError, JepaRayError
 from jepa_ray.files import write_atomically
 from jepa_ray.model.learner import Learner
-from jepa_ray.plan.success import plan_success
+from jepa_ray.planning.success import plan_success
 from jepa_ray.train.checkpoint import best_model, to_bytes
 from jepa_ray.train.loop import Trainer
 

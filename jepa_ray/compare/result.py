@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from jepa_ray.errors import DataError
 from jepa_ray.files import write_atomically
-from jepa_ray.plan.success import Rate
+from jepa_ray.planning.success import Rate
 
 Side = Literal["jepa", "generative"]
 SIDES: tuple[Side, ...] = get_args(Side)

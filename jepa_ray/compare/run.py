@@ -33,8 +33,8 @@ from jepa_ray.errors import ConfigError, Interrupted, JepaRayError, TrialError
 from jepa_ray.files import RunFolder, write_atomically
 from jepa_ray.machine import Machine
 from jepa_ray.model.learner import build_learner
+from jepa_ray.train.collectives import Ranks
 from jepa_ray.train.loop import windows
-from jepa_ray.train.ranks import Ranks
 
 GRACE_S = 5.0  # for a process to end on request, before it is killed
 

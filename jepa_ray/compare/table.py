@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jepa_ray.compare.result import SIDES, Measured, Side
-from jepa_ray.plan.success import Rate
+from jepa_ray.planning.success import Rate
 
 NAMES: dict[Side, str] = {"jepa": "JEPA", "generative": "the generative baseline"}
 NOT_REACHED, NOT_MEASURED = "not reached", "not measured"

@@ -29,7 +29,7 @@ def two_rooms(
 ) -> None:
     """Simulate the built-in Two Rooms and write it as canonical HDF5; --set takes the keys of `data.two_rooms`."""
     config = two_rooms_config(parse_sets(sets or ()))
-    from jepa_ray.data.convert import write_canonical
+    from jepa_ray.data.commands.convert import write_canonical
     from jepa_ray.data.two_rooms import as_recording
 
     write_canonical(out, as_recording(config))
@@ -44,10 +44,10 @@ def info(
     ] = None,
 ) -> None:
     """What a dataset is: episodes, columns, actions and their alignment, duplicates, and what training would refuse."""
+    from jepa_ray.data.commands.info import describe
+    from jepa_ray.data.commands.info_text import print_description
+    from jepa_ray.data.commands.sheet import contact_sheet
     from jepa_ray.data.formats import open_recording
-    from jepa_ray.data.info import describe
-    from jepa_ray.data.info_text import print_description
-    from jepa_ray.data.sheet import contact_sheet
 
     with open_recording(path) as recording:
         with _progress("reading") as advance:
@@ -81,7 +81,7 @@ def convert(
     action_alignment: Annotated[Alignment, typer.Option(help="How SRC stores actions.")] = Alignment.auto,
 ) -> None:
     """Any dataset as one canonical HDF5 file; streams, and goes on where an interrupted conversion was."""
-    from jepa_ray.data import convert as conversion
+    from jepa_ray.data.commands import convert as conversion
 
     size = None if resize is None else _size(resize)
     wanted = None if keys is None else [key.strip() for key in keys.split(",")]
@@ -116,7 +116,7 @@ def collect(
     seed: Annotated[int, typer.Option(min=0, help="Of environments and policy.")] = 0,
 ) -> None:
     """Play episodes of a Gymnasium environment and write them as canonical HDF5."""
-    from jepa_ray.data import collect as collection
+    from jepa_ray.data.commands import collect as collection
 
     with _progress("collecting") as advance:
         collection.collect(

@@ -28,8 +28,8 @@ def report(
         raise ConfigError(f"the command names {len(folders)} folders, but {wanted}")
     from jepa_ray.files import write_atomically
     from jepa_ray.report.page import render
-    from jepa_ray.report.versus import render_both
-    from jepa_ray.sweep.reporting import REPORT, read_facts
+    from jepa_ray.report.side_by_side import render_both
+    from jepa_ray.sweep.output.reporting import REPORT, read_facts
 
     gc.disable()  # a large sweep is millions of small objects that live as long as this command: nothing to collect
     sweeps = [read_facts(_folder(folder)) for folder in folders]

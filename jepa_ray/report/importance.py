@@ -12,7 +12,7 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
-from jepa_ray.report.facts import Sweep, Trial
+from jepa_ray.report.report_data import Sweep, Trial
 
 FEWEST = 4  # trials, below which nothing can be told
 FEW = 30  # below which the figures say so themselves

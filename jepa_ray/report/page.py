@@ -12,10 +12,10 @@ import jinja2
 import plotly.offline
 from markupsafe import Markup
 
-from jepa_ray.report import headline, panels, plots, space_plots
-from jepa_ray.report.facts import Sweep
+from jepa_ray.report import panels, plots, space_plots, summary
 from jepa_ray.report.importance import importance
 from jepa_ray.report.plots import Plot
+from jepa_ray.report.report_data import Sweep
 from jepa_ray.report.timeline import Timeline, timeline
 
 SECTIONS = (
@@ -51,11 +51,11 @@ def render(sweep: Sweep) -> str:
         "report.html.j2",
         f"Sweep {sweep.name}",
         SECTIONS,
-        headline.stamp(sweep),
+        summary.stamp(sweep),
         tables,
         drawn | pairs,
         state=str(sweep.state),
-        subtitle=headline.status_line(sweep),
+        subtitle=summary.status_line(sweep),
         pairs=list(pairs),
         **_first_sections(sweep, line),
         **_judged(sweep, diagnosed),
@@ -69,9 +69,9 @@ def _first_sections(sweep: Sweep, line: Timeline) -> dict[str, Any]:
         "best": sweep.best,
         "no_best": _no_best(sweep),
         "objective": sweep.objective,
-        "parameters": headline.best_parameters(sweep),
-        "metrics": headline.best_metrics(sweep),
-        "spent": headline.spent(sweep, line),
+        "parameters": summary.best_parameters(sweep),
+        "metrics": summary.best_metrics(sweep),
+        "spent": summary.spent(sweep, line),
         "warning": sweep.objective.warning,
         "statuses": [status for status in STATUSES if status in present],
     }
@@ -132,7 +132,7 @@ def _last_sections(sweep: Sweep, line: Timeline) -> dict[str, Any]:
         "plans": bool(sweep.spec.get("evaluation", {}).get("plan_top_k")),
         "picture": base64.b64encode(sweep.picture).decode() if sweep.picture else None,
         "command": "python -m jepa_ray.sweep spec.yaml --output again",
-        "sessions": [(headline.moment(session.began), session.command) for session in sweep.sessions],
+        "sessions": [(summary.moment(session.began), session.command) for session in sweep.sessions],
         "versions": list(versions.items()),
         "versions_of_sweep": bool(sweep.sessions),
         "spec": sweep.spec_text,

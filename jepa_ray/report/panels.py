@@ -10,7 +10,7 @@ from typing import Any
 
 from jepa_ray.config import METRICS, SMALLER_IS_BETTER
 from jepa_ray.diagnosis import Condition
-from jepa_ray.report.facts import Interval, Params, Sweep, Trial, short
+from jepa_ray.report.report_data import Interval, Params, Sweep, Trial, short
 
 Cell = str | float | int | None
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jepa_ray.report.facts import Sweep, Trial
 from jepa_ray.report.panels import configuration
+from jepa_ray.report.report_data import Sweep, Trial
 from jepa_ray.report.timeline import Span, Timeline
 
 MOST_CURVES, BEST_CURVES = 150, 50  # more lines hide each other

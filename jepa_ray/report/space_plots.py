@@ -10,10 +10,10 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from jepa_ray.report.facts import Sweep, Trial
 from jepa_ray.report.importance import Importance
 from jepa_ray.report.panels import labels, param
 from jepa_ray.report.plots import Plot, finite, safe, said, thinned
+from jepa_ray.report.report_data import Sweep, Trial
 
 MOST_LINES, BEST_LINES = 800, 200
 MOST_CELLS = 12  # of a heat map's side: a dimension with more values is put in bins

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from jepa_ray.report.facts import Sweep, Trial
+from jepa_ray.report.report_data import Sweep, Trial
 
 MOST_BARS = 1500  # a picture with more is no easier to read, and slow to draw
 

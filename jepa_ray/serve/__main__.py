@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from jepa_ray import cli
-from jepa_ray.serve import nodes, tracking
+from jepa_ray.serve import mlflow_server, nodes
 from jepa_ray.serve.bucket import make_bucket
-from jepa_ray.serve.environment import with_secrets
+from jepa_ray.serve.program import with_secrets
 
 app = typer.Typer(
     add_completion=False,
@@ -95,10 +95,10 @@ def mlflow(
     auth: Annotated[bool, typer.Option("--auth/--no-auth", help="Users and passwords; off on loopback only.")] = True,
 ) -> None:
     """The MLflow server, with users, and without what runs code for its callers."""
-    server = tracking.Server(
+    server = mlflow_server.Server(
         host, port, backend_store_uri, artifacts_destination, allowed_hosts, state.expanduser(), workers, auth
     )
-    tracking.mlflow(server, with_secrets(os.environ)).become()
+    mlflow_server.mlflow(server, with_secrets(os.environ)).become()
 
 
 @app.command()

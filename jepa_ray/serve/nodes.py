@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jepa_ray.errors import ConfigError
-from jepa_ray.serve.environment import Program, is_loopback, read_secret, split_address, wait_for
+from jepa_ray.serve.program import Program, is_loopback, read_secret, split_address, wait_for
 
 MIN_TOKEN = 32  # characters; Ray's own tokens are 64 hexadecimal digits
 ASK_FOR_ONE = (

@@ -79,7 +79,7 @@ def run(
     if dry_run:
         _print_plan(config, output or DEFAULT_OUTPUT, address)
     elif _is_server(address):
-        from jepa_ray.sweep import jobs
+        from jepa_ray.sweep.remote import jobs
 
         if watch_only:
             raise typer.Exit(jobs.logs(config.name, address, cli.console()))
@@ -100,7 +100,7 @@ def status(
 ) -> None:
     """What the sweeps on a cluster do: state, since when, and the last line of their logs."""
     server = _server(address)
-    from jepa_ray.sweep import jobs
+    from jepa_ray.sweep.remote import jobs
 
     jobs.status(name, server, cli.console())
 
@@ -113,7 +113,7 @@ def logs(
 ) -> None:
     """Show a submitted sweep's log; Ctrl-C leaves the sweep alone."""
     server = _server(address)
-    from jepa_ray.sweep import jobs
+    from jepa_ray.sweep.remote import jobs
 
     raise typer.Exit(jobs.logs(name, server, cli.console(), wait=follow))
 
@@ -122,7 +122,7 @@ def logs(
 def stop(name: Name, address: Server = None) -> None:
     """Have a submitted sweep write its results so far and end; `resume` continues it."""
     server = _server(address)
-    from jepa_ray.sweep import jobs
+    from jepa_ray.sweep.remote import jobs
 
     jobs.stop(name, server, cli.console())
 
@@ -141,7 +141,7 @@ def resume(
 ) -> None:
     """Continue a sweep by its name, from what its storage holds; nothing else is needed."""
     if _is_server(address):
-        from jepa_ray.sweep import jobs
+        from jepa_ray.sweep.remote import jobs
 
         raise typer.Exit(jobs.resume(name, address, cli.console(), storage=storage, output=output))
     _hear_interrupts()
@@ -172,11 +172,11 @@ def _hear_interrupts() -> None:
 
 def _watch(config: SweepConfig, output: Path) -> None:
     from jepa_ray.files import RunFolder
-    from jepa_ray.sweep.watch import watch
+    from jepa_ray.sweep.output.watch import watch
 
     console, folder = cli.console(), RunFolder((output / "sweeps" / config.name).resolve(), "spec.yaml")
     if watch(config, folder, console):
-        from jepa_ray.sweep.results import show  # with torch
+        from jepa_ray.sweep.output.results import show  # with torch
 
         show(config, folder, console)
     else:
@@ -187,15 +187,15 @@ def _offered(address: str | None) -> tuple[Machine, str]:
     """What there is to train on, and whose it is."""
     if not _is_server(address):
         return Machine.local(), "this machine"
-    from jepa_ray.sweep.dashboard import Dashboard
+    from jepa_ray.sweep.remote.dashboard import Dashboard
 
     return Dashboard(address).size(), f"the cluster at {address}"
 
 
 def _print_plan(config: SweepConfig, output: Path, address: str | None) -> None:
-    from jepa_ray.sweep import space
-    from jepa_ray.sweep.plan import plan
-    from jepa_ray.sweep.warm_start import read_lessons
+    from jepa_ray.sweep.search import space
+    from jepa_ray.sweep.search.budget import plan
+    from jepa_ray.sweep.search.warm_start import read_lessons
 
     machine, whose = _offered(address)
     planned, lessons = plan(config, machine), read_lessons(config, output / "sweeps" / config.name)

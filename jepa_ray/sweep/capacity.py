@@ -9,7 +9,7 @@ import ray
 
 from jepa_ray.config import Resources
 from jepa_ray.machine import Machine
-from jepa_ray.sweep.plan import fitting
+from jepa_ray.sweep.search.budget import fitting
 
 DRIVES_A_GROUP = 2.0**30  # bytes: its trial, mailbox and controller; without a true figure Ray puts all on one node
 LOOK_S = 1.0  # between two looks at the cluster

@@ -12,10 +12,10 @@ from ray.tune.experiment import Trial
 from jepa_ray.config import METRICS
 from jepa_ray.errors import GroupStartError, StorageError
 from jepa_ray.sweep import trial_name
-from jepa_ray.sweep.checkpoints import Shelf
-from jepa_ray.sweep.space import Params
-from jepa_ray.sweep.study import Ran, Status, Study, TrialRecord
-from jepa_ray.sweep.view import describe
+from jepa_ray.sweep.output.view import describe
+from jepa_ray.sweep.search.space import Params
+from jepa_ray.sweep.storage.retention import Shelf
+from jepa_ray.sweep.storage.study import Ran, Status, Study, TrialRecord
 from jepa_ray.tracking import Run, Tracker
 
 

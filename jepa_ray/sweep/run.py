@@ -27,22 +27,23 @@ from jepa_ray.config import SweepConfig, check_name, dump_yaml, load_sweep_confi
 from jepa_ray.errors import Interrupted, JepaRayError, StorageError, TrialError
 from jepa_ray.files import remove_partial_files
 from jepa_ray.machine import Machine
-from jepa_ray.report.facts import State
-from jepa_ray.sweep import cards, checkpoint_name, reporting, results, trial_name
+from jepa_ray.report.report_data import State
+from jepa_ray.sweep import checkpoint_name, trial_name
 from jepa_ray.sweep.capacity import DRIVES_A_GROUP, Capacity, away_from_head, nodes
-from jepa_ray.sweep.checkpoints import Shelf
-from jepa_ray.sweep.finals import hold_finals
-from jepa_ray.sweep.gauges import SweepGauges
-from jepa_ray.sweep.home import Home, home_of
-from jepa_ray.sweep.plan import Plan, plan
+from jepa_ray.sweep.final_planning import hold_finals
+from jepa_ray.sweep.output import descriptions, reporting, results
+from jepa_ray.sweep.output.gauges import SweepGauges
+from jepa_ray.sweep.output.view import SweepView
 from jepa_ray.sweep.recorder import Listener, Recorder
-from jepa_ray.sweep.scheduler import TuneScheduler
-from jepa_ray.sweep.search import TuneSearcher
-from jepa_ray.sweep.stopping import make_rule
-from jepa_ray.sweep.study import Status, Study, TrialRecord
+from jepa_ray.sweep.search.budget import Plan, plan
+from jepa_ray.sweep.search.scheduler import TuneScheduler
+from jepa_ray.sweep.search.searcher import TuneSearcher
+from jepa_ray.sweep.search.stopping import make_rule
+from jepa_ray.sweep.search.warm_start import learn, read_lessons
+from jepa_ray.sweep.storage.location import Home, home_of
+from jepa_ray.sweep.storage.retention import Shelf
+from jepa_ray.sweep.storage.study import Status, Study, TrialRecord
 from jepa_ray.sweep.trial import SweepTrial, trainable
-from jepa_ray.sweep.view import SweepView
-from jepa_ray.sweep.warm_start import learn, read_lessons
 from jepa_ray.tracking import Run, Tracker
 from jepa_ray.train.cluster import Session, ray_session
 from jepa_ray.train.run import check_trainable
@@ -138,8 +139,8 @@ class _Sweep:
         space = {f"space.{key}": value for key, value in spec.to_dict()["space"].items()}
         parent = tracker.open_run(folder.id, spec.name, space, tags={"kind": "sweep"})
         tracker.attach(parent, [folder.path / "spec.yaml"])
-        tracker.describe(parent, cards.beginning(spec, plans.trials))
-        tracker.log_dataset(parent, cards.dataset_card(spec.base.data))
+        tracker.describe(parent, descriptions.beginning(spec, plans.trials))
+        tracker.log_dataset(parent, descriptions.dataset_card(spec.base.data))
         tracker.watch_machine(parent)
         reporting.begin_session(study)
         known = study.records()
@@ -256,12 +257,12 @@ class _Sweep:
             if run := runs.get(record.number):
                 tracker.tag(run, {"rank": f"{rank:0{digits}}"})
         tracker.attach(parent, written)
-        tracker.describe(parent, cards.ending(study, ranking))
+        tracker.describe(parent, descriptions.ending(study, ranking))
         best = next((record for record in ranking if record.status in results.RANKED), None)
         registered = None
         model = any(path.suffix == ".pt" for path in written)
         if best and model and self.spec.registered_model and (run := runs.get(best.number)):
-            card = cards.model_card(study, best, self.folder.path, self.folder.id, run)
+            card = descriptions.model_card(study, best, self.folder.path, self.folder.id, run)
             registered = tracker.register(parent, card)
         tracker.stop_watching()
         tracker.close_run(parent, failed=best is None)

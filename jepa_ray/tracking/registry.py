@@ -7,11 +7,13 @@ Nothing is pickled.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +23,6 @@ ALIAS = "best"
 KEY_TAG = "jepa_ray.key"
 LOADER = "pyfunc"  # the module that MLflow enters by
 PACKAGE = Path(__file__).parent.parent
-# What `jepa_ray.pyfunc` imports; a test loads a model where nothing else of the package can be imported.
-SHIPPED = (
-    "__init__.py",
-    "errors.py",
-    "documents.py",
-    "secrets.py",
-    "dimensions.py",
-    "config.py",
-    "data/spec.py",
-    "model/blocks.py",
-    "model/encoders.py",
-    "model/transition.py",
-    "model/jepa.py",
-    "train/checkpoint.py",
-    "world_model.py",
-    f"{LOADER}.py",
-)
 REQUIREMENTS = ["torch>=2.8", "numpy>=2", "pydantic>=2.9", "pyyaml>=6"]
 _OWN_IMPORT = re.compile(r"^(\s*(?:from|import) )jepa_ray\b", re.MULTILINE)
 
@@ -143,9 +128,32 @@ def save(card: ModelCard, target: Path, run: str | None = None, logged: Any = No
         )
 
 
+def shipped_files() -> list[str]:
+    """The files of this package that `jepa_ray.pyfunc` needs, directly or not, relative to the package."""
+    found, waiting = set(), ["__init__.py", f"{LOADER}.py"]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += _own_imports(ast.parse((PACKAGE / name).read_text(encoding="utf-8")))
+    return sorted(found)
+
+
+def _own_imports(module: ast.Module) -> Iterator[str]:
+    """The files of this package that a module imports, wherever in it."""
+    for node in ast.walk(module):
+        if not isinstance(node, ast.ImportFrom) or not node.module or node.module.partition(".")[0] != PACKAGE.name:
+            continue
+        for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
+            path = PACKAGE.joinpath(*name.split(".")[1:])
+            for file in (path.with_suffix(".py"), path / "__init__.py"):
+                if file.is_file() and file.parent != PACKAGE.parent:
+                    yield file.relative_to(PACKAGE).as_posix()
+
+
 def ship(folder: Path) -> Path:
     """A copy of the modules that rebuild a model, as a package in `folder` named by its content."""
-    texts = {name: (PACKAGE / name).read_text(encoding="utf-8") for name in SHIPPED}
+    texts = {name: (PACKAGE / name).read_text(encoding="utf-8") for name in shipped_files()}
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
     package = folder / f"jepa_ray_{digest}"
     for name, text in texts.items():

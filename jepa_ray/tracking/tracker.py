@@ -23,12 +23,12 @@ from filelock import FileLock
 from jepa_ray import secrets
 from jepa_ray.config import TrackingConfig
 from jepa_ray.errors import ConfigError, StorageError
-from jepa_ray.tracking import patience, registry
+from jepa_ray.tracking import registry, retry
 from jepa_ray.tracking.cards import DatasetCard, ModelCard
-from jepa_ray.tracking.machine import MachineMetrics
-from jepa_ray.tracking.patience import is_away, patiently
+from jepa_ray.tracking.retry import is_away, patiently
+from jepa_ray.tracking.system_metrics import MachineMetrics
+from jepa_ray.tracking.wandb_mirror import WandbMirror
 from jepa_ray.tracking.writing import Batch, Writer
-from jepa_ray.wandb_mirror import WandbMirror
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class Tracker:
         )
 
     def _patiently(self, write: Callable[[], T]) -> T:
-        return patiently(write, patience.PATIENCE_S, self._missed)
+        return patiently(write, retry.PATIENCE_S, self._missed)
 
     def _missed(self) -> None:
         self._may_know_runs = True  # the run that seems not to be made may have been: only the answer is lost

@@ -23,8 +23,8 @@ from jepa_ray.errors import ConfigError, DataError, TrialError
 from jepa_ray.model.jepa import JEPA, EmaUpdate
 from jepa_ray.model.learner import Learner, build_learner
 from jepa_ray.train import checkpoint as ckpt
-from jepa_ray.train.evaluation import evaluate
-from jepa_ray.train.ranks import Ranks
+from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.validation import evaluate
 
 
 class Loss(Protocol):

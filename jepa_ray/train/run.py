@@ -23,9 +23,9 @@ from jepa_ray.model.learner import build_learner
 from jepa_ray.tracking import Tracker
 from jepa_ray.train.checkpoint import best_model, from_bytes, read_checkpoint, to_bytes
 from jepa_ray.train.cluster import ray_session
+from jepa_ray.train.collectives import Ranks
 from jepa_ray.train.loop import windows
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
-from jepa_ray.train.ranks import Ranks
 from jepa_ray.train.worker_group import WorkerGroup
 
 # In the line of an epoch; metrics.csv and MLflow have all.

@@ -29,6 +29,7 @@ from jepa_ray.config import DataConfig, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import GroupDiedError, GroupStartError, JepaRayError, TrialError
 from jepa_ray.train.checkpoint import from_bytes, to_bytes
+from jepa_ray.train.collectives import Ranks
 from jepa_ray.train.loop import Trainer
 from jepa_ray.train.mailbox import (
     Command,
@@ -42,7 +43,6 @@ from jepa_ray.train.mailbox import (
     StartTrial,
 )
 from jepa_ray.train.network import OnTheNodesNetwork
-from jepa_ray.train.ranks import Ranks
 
 # Read by Ray Train in the process that calls fit(), and passed on to its controller.
 TRAIN_ENV = {

@@ -27,9 +27,9 @@ from jepa_ray.config import TrainConfig, dump_yaml
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import ConfigError, DataError
 from jepa_ray.model.learner import build_learner
-from jepa_ray.plan.success import Rate
+from jepa_ray.planning.success import Rate
 from jepa_ray.train.checkpoint import load_model
-from jepa_ray.train.ranks import Ranks
+from jepa_ray.train.collectives import Ranks
 
 ROOT = Path(__file__).parents[2]
 TARGET = 0.5

@@ -28,9 +28,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
-import written
 import yaml
-from damage import (
+from helpers import written
+from helpers.damage import (
     SECRET,
     Hostile,
     about,
@@ -67,7 +67,7 @@ from damage import (
     wraps,
     zipped,
 )
-from written import ACTION, LENGTHS, OFFSETS, PIXELS, REWARD, ROWS, SEEN
+from helpers.written import ACTION, LENGTHS, OFFSETS, PIXELS, REWARD, ROWS, SEEN
 
 from jepa_ray import cli
 from jepa_ray.data.__main__ import app as data_app

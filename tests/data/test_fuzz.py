@@ -16,13 +16,13 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from helpers.written import SAMPLES, unzipped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from written import SAMPLES, unzipped
 
 from jepa_ray.config import DataConfig
+from jepa_ray.data.commands.info import describe
 from jepa_ray.data.formats import open_recording
-from jepa_ray.data.info import describe
 from jepa_ray.data.selection import select
 from jepa_ray.errors import DataError
 

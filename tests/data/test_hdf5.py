@@ -12,7 +12,7 @@ import pytest
 
 from jepa_ray.config import DataConfig, TwoRoomsConfig
 from jepa_ray.data.cache import CachedTrajectories, load_trajectories
-from jepa_ray.data.convert import write_canonical
+from jepa_ray.data.commands.convert import write_canonical
 from jepa_ray.data.two_rooms import as_recording, simulate
 from jepa_ray.errors import DataError
 

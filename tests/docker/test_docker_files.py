@@ -14,18 +14,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import compose_file
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from compose_file import DOCKER
+from helpers import compose_file
+from helpers.compose_file import DOCKER
 
 import jepa_ray
 from jepa_ray.serve.__main__ import app
-from jepa_ray.serve.environment import Program
+from jepa_ray.serve.mlflow_server import MIN_PASSWORD
 from jepa_ray.serve.nodes import MIN_TOKEN
-from jepa_ray.serve.tracking import MIN_PASSWORD
+from jepa_ray.serve.program import Program
 
 Tree = dict[str, Any]
 ROOT = DOCKER.parent
@@ -242,7 +242,7 @@ def metrics_used(dashboard: Tree) -> set[str]:
 def metrics_exported() -> set[str]:
     from ray.dashboard.modules.reporter import reporter_agent
 
-    ours = re.findall(r'self\._gauge\("(\w+)"', (ROOT / "jepa_ray/sweep/gauges.py").read_text())
+    ours = re.findall(r'self\._gauge\("(\w+)"', (ROOT / "jepa_ray/sweep/output/gauges.py").read_text())
     rays = re.findall(r'^ +"((?:node|cluster)_\w+)",$', Path(reporter_agent.__file__).read_text(), re.M)
     return {f"ray_jepa_ray_{name}" for name in ours} | {f"ray_{name}" for name in rays}
 

@@ -18,9 +18,9 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
+from helpers.running import Running, board, epochs_recorded, run, start, write
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
-from running import Running, board, epochs_recorded, run, start, write
 from tracking_server import Server
 
 from jepa_ray.config import METRICS, TrainConfig

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cluster.hosts import Network, eventually, why_not
-from cluster.ray_cluster import RayCluster
+from helpers.hosts import Network, eventually, why_not
+from helpers.ray_cluster import RayCluster
 
 WHY_NOT = why_not()
 pytestmark = [
@@ -140,7 +140,7 @@ def test_signals_and_exit_codes_are_the_commands(network: Network) -> None:
 MAKER = """
 import sys, time
 from pathlib import Path
-from cluster.hosts import Network
+from helpers.hosts import Network
 
 host = Network(Path(sys.argv[1])).add("a")
 host.start("sleep", "600", log="sleep.log")

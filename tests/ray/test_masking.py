@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import run, write
+from helpers.running import run, write
 
 from jepa_ray.config import TrainConfig
 

@@ -19,12 +19,12 @@ from typing import Any
 
 import psutil
 import pytest
+from helpers.running import Running, board, write
 from rich.console import Console
-from running import Running, board, write
 
 from jepa_ray.config import TrainConfig, load_sweep_config
-from jepa_ray.sweep import jobs
-from jepa_ray.sweep.dashboard import Dashboard
+from jepa_ray.sweep.remote import jobs
+from jepa_ray.sweep.remote.dashboard import Dashboard
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-import stores
-from cluster.hosts import CHECKOUT, Host, Network, Process, eventually, why_not
-from cluster.ray_cluster import RayCluster
-from running import Running
+from helpers import stores
+from helpers.hosts import CHECKOUT, Host, Network, Process, eventually, why_not
+from helpers.ray_cluster import RayCluster
+from helpers.running import Running
 
 from jepa_ray.config import SweepConfig, load_sweep_config
-from jepa_ray.sweep.study import StudyToRead, TrialRecord
+from jepa_ray.sweep.storage.study import StudyToRead, TrialRecord
 
 WHY_NOT = why_not()
 pytestmark = [

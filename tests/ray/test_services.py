@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from cluster_services import HERE, POSTGRES, Services
+from helpers.cluster_services import HERE, POSTGRES, Services
 
 pytestmark = [
     pytest.mark.ray,
@@ -330,7 +330,7 @@ def test_runs_and_artifacts_go_to_the_database_and_the_bucket(
     from pyarrow import fs
 
     node = services.services["ray-worker"]
-    from jepa_ray.serve.environment import with_secrets
+    from jepa_ray.serve.program import with_secrets
 
     told = with_secrets(services.environment(node))
     for name in told:

@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from browsing import PATIENCE_MS, WIDTHS, chromium, needs_chromium
+from helpers.browsing import PATIENCE_MS, WIDTHS, chromium, needs_chromium
+from helpers.running import Running, board, epochs_recorded, run, start, write
 from mlflow import MlflowClient
 from ray import cloudpickle
 from rich.console import Console
-from running import Running, board, epochs_recorded, run, start, write
 from tracking_server import Server
 
 from jepa_ray.config import METRICS, SweepConfig, TrainConfig
@@ -30,9 +30,9 @@ from jepa_ray.storage import Storage
 from jepa_ray.sweep.run import run_sweep
 from jepa_ray.sweep.trial import SweepTrial, trainable
 from jepa_ray.train.checkpoint import load_model
+from jepa_ray.train.collectives import Ranks
 from jepa_ray.train.loop import Trainer
 from jepa_ray.train.mailbox import EpochResult, StartTrial
-from jepa_ray.train.ranks import Ranks
 from jepa_ray.train.worker_group import WorkerGroup
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -307,7 +307,7 @@ def test_a_folder_that_cannot_be_written_ends_the_sweep_and_the_same_command_con
     """As with a full disk: no trial is failed for it, and none is lost."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import the tests
     config, folder = SweepConfig.model_validate(spec), tmp_path / "out" / "sweeps" / "unit"
-    monkeypatch.setattr("jepa_ray.sweep.results.write_best", lambda *_: [])  # there is no model
+    monkeypatch.setattr("jepa_ray.sweep.output.results.write_best", lambda *_: [])  # there is no model
 
     class Trial(trainable(config, Storage(str(folder)), str(folder / "groups"))):  # type: ignore[misc]
         def start_group(self) -> Instant:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from pages import DOCS, follow
+from helpers.pages import DOCS, follow
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

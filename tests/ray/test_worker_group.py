@@ -17,8 +17,8 @@ import ray
 
 from jepa_ray.config import SweepConfig, TrainConfig
 from jepa_ray.errors import TrialError
-from jepa_ray.sweep.gauges import SweepGauges
-from jepa_ray.sweep.study import Status, TrialRecord
+from jepa_ray.sweep.output.gauges import SweepGauges
+from jepa_ray.sweep.storage.study import Status, TrialRecord
 from jepa_ray.train.cluster import ray_session
 from jepa_ray.train.mailbox import RunEpoch, StartTrial
 from jepa_ray.train.worker_group import GroupDiedError, GroupStartError, WorkerGroup

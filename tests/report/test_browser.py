@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import books
 import pytest
-from browsing import PATIENCE_MS, WIDTHS, chromium, needs_chromium
+from helpers import books
+from helpers.browsing import PATIENCE_MS, WIDTHS, chromium, needs_chromium
 
-from jepa_ray.report.facts import State
-from jepa_ray.report.versus import render_both
-from jepa_ray.sweep.repeats import Repeats
-from jepa_ray.sweep.reporting import facts, write_report
+from jepa_ray.report.report_data import State
+from jepa_ray.report.side_by_side import render_both
+from jepa_ray.sweep.output.reporting import facts, write_report
+from jepa_ray.sweep.search.repeats import Repeats
 
 pytestmark = needs_chromium
 

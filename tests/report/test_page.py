@@ -9,16 +9,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import books
 import pytest
+from helpers import books
 
-from jepa_ray.report.facts import State
 from jepa_ray.report.page import embedded, render
-from jepa_ray.report.versus import render_both
-from jepa_ray.sweep.repeats import Repeats
-from jepa_ray.sweep.reporting import begin_session, facts
-from jepa_ray.sweep.search import Search
-from jepa_ray.sweep.study import Finals, Study
+from jepa_ray.report.report_data import State
+from jepa_ray.report.side_by_side import render_both
+from jepa_ray.sweep.output.reporting import begin_session, facts
+from jepa_ray.sweep.search.repeats import Repeats
+from jepa_ray.sweep.search.searcher import Search
+from jepa_ray.sweep.storage.study import Finals, Study
 
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
 

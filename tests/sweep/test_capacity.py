@@ -10,7 +10,7 @@ from jepa_ray.errors import ConfigError
 from jepa_ray.machine import Machine
 from jepa_ray.sweep import capacity as room
 from jepa_ray.sweep.capacity import Capacity
-from jepa_ray.sweep.plan import fitting, plan
+from jepa_ray.sweep.search.budget import fitting, plan
 
 FOUR, TWO, GPU, HEAD = Machine(4, 0), Machine(2, 0), Machine(8, 2), Machine(0, 0)
 

@@ -21,7 +21,7 @@ from mlflow.exceptions import RestException
 from jepa_ray.config import Objective, TrackingConfig, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.model.jepa import JEPA, build_jepa
-from jepa_ray.sweep import cards
+from jepa_ray.sweep.output import descriptions
 from jepa_ray.tracking import ModelCard, Tracker, default_uri
 from jepa_ray.tracking.registry import ship
 from jepa_ray.train.checkpoint import describe, to_bytes
@@ -89,10 +89,11 @@ def carded(model: JEPA, config: TrainConfig, data: TrajectoryDataset, folder: Pa
     weights = folder / "best_jepa_model.pt"
     weights.write_bytes(to_bytes(describe(config, data.spec) | {"model": model.state_dict(), "epoch": 1}))
     (folder / "best_config.yaml").write_text("model: {}\n")
-    loaded = cards.load(weights)
-    inputs, outputs = cards._signature(loaded)
+    loaded = descriptions.load(weights)
+    inputs, outputs = descriptions._signature(loaded)
+    example = descriptions._example(loaded)
     return ModelCard(
-        "unit", key, "", (weights, folder / "best_config.yaml"), inputs, outputs, cards._example(loaded), "It is good.",
+        "unit", key, "", (weights, folder / "best_config.yaml"), inputs, outputs, example, "It is good.",
         tags={"objective": str(Objective())}, params={"training.learning_rate": "0.001"},
     )  # fmt: skip
 

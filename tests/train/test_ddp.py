@@ -10,8 +10,8 @@ import torch.multiprocessing as mp
 
 from jepa_ray.config import METRICS, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
+from jepa_ray.train.collectives import Ranks
 from jepa_ray.train.loop import Trainer
-from jepa_ray.train.ranks import Ranks
 
 # Summation order differs between one batch of 16 and two of 8: float32 sums differ by about 1e-7 relative, and
 # training feeds the difference back through some 40 optimiser steps. Mistakes show at 1e-2 and above.

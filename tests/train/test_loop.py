@@ -11,8 +11,8 @@ from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import ConfigError, TrialError
 from jepa_ray.train import checkpoint as ckpt
 from jepa_ray.train import loop
+from jepa_ray.train.collectives import Ranks
 from jepa_ray.train.loop import Trainer, step_settings, train_step
-from jepa_ray.train.ranks import Ranks
 
 TIMES = ("samples_per_s", "epoch_s")
 

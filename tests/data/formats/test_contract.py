@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import written
-from written import ACTION, LAST, LENGTHS, PIXELS, REWARD, ROWS, SAMPLES, SEEN, Sample, unzipped
+from helpers import written
+from helpers.written import ACTION, LAST, LENGTHS, PIXELS, REWARD, ROWS, SAMPLES, SEEN, Sample, unzipped
 
 from jepa_ray.config import DataConfig
-from jepa_ray.data.convert import convert
+from jepa_ray.data.commands.convert import convert
+from jepa_ray.data.commands.info import describe
 from jepa_ray.data.formats import FORMATS, format_of, open_recording
 from jepa_ray.data.formats.canonical import Canonical
 from jepa_ray.data.formats.peek import peek
-from jepa_ray.data.info import describe
 from jepa_ray.data.selection import aligned, choose, select
 
 FILES = Path(__file__).parents[1] / "files"

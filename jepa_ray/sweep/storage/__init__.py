@@ -1,0 +1,1 @@
+"""Where a sweep is kept: its study, its location, and the checkpoints that stay."""

@@ -1,0 +1,211 @@
+"""Validation: every metric of an epoch, computed over the global validation set, sharded over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jepa_ray import metrics as measure
+from jepa_ray.data.dataset import TrajectoryDataset
+from jepa_ray.model.jepa import JEPA
+from jepa_ray.train.collectives import Ranks
+
+ENCODE_ROWS = 256  # observations encoded at once
+ROLLOUT_STARTS = 128  # roll-outs ranked at once
+MAX_TRAJECTORIES = 64  # validation trajectories that are ranked, and candidates for each other
+MAX_STARTS = 1024  # roll-outs ranked in all, evenly spaced where there are more: neighbours tell the same
+MIN_TRAJECTORIES = 4  # fewer cannot tell a model from chance
+MAX_RANK_ROWS = 1024  # embeddings whose singular values are taken
+
+
+@torch.no_grad()
+def evaluate(model: JEPA, dataset: TrajectoryDataset, ranks: Ranks, horizon: int) -> dict[str, float]:
+    """Every validation metric by name, the same on every rank.
+
+    `rollout_probe_r2` is there where the data has state labels, the `_z` ones where there are trajectories enough.
+    """
+    model.eval()
+    frames = _ValidationFrames.of(dataset)
+    online = _encode(model.encode, dataset, frames.rows, ranks)
+    own_target = model.target_encoder is model.state_encoder
+    target = online if own_target else _encode(model.target_encoder, dataset, frames.rows, ranks)
+    stride = -(-len(online) // MAX_RANK_ROWS)
+    metrics = {
+        **_one_step(model, dataset, frames, online, target, ranks),
+        **_rollouts(model, dataset, frames, online, ranks, horizon),
+        "embedding_std": measure.embedding_std(online),
+        "effective_rank": measure.effective_rank(online[::stride]),
+        "temporal_share": measure.temporal_share(online, frames.episode.to(online.device)),
+        "ema_gap": measure.ema_gap(online, target),
+        "ema_param_gap": measure.ema_gap(_flat(model.state_encoder), _flat(model.target_encoder)),
+    }
+    model.train()
+    names = list(metrics)
+    return dict(zip(names, torch.stack([metrics[n].float() for n in names]).tolist(), strict=True))
+
+
+def _flat(module: torch.nn.Module) -> Tensor:
+    return torch.cat([p.flatten() for p in module.parameters()])
+
+
+@dataclass(frozen=True)
+class _ValidationFrames:
+    """All rows of the validation trajectories, one after another."""
+
+    rows: Tensor  # (V,) row in the dataset
+    lengths: Tensor  # (E,)
+    offsets: Tensor  # (E,) first position of each trajectory in `rows`
+    episode: Tensor  # (V,) trajectory of each row
+
+    @classmethod
+    def of(cls, dataset: TrajectoryDataset) -> _ValidationFrames:
+        lengths = dataset.val_lengths
+        offsets = torch.cumsum(lengths, 0) - lengths
+        rows = torch.cat(
+            [torch.arange(o, o + n) for o, n in zip(dataset.val_offsets.tolist(), lengths.tolist(), strict=True)]
+        )
+        return cls(rows, lengths, offsets, torch.repeat_interleave(torch.arange(len(lengths)), lengths))
+
+    def padded(self, embeddings: Tensor, trajectories: int) -> Tensor:
+        """(E, L, D) of flat embeddings (V, D): the first `trajectories`, padded with zeros."""
+        lengths = self.lengths[:trajectories]
+        out = embeddings.new_zeros(len(lengths), int(lengths.max()), embeddings.shape[1])
+        for e, (offset, length) in enumerate(zip(self.offsets.tolist(), lengths.tolist(), strict=False)):
+            out[e, :length] = embeddings[offset : offset + length]
+        return out
+
+
+def _encode(encoder: Callable[[Tensor], Tensor], dataset: TrajectoryDataset, rows: Tensor, ranks: Ranks) -> Tensor:
+    mine = rows[ranks.share(len(rows))]
+    part = torch.cat([encoder(dataset.observations(chunk)).float() for chunk in mine.split(ENCODE_ROWS)])
+    return ranks.gather(part, len(rows))  # (V, D)
+
+
+def _one_step(
+    model: JEPA, dataset: TrajectoryDataset, frames: _ValidationFrames, online: Tensor, target: Tensor, ranks: Ranks
+) -> dict[str, Tensor]:
+    """val_loss, val_cosine, val_skill, persistence_ratio and action_gap, over all validation transitions."""
+    last = frames.offsets + frames.lengths - 1
+    source = torch.ones(len(frames.rows), dtype=torch.bool).index_fill_(0, last, False).nonzero()[:, 0]  # (M,)
+    other = source[torch.randperm(len(source), generator=torch.Generator().manual_seed(0))]  # whose actions mislead
+    sums = torch.zeros(4, device=online.device)
+    share = ranks.share(len(source))
+    for here, there in zip(source[share].split(ENCODE_ROWS), other[share].split(ENCODE_ROWS), strict=True):
+        now, before, after = (z[here.to(z.device)] for z in (online, target, target[1:]))
+        predicted = model.predict(now, dataset.actions(frames.rows[here]))
+        misled = model.predict(now, dataset.actions(frames.rows[there]))
+        errors = [F.mse_loss(z, after, reduction="none").mean(1).sum() for z in (predicted, before, misled)]
+        sums += torch.stack([*errors, measure.cosine(predicted, after).sum()])
+    error, copied, misled_error, similarity = ranks.sum(sums) / len(source)
+    return {
+        "val_loss": error,
+        "val_cosine": similarity,
+        "val_skill": measure.skill(error, target),
+        "persistence_ratio": measure.persistence_ratio(error, copied),
+        "action_gap": measure.action_gap(error, misled_error),
+    }
+
+
+def _rollouts(
+    model: JEPA, dataset: TrajectoryDataset, frames: _ValidationFrames, online: Tensor, ranks: Ranks, horizon: int
+) -> dict[str, Tensor]:
+    """What open-loop predictions are good for: the ranking metrics, and the probe where there are labels."""
+    lengths, offsets = frames.lengths[:MAX_TRAJECTORIES], frames.offsets[:MAX_TRAJECTORIES]
+    padded, on_device = frames.padded(online, MAX_TRAJECTORIES), lengths.to(online.device)
+    kinds = frames.padded(dataset.val_kinds(len(lengths))[:, None].to(online), MAX_TRAJECTORIES)
+    tally = _RankTally(len(lengths), online.device)
+    probe = _Probe.fit(dataset, frames, online) if dataset.has_states and len(lengths) > 1 else None
+    for episode, start in _starts(lengths, ranks):
+        steps = (offsets[episode] + start)[:, None] + torch.arange(horizon)  # (S, K)
+        actions = dataset.actions(frames.rows[steps.clamp(max=len(frames.rows) - 1)].flatten())
+        state = padded[episode, start]
+        predicted = model.rollout(state, actions.unflatten(0, steps.shape)).float()
+        where = (padded, on_device, episode.to(online.device), start.to(online.device))
+        tally.add(measure.rollout_ranks(predicted, *where), where[2])
+        copied = measure.rollout_ranks(state[:, None].expand_as(predicted), *where)
+        future = (start[:, None] + 1 + torch.arange(horizon)).clamp(max=kinds.shape[1] - 1)  # (S, K)
+        tally.add_bounds(copied, measure.rollout_ranks(kinds[episode[:, None], future], kinds, *where[1:]))
+        if probe:
+            ends = (start + horizon < lengths[episode]) & (offsets[episode] >= probe.first_row)
+            probe.add(predicted[ends.to(predicted.device), -1], frames.rows[steps[ends, -1] + 1])
+    return tally.metrics(ranks) | (probe.metrics(ranks) if probe else {})
+
+
+class _RankTally:
+    """Sums of reciprocal ranks over this rank's roll-outs, by trajectory."""
+
+    def __init__(self, trajectories: int, device: torch.device) -> None:
+        # Rows: count, reciprocal rank, its chance level, the same two among rivals of the same trajectory.
+        self._by_trajectory = torch.zeros(5, trajectories, device=device)
+        self._bounds = torch.zeros(2, device=device)  # reciprocal ranks of copies, and of the truth itself
+
+    def add(self, ranked: measure.RolloutRanks, episode: Tensor) -> None:
+        overall, within = ranked.overall, ranked.within
+        values = [overall.reciprocal(), overall.chance(), within.reciprocal(), within.chance()]
+        sums = torch.stack([(~overall.lost.isnan()).sum(1).float(), *(v.nansum(1) for v in values)])  # (5, S)
+        self._by_trajectory.index_add_(1, episode, sums)
+
+    def add_bounds(self, copied: measure.RolloutRanks, true: measure.RolloutRanks) -> None:
+        """What needs no model: copies of the last state, and the truth, which ties with observations equal to it."""
+        self._bounds += torch.stack([ranked.overall.reciprocal().nansum() for ranked in (copied, true)])
+
+    def metrics(self, ranks: Ranks) -> dict[str, Tensor]:
+        count, *sums = ranks.sum(self._by_trajectory)
+        mrr, chance, within, within_chance = (value.sum() / count.sum() for value in sums)
+        copied, ceiling = ranks.sum(self._bounds) / count.sum()
+        known = {
+            "val_rollout_mrr": mrr,
+            "val_mrr_chance": chance,
+            "val_mrr_within": within,
+            "val_mrr_within_chance": within_chance,
+            "val_mrr_copy": copied,
+            "val_mrr_ceiling": ceiling,
+        }
+        ranked = count > 0
+        if int(ranked.sum()) < MIN_TRAJECTORIES:
+            return known
+        by_trajectory = [(value / count)[ranked] for value in sums]
+        return known | {
+            "val_mrr_z": measure.above_chance(by_trajectory[0] - by_trajectory[1]),
+            "val_mrr_within_z": measure.above_chance(by_trajectory[2] - by_trajectory[3]),
+        }
+
+
+class _Probe:
+    """rollout_probe_r2: a ridge probe fitted on one half of the trajectories, scored on predictions in the other."""
+
+    def __init__(self, probe: measure.RidgeProbe, dataset: TrajectoryDataset, first_row: int, labels: Tensor) -> None:
+        self.first_row = first_row  # position of the scored half in the validation frames
+        self._probe, self._dataset = probe, dataset
+        self._centre = labels.double().mean(0)
+        self._sums = torch.zeros(2, labels.shape[1], dtype=torch.float64, device=labels.device)
+
+    @classmethod
+    def fit(cls, dataset: TrajectoryDataset, frames: _ValidationFrames, online: Tensor) -> _Probe:
+        first = int(frames.offsets[min(len(frames.offsets), MAX_TRAJECTORIES) // 2])
+        labels = dataset.states(frames.rows)
+        return cls(measure.RidgeProbe.fit(online[:first], labels[:first]), dataset, first, labels[first:])
+
+    def add(self, predicted: Tensor, rows: Tensor) -> None:
+        labels = self._dataset.states(rows).double()
+        residual = (self._probe(predicted) - labels).square().sum(0)
+        self._sums += torch.stack([residual, (labels - self._centre).square().sum(0)])
+
+    def metrics(self, ranks: Ranks) -> dict[str, Tensor]:
+        residual, total = ranks.sum(self._sums)
+        return {"rollout_probe_r2": measure.r2(residual, total)}
+
+
+def _starts(lengths: Tensor, ranks: Ranks) -> Iterator[tuple[Tensor, Tensor]]:
+    """(episode, row) of this rank's roll-out starts, in chunks."""
+    episode = torch.repeat_interleave(torch.arange(len(lengths)), lengths - 1)
+    start = torch.cat([torch.arange(n - 1) for n in lengths.tolist()])
+    stride = -(-len(start) // MAX_STARTS)
+    picked = torch.stack([episode, start])[:, ::stride]
+    for chunk in picked[:, ranks.share(picked.shape[1])].split(ROLLOUT_STARTS, dim=1):
+        if chunk.shape[1]:
+            yield chunk[0], chunk[1]

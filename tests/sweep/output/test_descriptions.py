@@ -1,0 +1,96 @@
+"""What MLflow is told of a sweep, in cards and in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow.data.dataset_source_registry import get_dataset_source_from_json
+from mlflow.data.schema import TensorDatasetSchema
+from optuna.storages import InMemoryStorage
+
+from jepa_ray.config import METRICS, DataConfig, SweepConfig, TrainConfig
+from jepa_ray.data.cache import ensure_cache
+from jepa_ray.sweep.output import descriptions, results
+from jepa_ray.sweep.search.searcher import Search
+from jepa_ray.sweep.storage.study import Study
+
+
+@pytest.fixture
+def study(train_config: TrainConfig) -> Study:
+    """Two trials of two epochs, the second one better, and one that failed."""
+    spec: dict[str, Any] = {
+        "name": "unit",
+        "base": train_config.to_dict(),
+        "space": {"training.learning_rate": [1e-4, 1e-3, 1e-2]},
+        "search": {"algorithm": "grid", "num_trials": 3, "enqueue_base": False},
+        "early_stopping": {"enabled": False, "max_epochs": 2},
+    }
+    study = Study(SweepConfig.model_validate(spec), InMemoryStorage())
+    search = Search(study)
+    for value in (0.25, 0.5, None):
+        record = search.ask()
+        assert record is not None
+        for epoch in (1, 2) if value else ():
+            study.report(record.number, epoch, dict.fromkeys(METRICS, value), last=epoch == 2)
+        if value is None:
+            study.note(record.number, error="the loss is not finite")
+        study.finish(record.number, failed=value is None)
+    return study
+
+
+class TestDataset:
+    def test_it_has_the_fingerprint_of_the_cache_and_what_is_in_it(self, train_config: TrainConfig) -> None:
+        card = descriptions.dataset_card(train_config.data)
+        assert ensure_cache(train_config.data).name.endswith(card.digest)
+        assert (card.name, card.source, card.builtin) == ("two_rooms", "two_rooms", True)
+        assert card.profile["trajectories"] == 40
+        assert card.profile["rows"] == 40 * 13
+        assert card.profile["observation"] == "32 x 32 x 3 uint8"
+        assert card.profile["actions"] == "2 numbers"
+
+    def test_mlflow_reads_it_back(self, canonical_h5: Callable[..., Path], tmp_path: Path) -> None:
+        path = canonical_h5(observation="vector", actions="discrete")
+        dataset = descriptions.dataset_card(DataConfig(path=path, cache_dir=tmp_path / "cache")).entity().dataset
+        source = get_dataset_source_from_json(dataset.source, source_type=dataset.source_type)
+        assert source.uri == str(path)
+        features = TensorDatasetSchema.from_dict(json.loads(dataset.schema)).features
+        assert {t.name: (t.type, t.shape) for t in features.inputs} == {
+            "observation": (np.dtype(np.float32), (-1, 3)),
+            "action": (np.dtype(np.int64), (-1,)),
+            "state": (np.dtype(np.float32), (-1, 2)),
+        }
+        assert json.loads(dataset.profile)["actions"] == "4 discrete"
+
+    def test_another_preparation_is_another_digest(self, train_config: TrainConfig) -> None:
+        other = train_config.with_overrides({"data.grayscale": True}).data
+        assert descriptions.dataset_card(other).digest != descriptions.dataset_card(train_config.data).digest
+
+
+class TestWords:
+    def test_at_the_end_they_say_what_is_best_what_it_took_and_how_to_go_on(self, study: Study) -> None:
+        text = descriptions.ending(study, results.ranking(study))
+        assert "### Best: `trial_00001`, val_rollout_mrr **0.5**" in text
+        assert "| `training.learning_rate`&emsp; | 0.001&emsp; |" in text
+        assert "3 trials (2 complete, 1 failed); 4 of 6 epochs (67%)" in text
+        assert "python -m jepa_ray.train --config best_config.yaml" in text
+        assert 'mlflow.pyfunc.load_model("models:/unit@best")' in text
+
+    def test_a_sweep_that_has_only_failed_says_so(self, study: Study) -> None:
+        text = descriptions.ending(study, [record for record in results.ranking(study) if record.error])
+        assert text.startswith("Every trial failed: the loss is not finite")
+
+    def test_at_the_beginning_they_say_what_is_tried(self, study: Study) -> None:
+        text = descriptions.beginning(study.spec, 3)
+        assert "**max val_rollout_mrr**: 3 trials of at most 2 epochs, by grid with none" in text
+        assert "| `training.learning_rate`&emsp; | [0.0001, 0.001, 0.01]&emsp; |" in text
+
+    def test_what_is_not_registered_is_not_promised(self, study: Study) -> None:
+        tracking = study.spec.tracking.model_copy(update={"registered_model": None})
+        study.spec = study.spec.model_copy(update={"tracking": tracking})
+        assert study.spec.registered_model is None
+        assert "load_model" not in descriptions.ending(study, results.ranking(study))

@@ -1,0 +1,113 @@
+"""A real server that is killed, and one that never comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from tracking_server import Server
+
+from jepa_ray.config import TrackingConfig
+from jepa_ray.errors import ConfigError, StorageError
+from jepa_ray.tracking import Tracker, retry
+from jepa_ray.tracking.retry import patiently
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
+
+
+def test_what_is_logged_while_the_server_is_gone_is_there_afterwards(server: Server, tmp_path: Path) -> None:
+    tracker = Tracker(TrackingConfig(uri=server.uri), tmp_path, "unit")
+    run = tracker.open_run("p", "sweep", {"a": 1})
+    tracker.log_epoch(run, 1, {"val_loss": 0.1})
+    tracker.flush()
+    server.kill()
+    began = time.monotonic()
+    for epoch in range(2, 12):
+        tracker.log_epoch(run, epoch, {"val_loss": epoch / 10})
+    late = tracker.open_run("p/0", "trial", {"b": 2}, parent=run)
+    tracker.log_epoch(late, 1, {"val_loss": 0.7})
+    (tmp_path / "spec.yaml").write_text("name: x")
+    tracker.attach(run, [tmp_path / "spec.yaml"])
+    tracker.close_run(late)
+    assert time.monotonic() - began < 0.5  # nobody waits for it
+    time.sleep(2)  # until the writer has met the closed door
+    server.start()
+    tracker.flush()
+    client = MlflowClient(server.uri)
+    steps = [(m.step, m.value) for m in client.get_metric_history(run.result(), "val_loss")]
+    assert sorted(steps) == [(epoch, epoch / 10) for epoch in range(1, 12)]
+    found = client.get_run(late.result())
+    assert (found.data.params, found.info.status) == ({"b": "2"}, "FINISHED")
+    assert [f.path for f in client.list_artifacts(run.result())] == ["spec.yaml"]
+    assert len(tracker.known_runs("p")) == 2
+
+
+def test_a_server_that_stays_away_ends_the_session(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "PATIENCE_S", 1.0)
+    tracker = Tracker(TrackingConfig(uri=server.uri), tmp_path, "unit")
+    tracker.open_run("away", "sweep", {})
+    tracker.flush()
+    server.kill()
+    try:
+        tracker.open_run("away/0", "trial", {})
+        with pytest.raises(StorageError, match=r"cannot be written \(API request.*the same command continues"):
+            tracker.flush()
+    finally:
+        server.start()
+
+
+def test_a_server_that_never_was_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jepa_ray.tracking.tracker.OPENING_S", 0.5)
+    with pytest.raises(ConfigError, match=r"tracking\.uri http://127\.0\.0\.1:9: cannot be opened"):
+        Tracker(TrackingConfig(uri="http://127.0.0.1:9"), tmp_path, "unit")
+
+
+class TestPatiently:
+    @pytest.fixture(autouse=True)
+    def at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(retry, "PAUSES_S", ())
+        monkeypatch.setattr(retry, "PAUSE_S", 0.01)
+
+    def test_it_tries_again_while_the_server_is_away_and_tells_of_each_failure(self) -> None:
+        failures = [ConnectionError("a"), ConnectionError("b")]
+        missed = []
+
+        def write() -> str:
+            if failures:
+                raise failures.pop()
+            return "written"
+
+        assert patiently(write, 10, lambda: missed.append(1)) == "written"
+        assert len(missed) == 2
+
+    def test_what_no_later_try_can_mend_is_raised_at_once(self) -> None:
+        tried = []
+
+        def write() -> None:
+            tried.append(1)
+            raise FileNotFoundError("no such artifact")
+
+        with pytest.raises(FileNotFoundError):
+            patiently(write, 10)
+        assert len(tried) == 1
+
+    def test_it_gives_up(self) -> None:
+        def write() -> None:
+            raise ConnectionError("still away")
+
+        began = time.monotonic()
+        with pytest.raises(ConnectionError, match="still away"):
+            patiently(write, 0.1)
+        assert 0.1 <= time.monotonic() - began < 2
