@@ -35,7 +35,7 @@ from jepa_ray.train.loop import Trainer
 
 CONFIG = Path(__file__).parents[1] / "configs/two_rooms.yaml"
 WITHIN = 0.05  # of the best: the fewest processes that do so well are advised
-PATIENCE_S = 300.0  # for a process to warm up
+TIMEOUT_S = 300.0  # for a process to warm up
 MB = 1e6
 
 
@@ -98,7 +98,7 @@ def together(config: TrainConfig, number: int, seconds: float, device: str) -> T
     ranks = [context.Process(target=train, args=(config, seconds, device, barrier, results)) for _ in range(number)]
     for rank in ranks:
         rank.start()
-    done = [results.get(timeout=2 * PATIENCE_S + seconds) for _ in ranks]
+    done = [results.get(timeout=2 * TIMEOUT_S + seconds) for _ in ranks]
     for rank in ranks:
         rank.join()
     if None in done:
@@ -125,14 +125,14 @@ def trained(config: TrainConfig, seconds: float, device: str, barrier: Any) -> t
     torch.set_num_threads(1)
     trainer = Trainer(config, TrajectoryDataset.from_config(config.data, torch.device(device)))
     trainer.run_epoch()
-    barrier.wait(PATIENCE_S)
+    barrier.wait(TIMEOUT_S)
     epochs, passed, began = 0, 0.0, time.perf_counter()
     while passed < seconds:
         trainer.run_epoch()
         epochs, passed = epochs + 1, time.perf_counter() - began
     there = torch.cuda.max_memory_reserved() / MB if device == "cuda" else 0.0
     here = psutil.Process().memory_full_info().pss / MB
-    barrier.wait(PATIENCE_S)  # nobody ends, and gives memory back, while others still train
+    barrier.wait(TIMEOUT_S)  # nobody ends, and gives memory back, while others still train
     return epochs * trainer.steps_per_epoch * config.training.batch_size / passed, there, here
 
 

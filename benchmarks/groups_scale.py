@@ -44,7 +44,7 @@ from jepa_ray.sweep.trial import SweepTrial
 
 ROOT = Path(__file__).parents[1]
 MB, GB = 1e6, 1e9
-PATIENCE_S = 900.0  # for all groups of a sweep to train their epoch
+TIMEOUT_S = 900.0  # for all groups of a sweep to train their epoch
 SETTLE_S = 3.0
 
 # Kinds of processes by what their command begins with or contains; the first that fits counts.
@@ -184,7 +184,7 @@ def wait_for_all(process: psutil.Popen, groups: int, folder: Path, spare: float)
             return Seen(groups, up, seconds)
         if not process.is_running() or process.poll() is not None:
             raise psutil.NoSuchProcess(process.pid)
-        assert seconds < PATIENCE_S, ("groups that trained", up, (folder / "log").read_text()[-2000:])
+        assert seconds < TIMEOUT_S, ("groups that trained", up, (folder / "log").read_text()[-2000:])
         time.sleep(0.5)
 
 

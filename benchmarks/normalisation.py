@@ -17,7 +17,7 @@ from torch import nn
 from jepa_ray.config import TrainConfig, load_train_config
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.model.encoders import Normalise
-from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import Trainer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "two_rooms.yaml"
@@ -35,7 +35,7 @@ def curve(
     config: TrainConfig, dataset: TrajectoryDataset, epochs: int, *, normalise: bool
 ) -> list[tuple[float, float]]:
     """(val_rollout_mrr, embedding_std) after each epoch."""
-    trainer = Trainer(config, dataset, Ranks())
+    trainer = Trainer(config, dataset, Communicator())
     if not normalise:
         only_scale(trainer.state.model)
     results = [trainer.run_epoch() for _ in range(epochs)]

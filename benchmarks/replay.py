@@ -42,7 +42,7 @@ from jepa_ray.files import write_atomically
 from jepa_ray.sweep.search import space
 from jepa_ray.sweep.search.scheduler import TuneScheduler
 from jepa_ray.sweep.search.searcher import TuneSearcher
-from jepa_ray.sweep.search.stopping import make_rule
+from jepa_ray.sweep.search.stopping import make_stopping_rule
 from jepa_ray.sweep.storage.study import Study
 
 HERE = Path(__file__).parent
@@ -145,7 +145,7 @@ class Sweep(Pair):
         self._study = Study(spec, optuna.storages.InMemoryStorage())
         searcher = TuneSearcher(self._study)
         self._study.optuna.sampler = sampler or self._study.optuna.sampler
-        super().__init__(searcher, TuneScheduler(make_rule(spec), self._study))
+        super().__init__(searcher, TuneScheduler(make_stopping_rule(spec), self._study))
 
     def point(self, trial: SimpleNamespace) -> Point:
         return tuple(trial.config["overrides"].values())

@@ -33,9 +33,9 @@ from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.files import write_atomically
 from jepa_ray.planning.success import plan_success
 from jepa_ray.train.checkpoint import describe, load_model, read_checkpoint, rebuild, to_bytes
-from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import Trainer
-from jepa_ray.train.validation import evaluate
+from jepa_ray.train.validation import validate
 
 HERE = Path(__file__).parent
 SPEC = HERE.parent / "sweeps/grid_full.yaml"
@@ -176,7 +176,7 @@ def measure_epoch(path: Path) -> dict[str, float]:
     dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
     return {
         "train_loss": stored["metrics"]["train_loss"],
-        **evaluate(model, dataset, Ranks(), config.training.rollout_horizon),
+        **validate(model, dataset, Communicator(), config.training.rollout_horizon),
     }
 
 

@@ -55,7 +55,7 @@ def _key_list(keys: list[reference.Key]) -> str:
     for key in keys:
         about = re.sub(r"^Section `[\w.]+`: ", "", key.description)
         about = about[:1].upper() + about[1:]
-        facts = f"*{_emphasised(key.facts)}*"
+        facts = f"*{_emphasised(key.constraints)}*"
         if key.name in parents:
             level = "##" if "." not in key.name else "###"
             sections[key.name] = [f"{level} `{key.name}`", "", about, "", *([] if key.is_section else [facts, ""])]

@@ -22,7 +22,7 @@ Sets = Annotated[
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Output root.")]
 
 
-LONGEST_ERROR = 2000  # characters: a hostile value may be a megabyte
+MAX_ERROR_LENGTH = 2000  # characters: a hostile value may be a megabyte
 
 
 class MaskingConsole(Console):
@@ -73,6 +73,6 @@ def _run(app: typer.Typer, prog: str) -> int:
 def in_one_line(text: str) -> str:
     """`text`, with what does not print escaped: a name may hold line breaks, or codes that a terminal obeys."""
     text = secrets.mask(text)
-    if len(text) > LONGEST_ERROR:
-        text = f"{text[:LONGEST_ERROR]}... ({len(text):,} characters)"
+    if len(text) > MAX_ERROR_LENGTH:
+        text = f"{text[:MAX_ERROR_LENGTH]}... ({len(text):,} characters)"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

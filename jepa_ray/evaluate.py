@@ -65,11 +65,11 @@ def _print_validation(model: JEPA, config: TrainConfig, console: Console) -> Non
     from jepa_ray.diagnosis import diagnose
     from jepa_ray.errors import DataError
     from jepa_ray.train import validation
-    from jepa_ray.train.collectives import Ranks
+    from jepa_ray.train.collectives import Communicator
 
     dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
     try:
-        measured = validation.evaluate(model, dataset, Ranks(), config.training.rollout_horizon)
+        measured = validation.validate(model, dataset, Communicator(), config.training.rollout_horizon)
     except RuntimeError as error:  # torch says what did not fit
         raise DataError(f"the data does not fit the model: {str(error).splitlines()[0]}") from None
     table = Table(title=f"{len(dataset.val_lengths)} validation trajectories", title_justify="left", box=None)

@@ -21,7 +21,7 @@ from jepa_ray.config import yaml_loader
 from jepa_ray.errors import ConfigError
 
 PARTIAL = ".partial"
-MOST_SHOWN = 5  # differences named in one line
+MAX_SHOWN = 5  # differences named in one line
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -111,9 +111,9 @@ class RunFolder:
         if all(key in growing and isinstance(old, int) and old < new for key, (old, new) in changed.items()):
             return True
         shown = [f"{key} {old} -> {new}" for key, (old, new) in changed.items()]
-        more = f" (and {len(shown) - MOST_SHOWN} more)" if len(shown) > MOST_SHOWN else ""
+        more = f" (and {len(shown) - MAX_SHOWN} more)" if len(shown) > MAX_SHOWN else ""
         raise ConfigError(
-            f"{path}: was begun with other settings: {', '.join(shown[:MOST_SHOWN])}{more}; give the new run another"
+            f"{path}: was begun with other settings: {', '.join(shown[:MAX_SHOWN])}{more}; give the new run another"
             " name, or start over with --fresh"
         )
 

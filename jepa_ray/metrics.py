@@ -37,7 +37,7 @@ class CandidateRanks(NamedTuple):
 
 
 class RolloutRanks(NamedTuple):
-    """Ranks of the true future embedding for each open-loop prediction, by the kind of its rivals."""
+    """Communicator of the true future embedding for each open-loop prediction, by the kind of its rivals."""
 
     within: CandidateRanks  # the other time steps of the same trajectory
     across: CandidateRanks  # the same time step of the other trajectories

@@ -17,7 +17,7 @@ from jepa_ray.world_model import WorldModel, load
 WEIGHTS = "best_jepa_model.pt"
 
 
-class ServedModel:
+class PyfuncModel:
     """What `mlflow.pyfunc.load_model` gives: `predict`, and the `WorldModel` itself by `get_raw_model()`."""
 
     def __init__(self, model: WorldModel) -> None:
@@ -53,6 +53,6 @@ class ServedModel:
         return {"embeddings": state.cpu().numpy(), "predictions": ahead.cpu().numpy()}
 
 
-def _load_pyfunc(folder: str) -> ServedModel:
+def _load_pyfunc(folder: str) -> PyfuncModel:
     """MLflow's entry point: `folder` is what the model was saved with."""
-    return ServedModel(load(Path(folder) / WEIGHTS))
+    return PyfuncModel(load(Path(folder) / WEIGHTS))

@@ -26,7 +26,7 @@ from jepa_ray.config import is_uri
 from jepa_ray.errors import ConfigError, StorageError
 from jepa_ray.files import write_atomically
 
-PATIENCE_S = 60.0  # that a store may be away, or a network; twice as long as it takes S3 to move elsewhere
+RETRY_FOR_S = 60.0  # that a store may be away, or a network; twice as long as it takes S3 to move elsewhere
 PAUSE_S = 2.0
 T = TypeVar("T")
 
@@ -74,12 +74,12 @@ class Storage:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-        return self._patiently(attempt, name)
+        return self._with_retries(attempt, name)
 
     def write(self, name: str, data: bytes) -> None:
         """Write an object whole, in the place of an older one. Raises `StorageError`."""
         if is_uri(self.uri):
-            self._patiently(lambda: self._upload(name, data), name)
+            self._with_retries(lambda: self._upload(name, data), name)
             return
         try:
             write_atomically(Path(self._at(name)), data)
@@ -98,7 +98,7 @@ class Storage:
             with contextlib.suppress(FileNotFoundError):
                 self._fs.delete_file(self._at(name))
 
-        self._patiently(attempt, name)
+        self._with_retries(attempt, name)
 
     def each(self, work: Callable[[str], T], names: Iterable[str]) -> list[T]:
         """`work` on every name, several at once: a request to an object store is mostly waiting."""
@@ -107,13 +107,13 @@ class Storage:
 
     def names(self, folder: str = "", *, recursive: bool = False) -> list[str]:
         """Names of the objects in a folder, below this one, sorted. Raises `StorageError`."""
-        found = self._patiently(lambda: self._list(folder, recursive=recursive), folder)
+        found = self._with_retries(lambda: self._list(folder, recursive=recursive), folder)
         root = self._root.rstrip("/") + "/"
         return sorted(info.path.removeprefix(root) for info in found if info.is_file)
 
     def stamp(self, name: str) -> tuple[int, int] | None:
         """Size in bytes and time of change in ns of an object; None if there is none. Raises `StorageError`."""
-        info = self._patiently(lambda: self._fs.get_file_info(self._at(name)), name)
+        info = self._with_retries(lambda: self._fs.get_file_info(self._at(name)), name)
         return (info.size, info.mtime_ns or 0) if info.is_file else None
 
     def download(self, name: str, path: Path) -> None:
@@ -125,7 +125,7 @@ class Storage:
                 while block := source.read(_BLOCK):
                     target.write(block)
 
-        self._patiently(attempt, name)
+        self._with_retries(attempt, name)
 
     def upload(self, path: Path, name: str) -> None:
         """Copy a local file to an object. Raises `StorageError`."""
@@ -138,7 +138,7 @@ class Storage:
             to._make_folder(name)
             self._fs.move(self._at(name), to._at(name))
 
-        self._patiently(attempt, name)
+        self._with_retries(attempt, name)
 
     def _make_folder(self, name: str) -> None:
         """The folder of an object, where there are folders: an object store has but names."""
@@ -154,9 +154,9 @@ class Storage:
         except NotADirectoryError:
             return []
 
-    def _patiently(self, attempt: Callable[[], T], name: str) -> T:
+    def _with_retries(self, attempt: Callable[[], T], name: str) -> T:
         """What `attempt` returns; a store that is away is waited for. The files of this machine are not."""
-        deadline = time.monotonic() + (PATIENCE_S if is_uri(self.uri) else 0.0)
+        deadline = time.monotonic() + (RETRY_FOR_S if is_uri(self.uri) else 0.0)
         while True:
             try:
                 return attempt()

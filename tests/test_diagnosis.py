@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from jepa_ray.config import DataConfig, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.diagnosis import Condition, diagnose, remedies
-from jepa_ray.train.collectives import Ranks
-from jepa_ray.train.validation import evaluate
+from jepa_ray.train.collectives import Communicator
+from jepa_ray.train.validation import validate
 
 HORIZON = 3
 
@@ -92,13 +92,13 @@ PLANTED = {
 
 @pytest.mark.parametrize("condition", PLANTED)
 def test_planted_models_get_the_right_diagnosis(walk: TrajectoryDataset, condition: Condition) -> None:
-    measured = evaluate(PLANTED[condition], walk, Ranks(), HORIZON)  # type: ignore[arg-type]
+    measured = validate(PLANTED[condition], walk, Communicator(), HORIZON)  # type: ignore[arg-type]
     diagnosis = diagnose(measured)
     assert diagnosis.condition is condition, (str(diagnosis), measured)
 
 
 def test_a_perfect_model_has_perfect_metrics(walk: TrajectoryDataset) -> None:
-    measured = evaluate(PLANTED[Condition.HEALTHY], walk, Ranks(), HORIZON)  # type: ignore[arg-type]
+    measured = validate(PLANTED[Condition.HEALTHY], walk, Communicator(), HORIZON)  # type: ignore[arg-type]
     assert measured["val_rollout_mrr"] == pytest.approx(1.0, abs=1e-3)
     assert measured["rollout_probe_r2"] == pytest.approx(1.0, abs=1e-3)
     assert measured["val_skill"] == pytest.approx(1.0, abs=1e-3)
@@ -117,14 +117,14 @@ def test_repeated_observations_lower_the_ceiling_as_a_perfect_model_is_lowered(
     config = DataConfig(path=path, cache_dir=tmp_path, val_fraction=0.5)
     dataset = TrajectoryDataset.from_config(config, torch.device("cpu"))
     clock = Planted(lambda rows: rows, lambda state, action: (state + 1) % 3)
-    measured = evaluate(clock, dataset, Ranks(), 1)  # type: ignore[arg-type]
+    measured = validate(clock, dataset, Communicator(), 1)  # type: ignore[arg-type]
     assert measured["val_mrr_ceiling"] == pytest.approx(measured["val_rollout_mrr"])
     assert 0.2 < measured["val_mrr_ceiling"] < 0.8
     assert "at best" in str(diagnose(measured))
 
 
 def test_a_copying_model_scores_its_copies(walk: TrajectoryDataset) -> None:
-    measured = evaluate(PLANTED[Condition.COPIES_LAST_STATE], walk, Ranks(), HORIZON)  # type: ignore[arg-type]
+    measured = validate(PLANTED[Condition.COPIES_LAST_STATE], walk, Communicator(), HORIZON)  # type: ignore[arg-type]
     assert measured["val_rollout_mrr"] == measured["val_mrr_copy"] < 0.6
     assert measured["persistence_ratio"] == pytest.approx(1.0)
     assert measured["action_gap"] == pytest.approx(1.0)
@@ -132,7 +132,7 @@ def test_a_copying_model_scores_its_copies(walk: TrajectoryDataset) -> None:
 
 def test_loss_and_cosine_prefer_the_collapsed_model_and_the_rank_does_not(walk: TrajectoryDataset) -> None:
     good, collapsed = (
-        evaluate(PLANTED[condition], walk, Ranks(), HORIZON)  # type: ignore[arg-type]
+        validate(PLANTED[condition], walk, Communicator(), HORIZON)  # type: ignore[arg-type]
         for condition in (Condition.COPIES_LAST_STATE, Condition.SCALE_COLLAPSE)
     )
     assert collapsed["val_loss"] < good["val_loss"]
@@ -145,7 +145,7 @@ def test_too_few_trajectories_are_no_evidence_of_collapse(train_config: TrainCon
     few = train_config.with_overrides({"data.val_fraction": 0.05}).data
     dataset = TrajectoryDataset.from_config(few, torch.device("cpu"))
     assert len(dataset.val_lengths) == 2
-    measured = evaluate(PLANTED_PIXELS, dataset, Ranks(), 2)  # type: ignore[arg-type]
+    measured = validate(PLANTED_PIXELS, dataset, Communicator(), 2)  # type: ignore[arg-type]
     diagnosis = diagnose(measured)
     assert diagnosis.condition is Condition.UNTESTED
     assert not diagnosis.collapsed

@@ -122,7 +122,7 @@ def test_a_key_without_a_description_would_be_found() -> None:
 
 
 def test_the_reference_knows_kinds_ranges_and_defaults() -> None:
-    facts = {key.name: key.facts for key in reference.find(None)}
+    facts = {key.name: key.constraints for key in reference.find(None)}
     assert facts["training.ema_decay"] == "number, ≥ 0 and < 1, default 0.995"
     assert facts["model.encoder_type"] == "one of vit, cnn, mlp, default vit"
     assert facts["data.resize"] == "list of 2 whole numbers or null, ≥ 1 and ≤ 4096, default null"

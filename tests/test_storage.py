@@ -108,7 +108,7 @@ class TestOpening:
         self, s3: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         gone = f"s3://{stores.BUCKET}/x?endpoint_override=127.0.0.1:1&scheme=http"
-        monkeypatch.setattr(storage, "PATIENCE_S", 0.0)
+        monkeypatch.setattr(storage, "RETRY_FOR_S", 0.0)
         with pytest.raises(StorageError, match="s3://jepa/x"):
             Storage(gone).write("a", b"x")
 

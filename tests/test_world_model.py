@@ -15,14 +15,14 @@ from jepa_ray.config import TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import DataError
 from jepa_ray.train import checkpoint as ckpt
-from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import Trainer
 from jepa_ray.world_model import ENCODE_ROWS, WorldModel
 
 
 def save_model(config: TrainConfig, dataset: TrajectoryDataset, path: Path) -> Path:
     """A model checkpoint with initial weights."""
-    trainer = Trainer(config, dataset, Ranks())
+    trainer = Trainer(config, dataset, Communicator())
     checkpoint = ckpt.describe(config, dataset.spec) | {"model": trainer.state.model.state_dict()}
     path.write_bytes(ckpt.to_bytes(checkpoint))
     return path

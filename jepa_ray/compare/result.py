@@ -21,7 +21,7 @@ SIDES: tuple[Side, ...] = get_args(Side)
 
 
 @dataclass(frozen=True)
-class Job:
+class ComparisonRun:
     """One run to be measured."""
 
     side: Side
@@ -81,8 +81,8 @@ class Measured:
     planning_skipped: str | None  # why there is no `planning`
 
     @property
-    def job(self) -> Job:
-        return Job(self.side, self.seed)
+    def job(self) -> ComparisonRun:
+        return ComparisonRun(self.side, self.seed)
 
     def final(self, metric: str) -> float | None:
         """A metric of the last epoch, None where the data does not allow it."""

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from jepa_ray.compare.measure import run_apart
 from jepa_ray.compare.picture import save_picture
-from jepa_ray.compare.result import SIDES, Job, Measured, load
+from jepa_ray.compare.result import SIDES, ComparisonRun, Measured, load
 from jepa_ray.compare.table import Comparison, compare
 from jepa_ray.config import TrainConfig, dump_yaml
 from jepa_ray.data.dataset import TrajectoryDataset
@@ -33,7 +33,7 @@ from jepa_ray.errors import ConfigError, Interrupted, JepaRayError, TrialError
 from jepa_ray.files import RunFolder, write_atomically
 from jepa_ray.machine import Machine
 from jepa_ray.model.learner import build_learner
-from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import windows
 
 GRACE_S = 5.0  # for a process to end on request, before it is killed
@@ -83,13 +83,13 @@ def run_comparison(
     return runs
 
 
-def order(first_seed: int, seeds: int) -> list[Job]:
+def order(first_seed: int, seeds: int) -> list[ComparisonRun]:
     """Both sides in turns, and each first in turns: what slows a machine down hits both alike."""
     turns = [SIDES if i % 2 == 0 else SIDES[::-1] for i in range(seeds)]
-    return [Job(side, first_seed + i) for i, sides in enumerate(turns) for side in sides]
+    return [ComparisonRun(side, first_seed + i) for i, sides in enumerate(turns) for side in sides]
 
 
-def config_of(job: Job, config: TrainConfig) -> TrainConfig:
+def config_of(job: ComparisonRun, config: TrainConfig) -> TrainConfig:
     """The run's own config; the best epoch is the one of the largest val_rollout_mrr, on both sides."""
     overrides = {
         "training.objective": job.side,
@@ -110,8 +110,8 @@ def check_comparable(config: TrainConfig, console: Console) -> None:
         dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
     windows(config.training, dataset)
     for side in SIDES:
-        side_config = config_of(Job(side, config.experiment.seed), config)
-        build_learner(side_config.model, side_config.training, dataset.spec, Ranks().average)
+        side_config = config_of(ComparisonRun(side, config.experiment.seed), config)
+        build_learner(side_config.model, side_config.training, dataset.spec, Communicator().average)
 
 
 def _check_training(config: TrainConfig) -> None:
@@ -142,7 +142,7 @@ def _check_training(config: TrainConfig) -> None:
 class _Run:
     """One run of the comparison, done before or to be done in a process of its own."""
 
-    job: Job
+    job: ComparisonRun
     config: TrainConfig
     settings: Settings
     folder: Path

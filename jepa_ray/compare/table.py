@@ -22,7 +22,7 @@ Values = Sequence[float]  # one a seed; infinity where a target was not reached
 
 
 @dataclass(frozen=True)
-class Figure:
+class Quantity:
     """Something measured once per run that has a better direction."""
 
     label: str
@@ -68,7 +68,7 @@ class Claim:
 
     text: str
     ahead: Side
-    figures: Sequence[Figure]
+    figures: Sequence[Quantity]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def claims(target: float) -> dict[str, Claim]:
         "speed": Claim(
             "JEPA trains faster than generative models",
             "jepa",
-            (Figure("training samples/s", lambda r: r.samples_per_s, larger_is_better=True),),
+            (Quantity("training samples/s", lambda r: r.samples_per_s, larger_is_better=True),),
         ),
         "stability": Claim("JEPA is more stable, as its EMA target prevents collapse", "jepa", STABILITY),
         "interpretability": Claim(
@@ -137,18 +137,18 @@ def claims(target: float) -> dict[str, Claim]:
     }
 
 
-def _efficiency(target: float) -> tuple[Figure, ...]:
+def _efficiency(target: float) -> tuple[Quantity, ...]:
     goal = f"val_rollout_mrr {target:g}"
     return (
-        Figure(f"seconds to {goal}", lambda r: r.reached(target, "seconds"), larger_is_better=False, digits=1),
-        Figure(f"epochs to {goal}", lambda r: r.reached(target, "epoch"), larger_is_better=False),
-        Figure("val_rollout_mrr at the end", lambda r: r.final("val_rollout_mrr"), larger_is_better=True, digits=3),
-        Figure(
+        Quantity(f"seconds to {goal}", lambda r: r.reached(target, "seconds"), larger_is_better=False, digits=1),
+        Quantity(f"epochs to {goal}", lambda r: r.reached(target, "epoch"), larger_is_better=False),
+        Quantity("val_rollout_mrr at the end", lambda r: r.final("val_rollout_mrr"), larger_is_better=True, digits=3),
+        Quantity(
             "peak MB of memory above idle",
             lambda r: r.memory.above_idle_mb if r.memory else None,
             larger_is_better=False,
         ),
-        Figure(
+        Quantity(
             "planning success of the best model",
             lambda r: r.planning.success.value if r.planning else None,
             larger_is_better=True,
@@ -158,14 +158,14 @@ def _efficiency(target: float) -> tuple[Figure, ...]:
 
 
 STABILITY = (
-    Figure(
+    Quantity(
         "fall of val_rollout_mrr, best epoch to end",
         lambda r: r.best_mrr - (r.final("val_rollout_mrr") or 0),
         larger_is_better=False,
         digits=3,
         ratio=False,
     ),
-    Figure(
+    Quantity(
         "runs collapsed at the end",
         lambda r: float(r.collapsed),
         larger_is_better=False,
@@ -174,7 +174,7 @@ STABILITY = (
     ),
 )
 
-READABLE = Figure(
+READABLE = Quantity(
     "rollout_probe_r2 at the end",
     lambda r: r.final("rollout_probe_r2"),
     larger_is_better=True,
@@ -189,10 +189,10 @@ CONTEXT: dict[str, tuple[tuple[str, Callable[[Runs], str]], ...]] = {
         ("planning success of random actions", lambda runs: _random_floor(runs)),
         (
             "peak MB of memory, idle included",
-            Figure("", lambda r: r.memory.peak_mb if r.memory else None, larger_is_better=False).cell,
+            Quantity("", lambda r: r.memory.peak_mb if r.memory else None, larger_is_better=False).cell,
         ),
     ),
-    "speed": (("epochs in that time", Figure("", lambda r: len(r.curve), larger_is_better=True).cell),),
+    "speed": (("epochs in that time", Quantity("", lambda r: len(r.curve), larger_is_better=True).cell),),
     "stability": (("spread of val_rollout_mrr at the end, max - min", lambda runs: _spread(runs)),),
     "interpretability": (("a prediction can be seen as", lambda runs: _form(runs[0])),),
 }
@@ -244,7 +244,7 @@ def judge(claim: Claim, jepa: Runs, generative: Runs) -> str:
     return f'the figures {verdict} "{claim.text}": {"; ".join(parts)}.'
 
 
-def finding(figure: Figure, jepa: Runs, generative: Runs) -> Finding | None:
+def finding(figure: Quantity, jepa: Runs, generative: Runs) -> Finding | None:
     """Which side is ahead in a figure: the one all of whose seeds are. None where it was not measured."""
     ours, theirs = figure.compared(jepa), figure.compared(generative)
     if not ours or not theirs:
@@ -256,7 +256,7 @@ def finding(figure: Figure, jepa: Runs, generative: Runs) -> Finding | None:
     return Finding("jepa" if jepa_ahead else "generative", f"{figure.label} ({_against(figure, ahead, behind)})")
 
 
-def _against(figure: Figure, ahead: Runs, behind: Runs) -> str:
+def _against(figure: Quantity, ahead: Runs, behind: Runs) -> str:
     """How far ahead: two medians, and their quotient where it means something."""
     if figure.summary:
         return f"{figure.summary(ahead)}, against {figure.summary(behind)}"

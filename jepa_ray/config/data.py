@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from jepa_ray import secrets
 from jepa_ray.config.fields import Section, Uri
 
-MOST_SIMULATED = 256 << 30  # bytes
+MAX_SIMULATED_BYTES = 256 << 30  # bytes
 
 
 class TwoRoomsConfig(Section):
@@ -30,10 +30,10 @@ class TwoRoomsConfig(Section):
     @model_validator(mode="after")
     def _fits_a_disk(self) -> Self:
         size = self.trajectories * (self.steps + 1) * self.image_size**2 * 3
-        if size > MOST_SIMULATED:
+        if size > MAX_SIMULATED_BYTES:
             raise ValueError(
                 f"trajectories x steps x image_size^2 are {size / 2**30:,.0f} GiB of frames, but at most"
-                f" {MOST_SIMULATED // 2**30} GiB are simulated"
+                f" {MAX_SIMULATED_BYTES // 2**30} GiB are simulated"
             )
         return self
 

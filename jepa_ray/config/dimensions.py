@@ -21,9 +21,9 @@ from pydantic import (
     model_validator,
 )
 
-MOST_VALUES = 10**6  # of a range that is gone through one by one
-MOST_CHOICES = 2000
-MOST_CONTEXTS = 10_000  # combinations of other keys' values that a condition may allow
+MAX_VALUES = 10**6  # of a range that is gone through one by one
+MAX_CHOICES = 2000
+MAX_CONTEXTS = 10_000  # combinations of other keys' values that a condition may allow
 
 
 class _Mapping(BaseModel):
@@ -70,9 +70,9 @@ class Range(_Mapping):
         if self.log and self.step is not None:
             raise ValueError("log and step cannot be combined")
         step = self.step or (1 if self.integer else None)
-        if step and (self.high - self.low) / step > MOST_VALUES:
+        if step and (self.high - self.low) / step > MAX_VALUES:
             raise ValueError(
-                f"low {self.low:g} to high {self.high:g} are more than {MOST_VALUES:,} values: set a larger step, or"
+                f"low {self.low:g} to high {self.high:g} are more than {MAX_VALUES:,} values: set a larger step, or"
                 " leave int and step out"
             )
         return self
@@ -98,7 +98,7 @@ class Range(_Mapping):
 class Choices(_Mapping):
     """A list of choices with a condition: `{choices: [...], when: {...}}`; a plain list has none."""
 
-    choices: list[Any] = Field(min_length=1, max_length=MOST_CHOICES, description="The values, any of them.")
+    choices: list[Any] = Field(min_length=1, max_length=MAX_CHOICES, description="The values, any of them.")
 
 
 def _kind(value: Any) -> str:
@@ -110,7 +110,7 @@ def _kind(value: Any) -> str:
 Dimension = Annotated[
     Annotated[Range, Tag("range")]
     | Annotated[Choices, Tag("conditional")]
-    | Annotated[list[Any], Field(min_length=1, max_length=MOST_CHOICES), Tag("choices")],
+    | Annotated[list[Any], Field(min_length=1, max_length=MAX_CHOICES), Tag("choices")],
     Discriminator(_kind),
 ]
 TAGS = ("range", "conditional", "choices")  # pydantic names them in the places of its errors
@@ -201,9 +201,9 @@ def check_conditions(space: Space) -> None:
     for key in ordered(space):
         when = conditions(space[key])
         counts[key] = math.prod(len(allowed) * counts[parent] for parent, allowed in when.items())
-        if counts[key] > MOST_CONTEXTS:
+        if counts[key] > MAX_CONTEXTS:
             raise ValueError(
-                f"space.{key} exists under more than {MOST_CONTEXTS:,} combinations of other keys' values: simplify"
+                f"space.{key} exists under more than {MAX_CONTEXTS:,} combinations of other keys' values: simplify"
                 " its conditions"
             )
         if next(contexts(space, key), None) is None:

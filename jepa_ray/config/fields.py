@@ -18,7 +18,7 @@ class Section(BaseModel):
     takes_secrets: ClassVar[tuple[str, ...]] = ()  # dotted keys whose value may hold ${env:NAME}
 
 
-MOST = 10**6  # of what is counted one by one: trials, epochs
+MAX_COUNT = 10**6  # of what is counted one by one: trials, epochs
 
 _SCHEME = r"^[a-z][a-z0-9+.-]+://"
 Uri = Annotated[str, Field(pattern=_SCHEME)]
@@ -29,8 +29,8 @@ def is_uri(place: str) -> bool:
     return bool(re.match(_SCHEME, place)) and not place.startswith("file://")
 
 
-Secretive = Annotated[str, AfterValidator(secrets.check)]  # a URI, whose credentials are written ${env:NAME}
-Title = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=250)]  # one line that a database can hold
+UriWithSecrets = Annotated[str, AfterValidator(secrets.check)]  # a URI, whose credentials are written ${env:NAME}
+OneLine = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=250)]  # one line that a database can hold
 
 
 def _is_a_folder_anywhere(name: str) -> str:

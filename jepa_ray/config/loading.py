@@ -46,7 +46,7 @@ def two_rooms_config(overrides: Mapping[str, Any]) -> TwoRoomsConfig:
     return validate(TwoRoomsConfig, dict(overrides), "--set")
 
 
-DEEPEST_KEY = 20  # dots of a dotted key: more than any config has
+MAX_KEY_DEPTH = 20  # dots of a dotted key: more than any config has
 
 
 def parse_sets(sets: Iterable[str]) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def parse_sets(sets: Iterable[str]) -> dict[str, Any]:
     parsed = {}
     for item in sets:
         key, equals, value = item.partition("=")
-        if not equals or not key or key.count(".") > DEEPEST_KEY:
+        if not equals or not key or key.count(".") > MAX_KEY_DEPTH:
             raise ConfigError(f"--set {shortened(item)}: must read dotted.key=value")
         try:
             parsed[key] = yaml_loader.parse(value)

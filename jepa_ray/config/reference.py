@@ -39,7 +39,7 @@ class Key:
     is_section: bool = False
 
     @property
-    def facts(self) -> str:
+    def constraints(self) -> str:
         """Kind, range and default, in one line."""
         default = "must be given" if self.default is None else f"default {self.default}"
         return ", ".join(filter(None, [self.kind, self.limits, "" if self.is_section else default]))
@@ -142,7 +142,7 @@ def config(
 ) -> None:
     """What a config key means: its kind, range and default."""
     for found in find(key):
-        print(f"{found.name}\n    {found.description}\n    {found.facts}")
+        print(f"{found.name}\n    {found.description}\n    {found.constraints}")
 
 
 # --------------------------------------------------------------------------------------- metrics

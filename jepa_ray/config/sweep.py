@@ -11,7 +11,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, mode
 
 from jepa_ray.config import dimensions
 from jepa_ray.config.dimensions import Dimension
-from jepa_ray.config.fields import MOST, Name, Secretive, Section, is_uri, lookup
+from jepa_ray.config.fields import MAX_COUNT, Name, Section, UriWithSecrets, is_uri, lookup
 from jepa_ray.config.planning import NO_PLANNING_WITH, PlanningConfig
 from jepa_ray.config.train import Objective, TrackingConfig, TrainConfig
 from jepa_ray.errors import ConfigError
@@ -41,7 +41,7 @@ class SearchConfig(Section):
         " trial, for few and dear trials, best with scheduler median (EXPERIMENTS.md).",
     )
     num_trials: int = Field(
-        81, ge=1, le=MOST, description="Configurations to try; a finite space ends the sweep earlier."
+        81, ge=1, le=MAX_COUNT, description="Configurations to try; a finite space ends the sweep earlier."
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampler.")
     repeats: int = Field(1, ge=1, description="Runs of each finalist, each with a seed of its own; 1: no repeats.")
@@ -69,16 +69,16 @@ class SearchConfig(Section):
         return self
 
 
-Scheduler = Literal["asha", "hyperband", "median", "none"]
+StoppingRuleName = Literal["asha", "hyperband", "median", "none"]
 
 
 class EarlyStopping(Section):
     """Section `early_stopping`: the budget of a trial, and the rule that ends one before it is spent."""
 
     enabled: bool = Field(True, description="false: every trial trains max_epochs; the same as scheduler none.")
-    scheduler: Scheduler = Field("asha", description="asha, hyperband (brackets of it), median, or none.")
+    scheduler: StoppingRuleName = Field("asha", description="asha, hyperband (brackets of it), median, or none.")
     grace_epochs: int = Field(2, ge=1, description="First rung: no trial is stopped before it.")
-    max_epochs: int = Field(6, ge=1, le=MOST, description="Epochs of a trial that is never stopped.")
+    max_epochs: int = Field(6, ge=1, le=MAX_COUNT, description="Epochs of a trial that is never stopped.")
     reduction_factor: int = Field(3, ge=2, description="A rung of asha or hyperband keeps the best 1/reduction_factor.")
 
     @model_validator(mode="after")
@@ -88,7 +88,7 @@ class EarlyStopping(Section):
         return self
 
     @property
-    def rule(self) -> Scheduler:
+    def rule(self) -> StoppingRuleName:
         """The rule in force."""
         return self.scheduler if self.enabled else "none"
 
@@ -148,7 +148,7 @@ class EvaluationConfig(Section):
     planning: PlanningConfig = PlanningConfig()
 
 
-Goal = Annotated[
+ObjectiveSpec = Annotated[
     Annotated[Objective, Tag("one")] | Annotated[tuple[Objective, ...], Field(min_length=1), Tag("several")],
     Discriminator(lambda value: "several" if isinstance(value, (list, tuple)) else "one"),
 ]
@@ -168,14 +168,14 @@ class SweepConfig(Section):
         max_length=200,
         description="Dotted key -> list of choices, or a range; as a mapping it may have a condition.",
     )
-    goal: Goal = Field(
+    objective_spec: ObjectiveSpec = Field(
         Objective(), alias="objective", description="What decides; of a list the first one, the others are trade-offs."
     )
     search: SearchConfig = SearchConfig()
     early_stopping: EarlyStopping = EarlyStopping()
     resources: Resources = Resources()
     evaluation: EvaluationConfig = EvaluationConfig()
-    storage: Secretive | None = Field(
+    storage: UriWithSecrets | None = Field(
         None,
         min_length=1,
         description="Where the sweep's state lies: a path that all nodes see, or a URI that pyarrow or fsspec knows"
@@ -199,7 +199,7 @@ class SweepConfig(Section):
     @property
     def objectives(self) -> tuple[Objective, ...]:
         """All objectives; the sampler is told of every one."""
-        return (self.goal,) if isinstance(self.goal, Objective) else self.goal
+        return (self.objective_spec,) if isinstance(self.objective_spec, Objective) else self.objective_spec
 
     @property
     def objective(self) -> Objective:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jepa_ray.config.catalogue import CONSTANT, FAKED_BY, SMALLER_IS_BETTER, Metric, Mode
 from jepa_ray.config.data import DataConfig
-from jepa_ray.config.fields import MOST, Name, Secretive, Section, Title
+from jepa_ray.config.fields import MAX_COUNT, Name, OneLine, Section, UriWithSecrets
 from jepa_ray.config.validation import override, validate
 
 
@@ -41,7 +41,7 @@ class MlpConfig(Section):
     depth: int = Field(2, ge=1, description="Hidden layers.")
 
 
-WIDEST, DEEPEST = 1 << 16, 1 << 10  # beyond any model: a larger number is a mistake, or meant to fill the memory
+MAX_WIDTH, MAX_DEPTH = 1 << 16, 1 << 10  # beyond any model: a larger number is a mistake, or meant to fill the memory
 
 
 class ModelConfig(Section):
@@ -76,7 +76,7 @@ class ModelConfig(Section):
             "vit.depth": self.vit.depth,
             "mlp.depth": self.mlp.depth,
         }
-        for sizes, most, what in ((widths, WIDEST, "wide"), (depths, DEEPEST, "deep")):
+        for sizes, most, what in ((widths, MAX_WIDTH, "wide"), (depths, MAX_DEPTH, "deep")):
             if large := next((key for key, size in sizes.items() if size > most), None):
                 raise ValueError(f"{large} is {sizes[large]:g} {what}, but no model is larger than {most}")
         return self
@@ -132,7 +132,7 @@ class TrainingConfig(Section):
     weight_decay: float = Field(1e-4, ge=0, description="AdamW decoupled weight decay, on matrices only.")
     grad_clip_norm: float | None = Field(1.0, gt=0, description="Global gradient norm limit; null: no clipping.")
     batch_size: int = Field(32, ge=1, description="Transitions per optimiser step, over all workers together.")
-    num_epochs: int = Field(100, ge=1, le=MOST, description="Passes over the training transitions.")
+    num_epochs: int = Field(100, ge=1, le=MAX_COUNT, description="Passes over the training transitions.")
     patience: int | None = Field(
         15, ge=1, description="Stop after this many epochs without a better objective; null: never."
     )
@@ -203,14 +203,14 @@ class Objective(Section):
 class TrackingConfig(Section):
     """Where MLflow writes."""
 
-    uri: Secretive | None = Field(
+    uri: UriWithSecrets | None = Field(
         None,
         min_length=1,
         description="MLflow tracking URI, a password in it written ${env:NAME}; null: $MLFLOW_TRACKING_URI, else sqlite"
         " under the output root.",
     )
-    experiment: Title | None = Field(None, description="MLflow experiment; null: the name of the sweep or run.")
-    wandb: Title | None = Field(None, description="A W&B project to log runs and trials to as well.")
+    experiment: OneLine | None = Field(None, description="MLflow experiment; null: the name of the sweep or run.")
+    wandb: OneLine | None = Field(None, description="A W&B project to log runs and trials to as well.")
 
 
 class ExperimentConfig(Section):

@@ -16,11 +16,11 @@ import yaml
 
 from jepa_ray.errors import ConfigError
 
-MOST_BYTES = 1 << 20
-MOST_VALUES = 20_000  # keys and values, those that aliases and merged keys repeat counted again
-DEEPEST = 40
-LONGEST_NUMBER = 100  # characters
-LARGEST = 2**63  # what a 64-bit integer holds
+MAX_BYTES = 1 << 20
+MAX_VALUES = 20_000  # keys and values, those that aliases and merged keys repeat counted again
+MAX_DEPTH = 40
+MAX_NUMBER_LENGTH = 100  # characters
+MAX_INTEGER = 2**63  # what a 64-bit integer holds
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
@@ -42,10 +42,10 @@ class _Loader(yaml.SafeLoader):
         is_alias = self.check_event(yaml.AliasEvent)
         self._depth += 1
         self._values += 1
-        if self._depth > DEEPEST:
-            raise yaml.YAMLError(f"more than {DEEPEST} levels of nesting")
-        if self._values > MOST_VALUES:
-            raise yaml.YAMLError(f"more than {MOST_VALUES:,} values")
+        if self._depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"more than {MAX_DEPTH} levels of nesting")
+        if self._values > MAX_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_VALUES:,} values")
         node = super().compose_node(parent, index)
         self._depth -= 1
         if node is None:
@@ -68,10 +68,10 @@ class _Loader(yaml.SafeLoader):
         measured = [self._measured[child] for child in children]
         values = 1 + sum(count for count, _ in measured)
         levels = 1 + max((below for _, below in measured), default=0)
-        if values > MOST_VALUES:
-            raise yaml.YAMLError(f"more than {MOST_VALUES:,} values, those that aliases repeat included")
-        if levels > DEEPEST:
-            raise yaml.YAMLError(f"more than {DEEPEST} levels of nesting, those that aliases repeat included")
+        if values > MAX_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_VALUES:,} values, those that aliases repeat included")
+        if levels > MAX_DEPTH:
+            raise yaml.YAMLError(f"more than {MAX_DEPTH} levels of nesting, those that aliases repeat included")
         return values, levels
 
 
@@ -82,7 +82,7 @@ _Loader.add_implicit_resolver(
 
 
 def _check_scalar(node: yaml.ScalarNode) -> None:
-    if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:
+    if node.tag in _NUMBERS and len(node.value) > MAX_NUMBER_LENGTH:
         raise yaml.YAMLError(f"a number of {len(node.value):,} characters in line {node.start_mark.line + 1}")
 
 
@@ -112,7 +112,7 @@ def parse(text: str) -> Any:
 
 
 def _check_integers(values: Any) -> None:
-    if isinstance(values, int) and abs(values) >= LARGEST:
+    if isinstance(values, int) and abs(values) >= MAX_INTEGER:
         raise ValueError(f"the number {values:.3e} is larger than a 64-bit integer")
     if isinstance(values, (dict, list, set)):
         for part in [*values, *values.values()] if isinstance(values, dict) else values:
@@ -147,9 +147,9 @@ def content(path: Path) -> bytes:
         if not stat.S_ISREG(mode):
             raise ConfigError(f"{path}: cannot be read (it is {'a folder' if stat.S_ISDIR(mode) else 'no file'})")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     finally:
         os.close(descriptor)
-    if len(data) > MOST_BYTES:
-        raise ConfigError(f"{path}: is larger than {MOST_BYTES // 1024:,} KiB, which no config is")
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: is larger than {MAX_BYTES // 1024:,} KiB, which no config is")
     return data

@@ -144,8 +144,8 @@ def _one_hot(action: Column, frameskip: int) -> Column:
     highest = np.max([columns[rows].max(axis=0) for rows in chunks(columns)], axis=0)
     ends = np.cumsum(highest.astype(np.int64) + 1)
     width = int(ends[-1])
-    if width > MOST_ONE_HOT:
-        raise DataError(f"discrete actions take {width} values together, but at most {MOST_ONE_HOT} can be one-hot")
+    if width > MAX_ONE_HOT:
+        raise DataError(f"discrete actions take {width} values together, but at most {MAX_ONE_HOT} can be one-hot")
     starts = ends - highest - 1
 
     def encode(block: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -156,7 +156,7 @@ def _one_hot(action: Column, frameskip: int) -> Column:
     return Mapped(columns, encode, (width,), np.dtype(np.float32))
 
 
-MOST_ONE_HOT = 4096
+MAX_ONE_HOT = 4096
 
 
 def in_form(frames: Column, resize: tuple[int, int] | None, grayscale: bool) -> Column:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jepa_ray.data.columns import Column, chunks
 from jepa_ray.errors import DataError
 
-MOST_CHANNELS = 4  # of a frame whose channels come first, to be recognised as such
+MAX_CHANNELS = 4  # of a frame whose channels come first, to be recognised as such
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _check_observation(data: Trajectories) -> None:
             f"{data.source}: observation has shape {tuple(shape)} and dtype {dtype}, but must be"
             " pixels (N, H, W, C) uint8 or vectors (N, D) float, with no empty axis"
         )
-    if pixels and shape[1] <= MOST_CHANNELS < shape[3]:
+    if pixels and shape[1] <= MAX_CHANNELS < shape[3]:
         raise DataError(
             f"{data.source}: observation has shape {tuple(shape)}, which looks like channels first (N, C, H, W), but"
             " must be (N, H, W, C)"

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jepa_ray.errors import ConfigError
 from jepa_ray.files import write_atomically
-from jepa_ray.planning.success import Recording
+from jepa_ray.planning.success import EpisodeRecording
 
 TILE = 160  # side of an episode, in pixels
 GAP = 8
@@ -28,7 +28,7 @@ FLOOR, LIGHT = np.array([244, 244, 241]), np.array([64, 68, 76])
 REACHED, MISSED, START, GOAL = (24, 119, 84), (200, 55, 45), (70, 110, 190), (225, 150, 20)
 
 
-def save_picture(recordings: Sequence[Recording], path: Path) -> None:
+def save_picture(recordings: Sequence[EpisodeRecording], path: Path) -> None:
     """Write episodes side by side: start (blue), path and goal (amber), green where reached and red where not.
 
     The ending decides: `.png` is a still, `.gif` moves. Raises `ConfigError` for another ending.
@@ -45,13 +45,13 @@ def check_ending(path: Path) -> None:
         raise ConfigError(f"{path}: a picture of planned episodes must end in .png or .gif")
 
 
-def _png(recordings: Sequence[Recording]) -> bytes:
+def _png(recordings: Sequence[EpisodeRecording]) -> bytes:
     buffer = io.BytesIO()
     _sheet(recordings, max(len(r.path) for r in recordings)).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def _gif(recordings: Sequence[Recording]) -> bytes:
+def _gif(recordings: Sequence[EpisodeRecording]) -> bytes:
     steps = max(len(r.path) for r in recordings)
     sheets = [_sheet(recordings, shown) for shown in range(1, steps + 1)]
     palette = _stacked(sheets[0], sheets[-1]).quantize(128)  # one for all frames, else colours flicker
@@ -69,7 +69,7 @@ def _stacked(above: Image.Image, below: Image.Image) -> Image.Image:
     return both
 
 
-def _sheet(recordings: Sequence[Recording], shown: int) -> Image.Image:
+def _sheet(recordings: Sequence[EpisodeRecording], shown: int) -> Image.Image:
     """All episodes after their first `shown` states."""
     columns = min(COLUMNS, len(recordings))
     rows = -(-len(recordings) // columns)
@@ -85,14 +85,14 @@ def _sheet(recordings: Sequence[Recording], shown: int) -> Image.Image:
     return sheet
 
 
-def _caption(recording: Recording, shown: int) -> tuple[str, tuple[int, int, int]]:
+def _caption(recording: EpisodeRecording, shown: int) -> tuple[str, tuple[int, int, int]]:
     step = min(shown, len(recording.path)) - 1
     if shown < len(recording.path):
         return f"step {step}", INK
     return (f"reached in {step} steps", REACHED) if recording.outcome.success else (f"missed in {step} steps", MISSED)
 
 
-def _tile(recording: Recording, shown: int) -> Image.Image:
+def _tile(recording: EpisodeRecording, shown: int) -> Image.Image:
     side = TILE * SUPERSAMPLE
     tile = Image.fromarray(_scenery(recording)).resize((side, side), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(tile)
@@ -109,7 +109,7 @@ def _tile(recording: Recording, shown: int) -> Image.Image:
     return tile.resize((TILE, TILE), Image.Resampling.LANCZOS)
 
 
-def _scenery(recording: Recording) -> NDArray[np.uint8]:
+def _scenery(recording: EpisodeRecording) -> NDArray[np.uint8]:
     """What stands still, (H, W, 3) on a light ground: the darkest each pixel ever was leaves out what moves."""
     still = recording.frames.min(0).astype(np.float64) / 255
     share = still.max(-1, keepdims=True)

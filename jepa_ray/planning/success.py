@@ -63,7 +63,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Recording:
+class EpisodeRecording:
     """What one episode looked like, for pictures."""
 
     outcome: Outcome
@@ -81,7 +81,7 @@ class PlanningResult:
     random: Rate  # of uniformly random actions under the same protocol, on more tasks of the same kind
     outcomes: tuple[Outcome, ...]  # one per episode
     seconds_per_planning_step: float = field(compare=False)  # mean; all unfinished episodes are planned in one step
-    recordings: tuple[Recording, ...] = field(compare=False, repr=False)
+    recordings: tuple[EpisodeRecording, ...] = field(compare=False, repr=False)
 
 
 def plan_success(
@@ -227,7 +227,7 @@ def make_planner(config: PlanningConfig) -> Planner:
     return MPPI(config.samples, config.iterations, config.temperature)
 
 
-def _recordings(environment: Environment, episodes: Episodes, count: int) -> tuple[Recording, ...]:
+def _recordings(environment: Environment, episodes: Episodes, count: int) -> tuple[EpisodeRecording, ...]:
     """What the first `count` episodes looked like."""
     if not count:
         return ()
@@ -236,7 +236,7 @@ def _recordings(environment: Environment, episodes: Episodes, count: int) -> tup
     goal_frames, goals = _frames(environment, environment.goal, count), environment.locate(environment.goal)
     ends = [(outcome.steps or len(episodes.states) - 1) + 1 for outcome in episodes.outcomes]
     return tuple(
-        Recording(outcome, frames[e, : ends[e]], goal_frames[e], paths[e, : ends[e]], goals[e])
+        EpisodeRecording(outcome, frames[e, : ends[e]], goal_frames[e], paths[e, : ends[e]], goals[e])
         for e, outcome in enumerate(episodes.outcomes[:count])
     )
 

@@ -29,10 +29,10 @@ def report(
     from jepa_ray.files import write_atomically
     from jepa_ray.report.page import render
     from jepa_ray.report.side_by_side import render_both
-    from jepa_ray.sweep.output.reporting import REPORT, read_facts
+    from jepa_ray.sweep.output.reporting import REPORT, read_report_data
 
     gc.disable()  # a large sweep is millions of small objects that live as long as this command: nothing to collect
-    sweeps = [read_facts(_folder(folder)) for folder in folders]
+    sweeps = [read_report_data(_folder(folder)) for folder in folders]
     path = out or (Path("compare.html") if compare else _folder(folders[0]) / REPORT)
     text = render_both(sweeps[0], sweeps[1]) if compare else render(sweeps[0])
     try:

@@ -12,12 +12,12 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
-from jepa_ray.report.report_data import Sweep, Trial
+from jepa_ray.report.report_data import ReportData, Trial
 
-FEWEST = 4  # trials, below which nothing can be told
-FEW = 30  # below which the figures say so themselves
-MOST_FOR_FANOVA, TREES = 300, 32  # its time grows with the square of the trials: seconds, or minutes for thousands
-MOST_FOR_PED_ANOVA = 2000  # Optuna copies each of them
+MIN_TRIALS = 4  # trials, below which nothing can be told
+FEW_TRIALS = 30  # below which the figures say so themselves
+MAX_FOR_FANOVA, TREES = 300, 32  # its time grows with the square of the trials: seconds, or minutes for thousands
+MAX_FOR_PED_ANOVA = 2000  # Optuna copies each of them
 SEED = 0
 
 
@@ -34,20 +34,20 @@ class Importance:
         return sorted(keys, key=lambda key: -(self.fanova.get(key, 0.0) + self.ped_anova.get(key, 0.0)))
 
 
-def importance(sweep: Sweep) -> Importance:
+def importance(sweep: ReportData) -> Importance:
     """What the trials tell; each counts with the best objective that it reached."""
     trials = [trial for trial in sweep.own if trial.objective is not None and trial.status in ("COMPLETE", "PRUNED")]
     if reason := _too_little(sweep, trials):
         return Importance({}, {}, [reason])
-    ped_anova = _evaluate(sweep, _sample(trials, MOST_FOR_PED_ANOVA), PedAnovaImportanceEvaluator())
+    ped_anova = _evaluate(sweep, _sample(trials, MAX_FOR_PED_ANOVA), PedAnovaImportanceEvaluator())
     evaluator = FanovaImportanceEvaluator(n_trees=TREES, seed=SEED)
-    fanova = _evaluate(sweep, _sample(trials, MOST_FOR_FANOVA), evaluator)
+    fanova = _evaluate(sweep, _sample(trials, MAX_FOR_FANOVA), evaluator)
     return Importance(ped_anova, fanova, _notes(sweep, trials, fanova))
 
 
-def _too_little(sweep: Sweep, trials: Sequence[Trial]) -> str | None:
-    if len(trials) < FEWEST:
-        return f"Importance needs at least {FEWEST} trials with a result; this sweep has {len(trials)}."
+def _too_little(sweep: ReportData, trials: Sequence[Trial]) -> str | None:
+    if len(trials) < MIN_TRIALS:
+        return f"Importance needs at least {MIN_TRIALS} trials with a result; this sweep has {len(trials)}."
     if len({trial.objective for trial in trials}) == 1:
         return "All trials reached the same value, so no hyperparameter can be told to matter."
     if not any(len({str(trial.params.get(key)) for trial in trials}) > 1 for key in sweep.keys):
@@ -59,7 +59,7 @@ def _sample(trials: list[Trial], most: int) -> list[Trial]:
     return trials if len(trials) <= most else random.Random(SEED).sample(trials, most)
 
 
-def _evaluate(sweep: Sweep, trials: Sequence[Trial], evaluator: Any) -> dict[str, float]:
+def _evaluate(sweep: ReportData, trials: Sequence[Trial], evaluator: Any) -> dict[str, float]:
     direction = "maximize" if sweep.objective.mode == "max" else "minimize"
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")  # of few trials, which the page says in its own words
@@ -69,7 +69,7 @@ def _evaluate(sweep: Sweep, trials: Sequence[Trial], evaluator: Any) -> dict[str
     return {key: float(share) for key, share in found.items()}
 
 
-def _as_optuna(sweep: Sweep, trial: Trial) -> Any:
+def _as_optuna(sweep: ReportData, trial: Trial) -> Any:
     return create_trial(
         state=TrialState.COMPLETE,
         value=trial.objective,
@@ -89,11 +89,11 @@ class _quiet:  # noqa: N801 (a context manager, used as a word)
         optuna.logging.set_verbosity(self._before)
 
 
-def _notes(sweep: Sweep, trials: Sequence[Trial], fanova: dict[str, float]) -> list[str]:
+def _notes(sweep: ReportData, trials: Sequence[Trial], fanova: dict[str, float]) -> list[str]:
     notes = [f"From {len(trials):,} trials; each counts with the best {sweep.objective.metric} it reached."]
-    if len(trials) < FEW:
-        notes.append(f"These are few: below about {FEW} trials the shares can change much with the next ones.")
-    for name, most in (("fANOVA", MOST_FOR_FANOVA), ("PED-ANOVA", MOST_FOR_PED_ANOVA)):
+    if len(trials) < FEW_TRIALS:
+        notes.append(f"These are few: below about {FEW_TRIALS} trials the shares can change much with the next ones.")
+    for name, most in (("fANOVA", MAX_FOR_FANOVA), ("PED-ANOVA", MAX_FOR_PED_ANOVA)):
         if len(trials) > most:
             notes.append(f"{name} is fitted to {most:,} of them, drawn at random.")
     if stopped := sum(trial.status == "PRUNED" for trial in trials):

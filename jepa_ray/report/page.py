@@ -15,7 +15,7 @@ from markupsafe import Markup
 from jepa_ray.report import panels, plots, space_plots, summary
 from jepa_ray.report.importance import importance
 from jepa_ray.report.plots import Plot
-from jepa_ray.report.report_data import Sweep
+from jepa_ray.report.report_data import ReportData
 from jepa_ray.report.timeline import Timeline, timeline
 
 SECTIONS = (
@@ -30,11 +30,11 @@ SECTIONS = (
     ("planning", "Planning"),
     ("environment", "Reproduce"),
 )
-MOST_FAILURES = 50
+MAX_FAILURES = 50
 STATUSES = ("COMPLETE", "PRUNED", "FAILED", "RUNNING")
 
 
-def render(sweep: Sweep) -> str:
+def render(sweep: ReportData) -> str:
     """The report of a sweep."""
     line, found = timeline(sweep), importance(sweep)
     drawn = {
@@ -49,7 +49,7 @@ def render(sweep: Sweep) -> str:
     tables = {"board": panels.leaderboard(sweep), "ailing": diagnosed.ailing}
     return page(
         "report.html.j2",
-        f"Sweep {sweep.name}",
+        f"ReportData {sweep.name}",
         SECTIONS,
         summary.stamp(sweep),
         tables,
@@ -63,7 +63,7 @@ def render(sweep: Sweep) -> str:
     )
 
 
-def _first_sections(sweep: Sweep, line: Timeline) -> dict[str, Any]:
+def _first_sections(sweep: ReportData, line: Timeline) -> dict[str, Any]:
     present = {trial.status for trial in sweep.trials}
     return {
         "best": sweep.best,
@@ -77,7 +77,7 @@ def _first_sections(sweep: Sweep, line: Timeline) -> dict[str, Any]:
     }
 
 
-def _no_best(sweep: Sweep) -> str:
+def _no_best(sweep: ReportData) -> str:
     if failed := [trial for trial in sweep.trials if trial.status == "FAILED"]:
         return (
             f"All {len(failed)} trials that ended have failed. The first one: {failed[0].error or 'no reason is known'}"
@@ -85,7 +85,7 @@ def _no_best(sweep: Sweep) -> str:
     return "No trial has ended yet."
 
 
-def _judged(sweep: Sweep, diagnosed: panels.Diagnoses) -> dict[str, Any]:
+def _judged(sweep: ReportData, diagnosed: panels.Diagnoses) -> dict[str, Any]:
     failed = [trial for trial in sweep.trials if trial.status == "FAILED"]
     return {
         "picks": [_picked(sweep, together) for together in panels.alike(panels.picks(sweep))],
@@ -93,12 +93,12 @@ def _judged(sweep: Sweep, diagnosed: panels.Diagnoses) -> dict[str, Any]:
         "conditions": diagnosed.counts,
         "commonest": diagnosed.commonest,
         "remedies": [(remedy.key, remedy.value, remedy.why) for remedy in sweep.remedies],
-        "failures": [(t.name, t.label, t.error or "no reason is known") for t in failed[:MOST_FAILURES]],
-        "more_failures": max(0, len(failed) - MOST_FAILURES),
+        "failures": [(t.name, t.label, t.error or "no reason is known") for t in failed[:MAX_FAILURES]],
+        "more_failures": max(0, len(failed) - MAX_FAILURES),
     }
 
 
-def _picked(sweep: Sweep, together: Sequence[panels.Pick]) -> dict[str, Any]:
+def _picked(sweep: ReportData, together: Sequence[panels.Pick]) -> dict[str, Any]:
     pick = together[0]
     return {
         "metrics": [(each.metric, f"{each.value:.4g}") for each in together],
@@ -112,7 +112,7 @@ def _picked(sweep: Sweep, together: Sequence[panels.Pick]) -> dict[str, Any]:
     }
 
 
-def _last_sections(sweep: Sweep, line: Timeline) -> dict[str, Any]:
+def _last_sections(sweep: ReportData, line: Timeline) -> dict[str, Any]:
     planned = [trial for trial in sweep.ranked if trial.planned]
     versions = sweep.sessions[-1].versions if sweep.sessions else sweep.versions
     return {
@@ -126,7 +126,7 @@ def _last_sections(sweep: Sweep, line: Timeline) -> dict[str, Any]:
                 f"{g.idle:.1f} s",
                 f"{g.share:.0%}",
             )
-            for i, g in enumerate(line.groups[: plots.MOST_GROUPS], start=1)
+            for i, g in enumerate(line.groups[: plots.MAX_GROUPS], start=1)
         ],
         "planned": [(t.name, panels.planned_cell(t), f"{t.planned.random:.0%}", t.label) for t in planned if t.planned],
         "plans": bool(sweep.spec.get("evaluation", {}).get("plan_top_k")),
@@ -147,7 +147,7 @@ def page(
     title: str,
     sections: Sequence[tuple[str, str]],
     stamp: str,
-    tables: Mapping[str, panels.Table],
+    tables: Mapping[str, panels.LeaderboardTable],
     drawn: Mapping[str, Plot],
     **context: Any,
 ) -> str:

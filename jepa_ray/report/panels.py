@@ -10,7 +10,7 @@ from typing import Any
 
 from jepa_ray.config import METRICS, SMALLER_IS_BETTER
 from jepa_ray.diagnosis import Condition
-from jepa_ray.report.report_data import Interval, Params, Sweep, Trial, short
+from jepa_ray.report.report_data import Interval, Params, ReportData, Trial, short
 
 Cell = str | float | int | None
 
@@ -33,7 +33,7 @@ MAIN_METRICS = ("val_loss", "val_cosine")  # shown at once; the others on demand
 
 
 @dataclass(frozen=True)
-class Column:
+class LeaderboardColumn:
     """Of a table that the reader can sort and filter."""
 
     label: str
@@ -43,10 +43,10 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class LeaderboardTable:
     """Columns and rows, in the order in which they are shown first."""
 
-    columns: list[Column]
+    columns: list[LeaderboardColumn]
     rows: list[list[Cell]]
 
     def plain(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Table:
 # ------------------------------------------------------------------------------------- leaderboard
 
 
-def leaderboard(sweep: Sweep) -> Table:
+def leaderboard(sweep: ReportData) -> LeaderboardTable:
     """All trials: ranked ones, then those in training, then the repeats of finalists."""
     running = [trial for trial in sweep.own if trial.rank is None]
     repeats = [trial for trial in sweep.trials if trial.repeat_of is not None]
@@ -66,28 +66,37 @@ def leaderboard(sweep: Sweep) -> Table:
     metrics = [name for name in METRICS if name in measured]
     makers = [*_first_columns(sweep), *_key_columns(sweep.keys), *_metric_columns(metrics), *_last_columns(sweep)]
     trials = [*sweep.ranked, *running, *repeats]
-    return Table([column for column, _ in makers], [[value(trial) for _, value in makers] for trial in trials])
+    return LeaderboardTable(
+        [column for column, _ in makers], [[value(trial) for _, value in makers] for trial in trials]
+    )
 
 
-def _first_columns(sweep: Sweep) -> list[Any]:
+def _first_columns(sweep: ReportData) -> list[Any]:
     several = sweep.objectives[1:]
     planned = any(trial.planned for trial in sweep.trials)
     repeated = any(trial.intervals for trial in sweep.trials)
     metric = sweep.objective.metric
     return [
-        (Column("rank"), lambda t: t.rank),
-        (Column("trial", numeric=False), lambda t: t.name),
-        (Column("status", numeric=False), lambda t: t.status),
-        (Column("epochs"), lambda t: len(t.epochs)),
-        (Column(metric, title=f"the objective, {sweep.objective.mode}"), lambda t: number(t.objective)),
+        (LeaderboardColumn("rank"), lambda t: t.rank),
+        (LeaderboardColumn("trial", numeric=False), lambda t: t.name),
+        (LeaderboardColumn("status", numeric=False), lambda t: t.status),
+        (LeaderboardColumn("epochs"), lambda t: len(t.epochs)),
+        (LeaderboardColumn(metric, title=f"the objective, {sweep.objective.mode}"), lambda t: number(t.objective)),
         *(
-            [(Column("mean over seeds", numeric=False), lambda t: interval(t.intervals.get(metric)))]
+            [(LeaderboardColumn("mean over seeds", numeric=False), lambda t: interval(t.intervals.get(metric)))]
             if repeated
             else []
         ),
-        *[(Column(o.metric, title=f"{o.mode}"), lambda t, o=o: number(t.at_best.get(o.metric))) for o in several],
-        *([(Column("pareto", numeric=False), lambda t: {True: "yes", False: "no"}.get(t.pareto))] if several else []),
-        *([(Column("plan_success", numeric=False), lambda t: planned_cell(t))] if planned else []),
+        *[
+            (LeaderboardColumn(o.metric, title=f"{o.mode}"), lambda t, o=o: number(t.at_best.get(o.metric)))
+            for o in several
+        ],
+        *(
+            [(LeaderboardColumn("pareto", numeric=False), lambda t: {True: "yes", False: "no"}.get(t.pareto))]
+            if several
+            else []
+        ),
+        *([(LeaderboardColumn("plan_success", numeric=False), lambda t: planned_cell(t))] if planned else []),
     ]
 
 
@@ -99,20 +108,24 @@ def labels(keys: Sequence[str]) -> dict[str, str]:
 
 def _key_columns(keys: Sequence[str]) -> list[Any]:
     names = labels(keys)
-    return [(Column(names[key], title=key, numeric=True), lambda t, key=key: param(t.params.get(key))) for key in keys]
+    return [
+        (LeaderboardColumn(names[key], title=key, numeric=True), lambda t, key=key: param(t.params.get(key)))
+        for key in keys
+    ]
 
 
 def _metric_columns(metrics: Iterable[str]) -> list[Any]:
     return [
-        (Column(name, main=name in MAIN_METRICS), lambda t, name=name: number(t.at_best.get(name))) for name in metrics
+        (LeaderboardColumn(name, main=name in MAIN_METRICS), lambda t, name=name: number(t.at_best.get(name)))
+        for name in metrics
     ]
 
 
-def _last_columns(sweep: Sweep) -> list[Any]:
+def _last_columns(sweep: ReportData) -> list[Any]:
     return [
-        (Column("seconds"), lambda t: round(t.seconds, 1)),
-        (Column("diagnosis", numeric=False), lambda t: t.diagnosis and str(t.diagnosis.condition)),
-        (Column("note", numeric=False), _note),
+        (LeaderboardColumn("seconds"), lambda t: round(t.seconds, 1)),
+        (LeaderboardColumn("diagnosis", numeric=False), lambda t: t.diagnosis and str(t.diagnosis.condition)),
+        (LeaderboardColumn("note", numeric=False), _note),
     ]
 
 
@@ -164,7 +177,7 @@ class Pick:
     share: float  # of the way from the worst trial's objective to the best one's
 
 
-def picks(sweep: Sweep) -> list[Pick]:
+def picks(sweep: ReportData) -> list[Pick]:
     """Of each metric, the best pick first; none where no epoch has any."""
     names = dict.fromkeys([*(objective.metric for objective in sweep.objectives), *JUDGES])
     worst, best = _ends(sweep)
@@ -181,7 +194,7 @@ def alike(found: Sequence[Pick]) -> list[list[Pick]]:
     return list(together.values())
 
 
-def _pick(sweep: Sweep, metric: str) -> Pick | None:
+def _pick(sweep: ReportData, metric: str) -> Pick | None:
     modes: dict[str, str] = {objective.metric: objective.mode for objective in sweep.objectives}
     sign = -1 if modes.get(metric, "min" if metric in SMALLER_IS_BETTER else "max") == "min" else 1
     ours = sweep.objective.metric
@@ -199,7 +212,7 @@ def _pick(sweep: Sweep, metric: str) -> Pick | None:
     return Pick(metric, sign * value, trial, number, trial.epochs[number - 1].metrics[ours], 0.0)
 
 
-def _ends(sweep: Sweep) -> tuple[float, float]:
+def _ends(sweep: ReportData) -> tuple[float, float]:
     """The objective of the worst and the best trial."""
     values = [trial.objective for trial in sweep.own if trial.objective is not None and trial.status != "FAILED"]
     ends = (min(values, default=0.0), max(values, default=0.0))
@@ -218,7 +231,7 @@ class Diagnoses:
     """How many trials each condition has, and all that ail."""
 
     counts: list[tuple[str, int]]
-    ailing: Table
+    ailing: LeaderboardTable
     commonest: Condition | None  # of what ails
 
 
@@ -228,15 +241,17 @@ def ailing(trials: Iterable[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.diagnosis and trial.diagnosis.condition not in fine]
 
 
-def diagnoses(sweep: Sweep) -> Diagnoses:
+def diagnoses(sweep: ReportData) -> Diagnoses:
     """Of the best epoch of every trial."""
     ill = ailing(sweep.own)
     counts = Counter(trial.diagnosis.condition for trial in sweep.own if trial.diagnosis)
-    columns = [Column(name, numeric=False) for name in ("trial", "condition", "configuration", "evidence")]
+    columns = [LeaderboardColumn(name, numeric=False) for name in ("trial", "condition", "configuration", "evidence")]
     rows: list[list[Cell]] = [
         [t.name, str(t.diagnosis.condition), t.label, t.diagnosis.evidence] for t in ill if t.diagnosis
     ]
-    return Diagnoses([(str(name), count) for name, count in counts.most_common()], Table(columns, rows), commonest(ill))
+    return Diagnoses(
+        [(str(name), count) for name, count in counts.most_common()], LeaderboardTable(columns, rows), commonest(ill)
+    )
 
 
 def commonest(trials: Iterable[Trial]) -> Condition | None:

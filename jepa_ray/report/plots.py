@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from jepa_ray.report.panels import configuration
-from jepa_ray.report.report_data import Sweep, Trial
+from jepa_ray.report.report_data import ReportData, Trial
 from jepa_ray.report.timeline import Span, Timeline
 
-MOST_CURVES, BEST_CURVES = 150, 50  # more lines hide each other
-MOST_GROUPS = 60
+MAX_CURVES, BEST_CURVES = 150, 50  # more lines hide each other
+MAX_GROUPS = 60
 SEED = 0
 STATUSES = ("COMPLETE", "PRUNED", "FAILED", "RUNNING")
 WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAILED": "failed", "RUNNING": "in training"}
@@ -49,12 +49,12 @@ def said(shown: int, total: int, best: int) -> str:
 # --------------------------------------------------------------------------------- learning curves
 
 
-def curves(sweep: Sweep) -> Plot:
+def curves(sweep: ReportData) -> Plot:
     """The objective of every trial by epoch, with the rungs, and a cross where a trial was stopped."""
     trials = [t for t in [*sweep.ranked, *(t for t in sweep.own if t.rank is None)] if t.epochs]
     if not trials:
         return Plot(None, "No trial has ended an epoch yet, so there are no learning curves.")
-    shown, metric = thinned(trials, MOST_CURVES, BEST_CURVES), sweep.objective.metric
+    shown, metric = thinned(trials, MAX_CURVES, BEST_CURVES), sweep.objective.metric
     traces = [_lines([t for t in shown if t.status == status], status, metric) for status in STATUSES]
     best = [_best_line(sweep.best, metric)] if sweep.best else []
     stops = _stops([t for t in shown if t.status == "PRUNED"], metric)
@@ -151,7 +151,7 @@ def _above(x: float, text: str) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------- progress
 
 
-def progress(sweeps: Sequence[Sweep], names: Sequence[str] = ("",)) -> Plot:
+def progress(sweeps: Sequence[ReportData], names: Sequence[str] = ("",)) -> Plot:
     """The best objective found so far against the epochs spent; a line a sweep."""
     lines = [(name, steps) for name, sweep in zip(names, sweeps, strict=True) if (steps := best_so_far(sweep))]
     if not lines:
@@ -174,7 +174,7 @@ def progress(sweeps: Sequence[Sweep], names: Sequence[str] = ("",)) -> Plot:
     return Plot({"data": data, "layout": {**axes, "showlegend": len(lines) > 1}})
 
 
-def best_so_far(sweep: Sweep) -> list[tuple[int, float]]:
+def best_so_far(sweep: ReportData) -> list[tuple[int, float]]:
     """(epochs spent, best objective) wherever it rises, and at the end."""
     objective, steps = sweep.objective, list[tuple[int, float]]()
     best: float | None = None
@@ -188,7 +188,7 @@ def best_so_far(sweep: Sweep) -> list[tuple[int, float]]:
     return [*steps, (spent, best)] if best is not None else []
 
 
-def _in_order(sweep: Sweep) -> list[Any]:
+def _in_order(sweep: ReportData) -> list[Any]:
     """All epochs as they ended; those without a time as their trials were begun."""
     epochs = [epoch for trial in sweep.own for epoch in trial.epochs]
     if any(epoch.ended is None for epoch in epochs):
@@ -203,7 +203,7 @@ def groups_over_time(line: Timeline) -> Plot:
     """A row a group, a bar a trial."""
     if not line.spans:
         return Plot(None, "The books of this sweep do not say who trained what when: an older version wrote them.")
-    names = {time.group: f"group {i}" for i, time in enumerate(line.groups[:MOST_GROUPS], start=1)}
+    names = {time.group: f"group {i}" for i, time in enumerate(line.groups[:MAX_GROUPS], start=1)}
     spans = [span for span in line.spans if span.group in names]
     unit, word = (60.0, "minutes") if line.seconds < 3 * 3600 else (3600.0, "hours")
     by_status = {status: [span for span in spans if span.status == status] for status in (*STATUSES, "MIXED")}
@@ -242,8 +242,8 @@ def _timeline_note(line: Timeline) -> str:
         notes.append("The clock stands still between sessions (dotted lines).")
     if line.merged:
         notes.append("Trials that follow each other closely share a bar: there are too many to draw each.")
-    if len(line.groups) > MOST_GROUPS:
-        notes.append(f"Shown are the first {MOST_GROUPS} of {len(line.groups)} groups.")
+    if len(line.groups) > MAX_GROUPS:
+        notes.append(f"Shown are the first {MAX_GROUPS} of {len(line.groups)} groups.")
     if line.unknown:
         notes.append(f"Of {line.unknown:,} epochs nobody knows who trained them.")
     return " ".join(notes)

@@ -13,7 +13,7 @@ from jepa_ray.diagnosis import Diagnosis, Remedy
 Params = Mapping[str, Any]  # dotted key -> value; a key whose condition does not hold is absent
 
 
-class State(enum.StrEnum):
+class SweepState(enum.StrEnum):
     """How far a sweep is when its report is written."""
 
     FINISHED = "finished"
@@ -122,11 +122,11 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class ReportData:
     """Everything that a report shows."""
 
     name: str
-    state: State
+    state: SweepState
     written: float  # Unix time
     objectives: Sequence[Objective]
     space: Mapping[str, Any]  # dotted key -> Optuna distribution

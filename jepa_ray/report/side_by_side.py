@@ -11,7 +11,7 @@ from jepa_ray.report import panels, plots, space_plots, summary
 from jepa_ray.report.importance import importance
 from jepa_ray.report.page import page
 from jepa_ray.report.plots import Plot
-from jepa_ray.report.report_data import Params, Sweep, Trial
+from jepa_ray.report.report_data import Params, ReportData, Trial
 from jepa_ray.report.timeline import timeline
 
 SECTIONS = (
@@ -26,7 +26,7 @@ TOP = 10
 SAID_BY_HEADLINE = ("name",)  # no difference worth a line
 
 
-def render_both(a: Sweep, b: Sweep) -> str:
+def render_both(a: ReportData, b: ReportData) -> str:
     """The comparison as a page."""
     names = _names(a, b)
     found = {f"importance-{i}": space_plots.importance_bars(s, importance(s)) for i, s in enumerate((a, b))}
@@ -50,11 +50,11 @@ def render_both(a: Sweep, b: Sweep) -> str:
     )
 
 
-def _names(a: Sweep, b: Sweep) -> tuple[str, str]:
+def _names(a: ReportData, b: ReportData) -> tuple[str, str]:
     return (a.name, b.name) if a.name != b.name else (f"{a.name} (A)", f"{b.name} (B)")
 
 
-def _side(sweep: Sweep) -> dict[str, Any]:
+def _side(sweep: ReportData) -> dict[str, Any]:
     top = [
         (trial.rank, trial.name, trial.status, len(trial.epochs), panels.number(trial.objective), trial.label)
         for trial in sweep.ranked[:TOP]
@@ -71,7 +71,7 @@ def _side(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def _caution(a: Sweep, b: Sweep) -> str | None:
+def _caution(a: ReportData, b: ReportData) -> str | None:
     """Why values of the two cannot be compared, if they cannot."""
     if str(a.objective) != str(b.objective):
         return f"The objectives differ ({a.objective}; {b.objective}): values of the one say nothing about the other."
@@ -85,7 +85,7 @@ def _cell(value: Any) -> str:
     return "not set" if value is None else str(value)
 
 
-def _progress(a: Sweep, b: Sweep, names: tuple[str, str]) -> Plot:
+def _progress(a: ReportData, b: ReportData, names: tuple[str, str]) -> Plot:
     if a.objective.metric != b.objective.metric:
         return Plot(None, "The objectives differ, so their best values have no common axis.")
     return plots.progress([a, b], names)
@@ -94,7 +94,7 @@ def _progress(a: Sweep, b: Sweep, names: tuple[str, str]) -> Plot:
 # ------------------------------------------------------------------------------------- tried in both
 
 
-def shared_trials(a: Sweep, b: Sweep) -> list[tuple[Trial, Trial]]:
+def shared_trials(a: ReportData, b: ReportData) -> list[tuple[Trial, Trial]]:
     """Pairs of trials with a result that have the same configuration; keys that only one sweep varied don't count."""
     keys = [key for key in a.keys if key in b.space]
     if not keys or str(a.objective) != str(b.objective):
@@ -104,7 +104,7 @@ def shared_trials(a: Sweep, b: Sweep) -> list[tuple[Trial, Trial]]:
     return [(trial, theirs[point]) for point, trial in ours.items() if point in theirs]
 
 
-def _with_results(sweep: Sweep) -> list[Trial]:
+def _with_results(sweep: ReportData) -> list[Trial]:
     """Best first, so that of several with the same point the best one counts."""
     return [trial for trial in sweep.ranked if trial.objective is not None and trial.status != "FAILED"]
 
@@ -113,7 +113,7 @@ def _point(params: Params, keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(panels.param(params.get(key))) for key in keys)
 
 
-def _sentence(a: Sweep, shared: Sequence[tuple[Trial, Trial]], names: tuple[str, str]) -> str:
+def _sentence(a: ReportData, shared: Sequence[tuple[Trial, Trial]], names: tuple[str, str]) -> str:
     if not shared:
         return ""
     gains = [y.objective - x.objective for x, y in shared if x.objective is not None and y.objective is not None]
@@ -127,7 +127,7 @@ def _sentence(a: Sweep, shared: Sequence[tuple[Trial, Trial]], names: tuple[str,
     )
 
 
-def _scatter(a: Sweep, b: Sweep, shared: Sequence[tuple[Trial, Trial]], names: tuple[str, str]) -> Plot:
+def _scatter(a: ReportData, b: ReportData, shared: Sequence[tuple[Trial, Trial]], names: tuple[str, str]) -> Plot:
     if not shared:
         return Plot(
             None, "No configuration with a result was tried in both, so there is nothing to set against each other."

@@ -13,12 +13,12 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from jepa_ray.report.importance import Importance
 from jepa_ray.report.panels import labels, param
 from jepa_ray.report.plots import Plot, finite, safe, said, thinned
-from jepa_ray.report.report_data import Sweep, Trial
+from jepa_ray.report.report_data import ReportData, Trial
 
-MOST_LINES, BEST_LINES = 800, 200
-MOST_CELLS = 12  # of a heat map's side: a dimension with more values is put in bins
-MOST_PAIRS = 6
-FEWEST_FOR_PAIRS = 3  # trials
+MAX_LINES, BEST_LINES = 800, 200
+MAX_CELLS = 12  # of a heat map's side: a dimension with more values is put in bins
+MAX_PAIRS = 6
+MIN_TRIALS_FOR_PAIRS = 3  # trials
 SCALE = "Cividis"  # told apart by all kinds of colour vision, and in grey
 
 
@@ -72,11 +72,11 @@ def values_of(distribution: Any) -> list[Any] | None:
     if distribution.step is None or distribution.log:
         return None
     count = math.floor((distribution.high - distribution.low) / distribution.step + 1e-9) + 1
-    return [distribution.low + i * distribution.step for i in range(count)] if count <= MOST_CELLS else None
+    return [distribution.low + i * distribution.step for i in range(count)] if count <= MAX_CELLS else None
 
 
 def _edges(low: float, high: float, *, log: bool) -> list[float]:
-    bins = MOST_CELLS - 2
+    bins = MAX_CELLS - 2
     if log:
         return [math.exp(math.log(low) + i / bins * (math.log(high) - math.log(low))) for i in range(bins + 1)]
     return [low + i / bins * (high - low) for i in range(bins + 1)]
@@ -85,12 +85,12 @@ def _edges(low: float, high: float, *, log: bool) -> list[float]:
 # ---------------------------------------------------------------------------- parallel coordinates
 
 
-def parallel(sweep: Sweep) -> Plot:
+def parallel(sweep: ReportData) -> Plot:
     """A line a trial through its hyperparameters to its objective."""
     trials = [trial for trial in sweep.ranked if finite(trial.objective) is not None]
     if len(trials) < 2:
         return Plot(None, f"Parallel coordinates need two trials with a result; there {_are(len(trials))}.")
-    shown = thinned(trials, MOST_LINES, BEST_LINES)[::-1]  # the best are drawn last, above the others
+    shown = thinned(trials, MAX_LINES, BEST_LINES)[::-1]  # the best are drawn last, above the others
     names, metric = labels(sweep.keys), sweep.objective.metric
     dimensions = [_coordinate(key, safe(names[key]), sweep.space[key], shown) for key in sweep.keys]
     values = [finite(trial.objective) for trial in shown]
@@ -155,7 +155,7 @@ def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
 # -------------------------------------------------------------------------------------- importance
 
 
-def importance_bars(sweep: Sweep, found: Importance) -> Plot:
+def importance_bars(sweep: ReportData, found: Importance) -> Plot:
     """Two bars a hyperparameter."""
     if not found.ped_anova and not found.fanova:
         return Plot(None, " ".join(found.notes))
@@ -183,18 +183,18 @@ def importance_bars(sweep: Sweep, found: Importance) -> Plot:
 # ------------------------------------------------------------------------------------------- pairs
 
 
-def pairs(sweep: Sweep, found: Importance) -> list[Plot]:
+def pairs(sweep: ReportData, found: Importance) -> list[Plot]:
     """For the most important hyperparameters two by two, the best objective that each combination reached."""
     trials = [trial for trial in sweep.own if finite(trial.objective) is not None and trial.status != "FAILED"]
-    if len(trials) < FEWEST_FOR_PAIRS or len(sweep.keys) < 2:
+    if len(trials) < MIN_TRIALS_FOR_PAIRS or len(sweep.keys) < 2:
         return []
     axes = {key: axis(key, sweep.space[key]) for key in found.ordered(sweep.keys)[:4]}
     ends = [value for trial in trials if (value := finite(trial.objective)) is not None]
-    chosen = list(itertools.combinations(axes.values(), 2))[:MOST_PAIRS]
+    chosen = list(itertools.combinations(axes.values(), 2))[:MAX_PAIRS]
     return [_pair(sweep, a, b, trials, (min(ends), max(ends))) for a, b in chosen]
 
 
-def _pair(sweep: Sweep, x: Axis, y: Axis, trials: Sequence[Trial], ends: tuple[float, float]) -> Plot:
+def _pair(sweep: ReportData, x: Axis, y: Axis, trials: Sequence[Trial], ends: tuple[float, float]) -> Plot:
     cells = _cells(sweep, x, y, trials)
     names, metric = labels(sweep.keys), sweep.objective.metric
     values = [[cells.get((i, j), [None])[0] for i in range(len(x.names))] for j in range(len(y.names))]
@@ -223,7 +223,7 @@ def _levels(low: float, high: float) -> dict[str, Any]:
     return {"connectgaps": True, "contours": levels}
 
 
-def _cells(sweep: Sweep, x: Axis, y: Axis, trials: Sequence[Trial]) -> dict[tuple[int, int], list[float]]:
+def _cells(sweep: ReportData, x: Axis, y: Axis, trials: Sequence[Trial]) -> dict[tuple[int, int], list[float]]:
     """The objectives of each cell, best first."""
     cells: dict[tuple[int, int], list[float]] = {}
     for trial in trials:

@@ -8,14 +8,14 @@ from collections import Counter
 from dataclasses import dataclass
 
 from jepa_ray.report.panels import labels, param
-from jepa_ray.report.report_data import State, Sweep, Trial
+from jepa_ray.report.report_data import ReportData, SweepState, Trial
 from jepa_ray.report.timeline import Timeline
 
 SHOWN_METRICS = ("val_rollout_mrr", "rollout_probe_r2", "val_loss", "val_cosine", "effective_rank", "action_gap")
 
 
 @dataclass(frozen=True)
-class Figure:
+class SummaryItem:
     """A number and what it is; `note` puts it into proportion."""
 
     label: str
@@ -23,21 +23,23 @@ class Figure:
     note: str = ""
 
 
-def status_line(sweep: Sweep) -> str:
+def status_line(sweep: ReportData) -> str:
     """How far the sweep is, in a sentence."""
     counts = Counter(trial.status for trial in sweep.trials)
     words = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAILED": "failed", "RUNNING": "begun, not ended"}
     ended = ", ".join(f"{counts[status]:,} {word}" for status, word in words.items() if counts[status])
     line = f"{len(sweep.trials):,} of {sweep.budget.runs:,} runs begun" + (f": {ended}." if ended else ".")
-    if sweep.state is not State.FINISHED:
+    if sweep.state is not SweepState.FINISHED:
         line += " This is what there was when the report was written; the same command continues the sweep."
     return line
 
 
-def best_parameters(sweep: Sweep) -> list[Figure]:
+def best_parameters(sweep: ReportData) -> list[SummaryItem]:
     """The best configuration, a value a key."""
     names = labels(sweep.keys)
-    return [Figure(names[key], _shown(value), key) for key, value in (sweep.best.params if sweep.best else {}).items()]
+    return [
+        SummaryItem(names[key], _shown(value), key) for key, value in (sweep.best.params if sweep.best else {}).items()
+    ]
 
 
 def _shown(value: object) -> str:
@@ -45,7 +47,7 @@ def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def best_metrics(sweep: Sweep) -> list[Figure]:
+def best_metrics(sweep: ReportData) -> list[SummaryItem]:
     """What the best configuration reaches, with intervals where its seeds or its plans give one."""
     best = sweep.best
     if best is None:
@@ -56,35 +58,35 @@ def best_metrics(sweep: Sweep) -> list[Figure]:
     if best.planned:
         rate = best.planned.success
         note = f"95 %: {rate.low:.0%} to {rate.high:.0%}; random actions: {best.planned.random:.0%}"
-        figures.insert(1, Figure("plan_success", f"{rate.value:.0%}", note))
+        figures.insert(1, SummaryItem("plan_success", f"{rate.value:.0%}", note))
     return figures
 
 
-def _metric(best: Trial, name: str, *, is_objective: bool) -> Figure:
+def _metric(best: Trial, name: str, *, is_objective: bool) -> SummaryItem:
     what = "objective; " if is_objective else ""
     if found := best.intervals.get(name):
         note = f"{what}mean of {best.runs} seeds, 95 %: {found.low:.3g} to {found.high:.3g}"
-        return Figure(name, f"{found.value:.4g}", note)
+        return SummaryItem(name, f"{found.value:.4g}", note)
     value = best.at_best[name]
-    return Figure(name, f"{value:.4g}" if math.isfinite(value) else "not finite", f"{what}epoch {best.best_epoch}")
+    return SummaryItem(name, f"{value:.4g}" if math.isfinite(value) else "not finite", f"{what}epoch {best.best_epoch}")
 
 
-def spent(sweep: Sweep, line: Timeline) -> list[Figure]:
+def spent(sweep: ReportData, line: Timeline) -> list[SummaryItem]:
     """Compute and time."""
-    figures = [Figure("epochs trained", f"{sweep.epochs_spent:,}", _against(sweep))]
+    figures = [SummaryItem("epochs trained", f"{sweep.epochs_spent:,}", _against(sweep))]
     if line.seconds:
         sessions = max(1, len(line.pauses) + 1)
         note = "from the start to the last epoch" + (f", {sessions} sessions" if sessions > 1 else "")
-        figures.append(Figure("wall time", clock(line.seconds), note))
+        figures.append(SummaryItem("wall time", clock(line.seconds), note))
     groups = f", in {len(line.groups)} groups" if line.groups else ""
-    figures.append(Figure("training time", clock(sweep.training_seconds), f"summed over all epochs{groups}"))
+    figures.append(SummaryItem("training time", clock(sweep.training_seconds), f"summed over all epochs{groups}"))
     if line.groups and (busy := sum(group.busy for group in line.groups)):
         share = line.idle / (busy + line.idle)
-        figures.append(Figure("idle", f"{share:.0%}", "of the groups' time since their first epochs"))
+        figures.append(SummaryItem("idle", f"{share:.0%}", "of the groups' time since their first epochs"))
     return figures
 
 
-def _against(sweep: Sweep) -> str:
+def _against(sweep: ReportData) -> str:
     budget, notes = sweep.budget, []
     if budget.grid_epochs:
         notes.append(f"{sweep.epochs_spent / budget.grid_epochs:.0%} of the full grid's {budget.grid_epochs:,}")
@@ -93,7 +95,7 @@ def _against(sweep: Sweep) -> str:
     return "; ".join(notes)
 
 
-def stamp(sweep: Sweep) -> str:
+def stamp(sweep: ReportData) -> str:
     """When and by what the page was written."""
     return f"Written {moment(sweep.written)} by jepa-ray {sweep.versions.get('jepa-ray', '')}".rstrip()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from jepa_ray.report.report_data import Sweep, Trial
+from jepa_ray.report.report_data import ReportData, Trial
 
-MOST_BARS = 1500  # a picture with more is no easier to read, and slow to draw
+MAX_BARS = 1500  # a picture with more is no easier to read, and slow to draw
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Timeline:
         return max((span.ended for span in self.spans), default=0.0)
 
 
-def timeline(sweep: Sweep) -> Timeline:
+def timeline(sweep: ReportData) -> Timeline:
     """The time line of a sweep; without spans where the books have no times."""
     raw = sorted((s for trial in sweep.trials for s in _spans(trial)), key=lambda s: s.began)
     unknown = sum(epoch.ended is None for trial in sweep.trials for epoch in trial.epochs)
@@ -74,9 +74,9 @@ def timeline(sweep: Sweep) -> Timeline:
         for time in _group_times(begin, session)
     ]
     shown = _merged(spans, _same_trial)
-    merged = len(shown) > MOST_BARS
+    merged = len(shown) > MAX_BARS
     if merged:
-        slot = max(span.ended for span in spans) / max(1, MOST_BARS // len(groups))  # less than a pixel or two
+        slot = max(span.ended for span in spans) / max(1, MAX_BARS // len(groups))  # less than a pixel or two
         shown = _merged(spans, lambda a, b: a.began // slot == b.began // slot)
     return Timeline(shown, groups, begins[1:], unknown, merged)
 

@@ -51,10 +51,10 @@ def head(
     worker_ports: WorkerPorts = "10002-19999",
 ) -> None:
     """Ray's head, protected by a token. It trains nothing unless --num-cpus says so."""
-    offered = nodes.Resources(num_cpus, num_gpus, resources, object_store_memory, temp_dir)
+    offered = nodes.NodeResources(num_cpus, num_gpus, resources, object_store_memory, temp_dir)
     ports = nodes.Ports(node_ports, metrics_port, worker_ports)
-    doors = nodes.Doors(host, dashboard_port, node_ip, port, client_port)
-    nodes.head(doors, ports, offered, with_secrets(os.environ)).become()
+    addresses = nodes.BindAddresses(host, dashboard_port, node_ip, port, client_port)
+    nodes.head(addresses, ports, offered, with_secrets(os.environ)).become()
 
 
 @app.command()
@@ -72,7 +72,7 @@ def worker(
     wait: Wait = 300,
 ) -> None:
     """A node that trains. It joins the head as soon as that is up, with the head's token."""
-    offered = nodes.Resources(num_cpus, num_gpus, resources, object_store_memory, temp_dir)
+    offered = nodes.NodeResources(num_cpus, num_gpus, resources, object_store_memory, temp_dir)
     ports = nodes.Ports(node_ports, metrics_port, worker_ports)
     nodes.worker(address, node_ip, ports, offered, with_secrets(os.environ), wait).become()
 

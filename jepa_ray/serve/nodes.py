@@ -55,7 +55,7 @@ class Ports:
 
 
 @dataclass(frozen=True)
-class Resources:
+class NodeResources:
     """What a node offers; None: what Ray counts."""
 
     cpus: int | None = None
@@ -83,7 +83,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Doors:
+class BindAddresses:
     """Where a head can be reached."""
 
     host: str  # the dashboard and the Jobs API
@@ -93,27 +93,27 @@ class Doors:
     client_port: int  # Ray Client, which nobody needs here, and which cannot be left out
 
 
-def head(doors: Doors, ports: Ports, resources: Resources, env: Mapping[str, str]) -> Program:
-    """A head that is reached at `doors`. Raises `ConfigError` unless it is protected by a token.
+def head(addresses: BindAddresses, ports: Ports, resources: NodeResources, env: Mapping[str, str]) -> Program:
+    """A head that is reached at `addresses`. Raises `ConfigError` unless it is protected by a token.
 
     With the dashboard on loopback, a token that is missing is made and kept where Ray keeps it.
     """
-    if is_loopback(doors.host) and mode(env) == "token" and token(env) is None:
+    if is_loopback(addresses.host) and mode(env) == "token" and token(env) is None:
         make_token(default_token(env))
-    _need_token(env, f"--host {doors.host}")
+    _need_token(env, f"--host {addresses.host}")
     options = [
         "--head",
-        f"--port={doors.port}",
-        f"--dashboard-host={doors.host}",
-        f"--dashboard-port={doors.dashboard_port}",
+        f"--port={addresses.port}",
+        f"--dashboard-host={addresses.host}",
+        f"--dashboard-port={addresses.dashboard_port}",
         "--include-dashboard=true",
-        f"--ray-client-server-port={doors.client_port}",
+        f"--ray-client-server-port={addresses.client_port}",
     ]
-    return _start([*options, *_address(doors.node_ip), *ports.options(), *resources.options()], env)
+    return _start([*options, *_address(addresses.node_ip), *ports.options(), *resources.options()], env)
 
 
 def worker(
-    address: str, node_ip: str | None, ports: Ports, resources: Resources, env: Mapping[str, str], wait_s: float
+    address: str, node_ip: str | None, ports: Ports, resources: NodeResources, env: Mapping[str, str], wait_s: float
 ) -> Program:
     """A worker that joins the head at `address` as soon as that listens. Raises `ConfigError` without a token."""
     split_address(address)

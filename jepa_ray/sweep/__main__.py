@@ -195,10 +195,10 @@ def _offered(address: str | None) -> tuple[Machine, str]:
 def _print_plan(config: SweepConfig, output: Path, address: str | None) -> None:
     from jepa_ray.sweep.search import space
     from jepa_ray.sweep.search.budget import plan
-    from jepa_ray.sweep.search.warm_start import read_lessons
+    from jepa_ray.sweep.search.warm_start import read_warm_starts
 
     machine, whose = _offered(address)
-    planned, lessons = plan(config, machine), read_lessons(config, output / "sweeps" / config.name)
+    planned, warm_starts = plan(config, machine), read_warm_starts(config, output / "sweeps" / config.name)
     resources = config.resources
     points = "infinitely many" if planned.points is None else planned.points
     objectives = ", ".join(map(str, config.objectives))
@@ -211,8 +211,8 @@ def _print_plan(config: SweepConfig, output: Path, address: str | None) -> None:
         print("tried first: the base config's own values")
     if config.search.enqueue:
         print(f"tried first: {len(config.search.enqueue)} enqueued configurations")
-    for lesson in lessons:
-        print(lesson)
+    for warm_start in warm_starts:
+        print(warm_start)
     print(f"trials: {planned.trials}, at most {planned.max_epochs} epochs each, rungs at {planned.rungs or 'none'}")
     print(f"epochs in the worst case: {planned.worst_case_epochs}")
     print(

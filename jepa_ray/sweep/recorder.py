@@ -14,7 +14,7 @@ from jepa_ray.errors import GroupStartError, StorageError
 from jepa_ray.sweep import trial_name
 from jepa_ray.sweep.output.view import describe
 from jepa_ray.sweep.search.space import Params
-from jepa_ray.sweep.storage.retention import Shelf
+from jepa_ray.sweep.storage.retention import CheckpointRetention
 from jepa_ray.sweep.storage.study import Ran, Status, Study, TrialRecord
 from jepa_ray.tracking import Run, Tracker
 
@@ -43,12 +43,12 @@ class Recorder(Callback):
         tracker: Tracker,
         sweep_id: str,
         parent: Run,
-        shelf: Shelf,
+        retention: CheckpointRetention,
         listeners: Sequence[Listener],
         excused: Callable[[], bool] = lambda: False,
     ) -> None:
         self._excused = excused
-        self._study, self._tracker, self._shelf, self._listeners = study, tracker, shelf, listeners
+        self._study, self._tracker, self._retention, self._listeners = study, tracker, retention, listeners
         self._sweep_id, self._parent = sweep_id, parent
         self._runs: dict[int, Run] = {}  # by trial number
         ended = [study.best_value(r) for r in study.records() if r.status is not Status.RUNNING]
@@ -150,7 +150,7 @@ class Recorder(Callback):
     def _end(self, number: int, *, failed: bool = False) -> None:
         record = self._study.finish(number, failed=failed)
         self._close(record)
-        self._shelf.ended(record)
+        self._retention.ended(record)
         for listener in self._listeners:
             listener.trial_ended(record)
         self._log_best(self._study.best_value(record))

@@ -27,10 +27,10 @@ from jepa_ray.config import SweepConfig, check_name, dump_yaml, load_sweep_confi
 from jepa_ray.errors import Interrupted, JepaRayError, StorageError, TrialError
 from jepa_ray.files import remove_partial_files
 from jepa_ray.machine import Machine
-from jepa_ray.report.report_data import State
+from jepa_ray.report.report_data import SweepState
 from jepa_ray.sweep import checkpoint_name, trial_name
 from jepa_ray.sweep.capacity import DRIVES_A_GROUP, Capacity, away_from_head, nodes
-from jepa_ray.sweep.final_planning import hold_finals
+from jepa_ray.sweep.final_planning import plan_with_best
 from jepa_ray.sweep.output import descriptions, reporting, results
 from jepa_ray.sweep.output.gauges import SweepGauges
 from jepa_ray.sweep.output.view import SweepView
@@ -38,17 +38,17 @@ from jepa_ray.sweep.recorder import Listener, Recorder
 from jepa_ray.sweep.search.budget import Plan, plan
 from jepa_ray.sweep.search.scheduler import TuneScheduler
 from jepa_ray.sweep.search.searcher import TuneSearcher
-from jepa_ray.sweep.search.stopping import make_rule
-from jepa_ray.sweep.search.warm_start import learn, read_lessons
-from jepa_ray.sweep.storage.location import Home, home_of
-from jepa_ray.sweep.storage.retention import Shelf
+from jepa_ray.sweep.search.stopping import make_stopping_rule
+from jepa_ray.sweep.search.warm_start import apply_warm_starts, read_warm_starts
+from jepa_ray.sweep.storage.location import SweepLocation, locate_sweep
+from jepa_ray.sweep.storage.retention import CheckpointRetention
 from jepa_ray.sweep.storage.study import Status, Study, TrialRecord
 from jepa_ray.sweep.trial import SweepTrial, trainable
 from jepa_ray.tracking import Run, Tracker
-from jepa_ray.train.cluster import Session, ray_session
+from jepa_ray.train.cluster import RaySession, ray_session
 from jepa_ray.train.run import check_trainable
 
-PATIENCE_S = 10.0  # for a tracking server, when a session is told to end
+FLUSH_TIMEOUT_S = 10.0  # for a tracking server, when a session is told to end
 GROWING = ("search.num_trials",)  # what may be raised in a sweep that has begun, or is finished
 
 
@@ -61,7 +61,7 @@ def run_sweep(
     address: str | None = None,
     packed: Path | None = None,
     trial_class: type[SweepTrial] | None = None,
-    home: Home | None = None,
+    location: SweepLocation | None = None,
 ) -> pd.DataFrame:
     """Run, resume or show the sweep, and return its leaderboard.
 
@@ -70,26 +70,26 @@ def run_sweep(
     already. Raises `ConfigError` or `DataError` before anything is written, `Interrupted`, and `TrialError` if no trial
     succeeded.
     """
-    home = home or home_of(spec.name, spec.storage, output)
+    location = location or locate_sweep(spec.name, spec.storage, output)
     machine = None if address else Machine.local()
     if machine:
         plan(spec, machine)  # what can never fit is refused before anything else happens
-    if fresh or not home.begun:
-        read_lessons(spec, home.folder.path)  # later, when the folder is begun, it is too late to refuse them
+    if fresh or not location.has_study:
+        read_warm_starts(spec, location.folder.path)  # later, when the folder is begun, it is too late to refuse them
     here = spec.with_data(str(packed.resolve())) if packed else spec
     check_trainable(here.trial_config({}), console, (objective.metric for objective in spec.objectives))
     if packed:
-        spec = spec.with_data(home.place_of_data(packed))
+        spec = spec.with_data(location.data_location(packed))
     say = partial(console.print, soft_wrap=True)
-    with home.owned(dump_yaml(spec.to_dict()), fresh=fresh, growing=GROWING, say=say) as aside:
+    with location.claim(dump_yaml(spec.to_dict()), fresh=fresh, growing=GROWING, say=say) as aside:
         if aside:
             say(f"the old sweep is kept in {aside}")
         if packed:
-            home.keep_data(packed)
-        if not home.folder.finished:
-            return _Sweep(spec, home, console, trial_class).run(machine, address)
+            location.keep_data(packed)
+        if not location.folder.finished:
+            return _Sweep(spec, location, console, trial_class).run(machine, address)
         console.print(f"sweep {spec.name} is finished (--fresh starts over)")
-        return results.show(spec, home.folder, console, str(home))
+        return results.show(spec, location.folder, console, str(location))
 
 
 def resume_sweep(
@@ -99,27 +99,31 @@ def resume_sweep(
 
     Raises what `run_sweep` raises, and `ConfigError` if no such sweep was begun there.
     """
-    home = home_of(check_name(name), storage, output)
-    return run_sweep(load_sweep_config(home.document()), output, console, address=address, home=home)
+    location = locate_sweep(check_name(name), storage, output)
+    return run_sweep(load_sweep_config(location.spec_file()), output, console, address=address, location=location)
 
 
 class _Sweep:
     """One session of a sweep: from here to its end, or to the next interruption."""
 
-    def __init__(self, spec: SweepConfig, home: Home, console: Console, trial_class: type[SweepTrial] | None) -> None:
-        self.spec, self.home, self.folder, self.console = spec, home, home.folder, console
-        self.trial_class = trial_class or trainable(spec, home.store, home.groups)
+    def __init__(
+        self, spec: SweepConfig, location: SweepLocation, console: Console, trial_class: type[SweepTrial] | None
+    ) -> None:
+        self.spec, self.location, self.folder, self.console = spec, location, location.folder, console
+        self.trial_class = trial_class or trainable(spec, location.store, location.groups)
         self.started = time.monotonic()
 
     def run(self, machine: Machine | None, address: str | None) -> pd.DataFrame:
         spec, folder = self.spec, self.folder
         size = machine or Machine(0, 0)
         with ThreadPoolExecutor(1) as pool:
-            opening = pool.submit(Tracker, spec.tracking, self.home.tracking, spec.name)  # takes as long as Ray does
+            opening = pool.submit(
+                Tracker, spec.tracking, self.location.tracking, spec.name
+            )  # takes as long as Ray does
             with ray_session(address, size.cpus, size.gpus, folder.path / "ray.log") as session:
                 return self._search(session, machine, opening.result())
 
-    def _search(self, session: Session, machine: Machine | None, tracker: Tracker) -> pd.DataFrame:
+    def _search(self, session: RaySession, machine: Machine | None, tracker: Tracker) -> pd.DataFrame:
         spec, folder = self.spec, self.folder
         if machine:
             plans = plan(spec, machine)
@@ -132,10 +136,10 @@ class _Sweep:
                 self.console.print(f"{busy}; the sweep waits for it", soft_wrap=True)
             there = {"nodes": away_from_head(), "reserves": DRIVES_A_GROUP, "waits": True}
             self.trial_class = type(self.trial_class.__name__, (self.trial_class,), there)
-        study = self.home.open_study(spec)
+        study = self.location.open_study(spec)
         self._greet(session, tracker, plans)
-        for lesson in learn(study, folder.path):
-            self.console.print(str(lesson), highlight=False, soft_wrap=True)
+        for warm_start in apply_warm_starts(study, folder.path):
+            self.console.print(str(warm_start), highlight=False, soft_wrap=True)
         space = {f"space.{key}": value for key, value in spec.to_dict()["space"].items()}
         parent = tracker.open_run(folder.id, spec.name, space, tags={"kind": "sweep"})
         tracker.attach(parent, [folder.path / "spec.yaml"])
@@ -148,8 +152,8 @@ class _Sweep:
         searcher = TuneSearcher(study, limit)
         with SweepView(spec, plans, self.console, done) as view:
             listeners: list[Listener] = [view, SweepGauges(spec, done)]
-            shelf = Shelf(study, self.home.store)
-            recorder = Recorder(study, tracker, folder.id, parent, shelf, listeners, excused)
+            retention = CheckpointRetention(study, self.location.store)
+            recorder = Recorder(study, tracker, folder.id, parent, retention, listeners, excused)
             if known:
                 recorder.catch_up()
             self._tune(study, searcher, recorder)
@@ -161,24 +165,26 @@ class _Sweep:
         """Leave what there is so far. A tracking server that is gone holds nobody up: the next session catches up."""
         runs: dict[int, str] = {}
         with contextlib.suppress(StorageError):
-            runs = recorder.run_ids(PATIENCE_S)
-        done = self._write_results(study, runs, State.INTERRUPTED)[0]
+            runs = recorder.run_ids(FLUSH_TIMEOUT_S)
+        done = self._write_results(study, runs, SweepState.INTERRUPTED)[0]
         raise Interrupted(f"interrupted with {len(done)} trials done; the same command continues")
 
-    def _write_results(self, study: Study, runs: dict[int, str], state: State) -> tuple[list[TrialRecord], list[Path]]:
+    def _write_results(
+        self, study: Study, runs: dict[int, str], state: SweepState
+    ) -> tuple[list[TrialRecord], list[Path]]:
         """The ranking, and the files that show it."""
-        ranking, folder = results.ranking(study), self.folder.path
+        ranking, folder = results.rank_trials(study), self.folder.path
         written = [folder / "spec.yaml", results.write_leaderboard(study, runs, folder)]
         best = next((r for r in ranking if r.status in results.RANKED), None)
         if best:
-            checkpoint = self.home.store.read(checkpoint_name(best.number))
-            assert checkpoint is not None, ("the shelf keeps the best checkpoint", best.number)
+            checkpoint = self.location.store.read(checkpoint_name(best.number))
+            assert checkpoint is not None, ("the retention keeps the best checkpoint", best.number)
             written += results.write_best(study, best, checkpoint, folder)
         written += self._write_report(study, state)
-        self.home.publish(study)
+        self.location.publish(study)
         return ranking, written
 
-    def _write_report(self, study: Study, state: State) -> list[Path]:
+    def _write_report(self, study: Study, state: SweepState) -> list[Path]:
         """`report.html`. Results are on disk by now: a page that cannot be drawn must not keep a sweep from ending."""
         try:
             with self.console.status("writing the report"):
@@ -188,14 +194,14 @@ class _Sweep:
             self.console.print(f"report.html was not written ({error!r}); {again} tries again", soft_wrap=True)
             return []
 
-    def _greet(self, session: Session, tracker: Tracker, plans: Plan) -> None:
+    def _greet(self, session: RaySession, tracker: Tracker, plans: Plan) -> None:
         say = self.console.print
         budget = f"{plans.trials} trials of at most {plans.max_epochs} epochs on {plans.groups} warm groups"
-        say(f"sweep {self.spec.name}: {budget}, results in {self.home}", soft_wrap=True)
+        say(f"sweep {self.spec.name}: {budget}, results in {self.location}", soft_wrap=True)
         if session.dashboard:
             token = f"  (its token is in {session.token})" if session.token else ""
             say(f"Ray dashboard  {session.dashboard}{token}", soft_wrap=True)
-        say(f"MLflow         {self.home.tracked(tracker.uri)}", soft_wrap=True)
+        say(f"MLflow         {self.location.tracking_hint(tracker.uri)}", soft_wrap=True)
 
     def _tune(self, study: Study, searcher: TuneSearcher, recorder: Recorder) -> None:
         """Run Ray Tune until nothing is left to suggest, or to an interruption.
@@ -214,7 +220,7 @@ class _Sweep:
                 config={},
                 num_samples=-1,
                 search_alg=searcher,
-                scheduler=TuneScheduler(make_rule(self.spec), study),
+                scheduler=TuneScheduler(make_stopping_rule(self.spec), study),
                 reuse_actors=True,
                 max_failures=self.spec.resources.max_failures,
                 callbacks=[recorder],
@@ -224,22 +230,22 @@ class _Sweep:
             )
 
     def _conclude(self, study: Study, tracker: Tracker, parent: Run, runs: dict[int, str]) -> pd.DataFrame:
-        self._finals(study, runs, tracker)
-        ranking, written = self._write_results(study, runs, State.FINISHED)
+        self._plan_with_best(study, runs, tracker)
+        ranking, written = self._write_results(study, runs, SweepState.FINISHED)
         self._tell_mlflow(study, ranking, runs, tracker, parent, written)
         if not ranking or ranking[0].status not in results.RANKED:
             raise TrialError(f"every trial failed; the first one: {ranking[0].error if ranking else 'none ran'}")
         for leftover in ("groups", "tune"):
             shutil.rmtree(self.folder.path / leftover, ignore_errors=True)
-        self.home.publish(study)  # with what MLflow was told since
-        self.home.mark_finished(time.monotonic() - self.started)
-        return results.show(self.spec, self.folder, self.console, str(self.home))
+        self.location.publish(study)  # with what MLflow was told since
+        self.location.mark_finished(time.monotonic() - self.started)
+        return results.show(self.spec, self.folder, self.console, str(self.location))
 
-    def _finals(self, study: Study, runs: dict[int, str], tracker: Tracker) -> None:
+    def _plan_with_best(self, study: Study, runs: dict[int, str], tracker: Tracker) -> None:
         if self.spec.evaluation.plan_top_k:
             with _sigterm_as_interrupt():
                 try:
-                    hold_finals(study, self.home.store, runs, tracker, self.console)
+                    plan_with_best(study, self.location.store, runs, tracker, self.console)
                 except KeyboardInterrupt:
                     raise Interrupted("interrupted while planning with the best; the same command continues") from None
 

@@ -21,7 +21,7 @@ from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
 
 Ran = tuple[str, float, str]  # the group that trained an epoch, the Unix time of its end, the machines it was on
 
-LONG_PATIENCE_S = 24 * 3600.0  # of a sweep that has trained before: what it lacks now was lost, and may come again
+RESUME_TIMEOUT_S = 24 * 3600.0  # of a sweep that has trained before: what it lacks now was lost, and may come again
 
 
 class Group(Protocol):
@@ -55,7 +55,7 @@ class SweepTrial(Trainable):
 
         If a node is lost, its trial waits until another group is done or a node joins: it must not fail for that.
         """
-        from jepa_ray.train.worker_group import PATIENCE_S, WorkerGroup  # with torch, which only a group needs
+        from jepa_ray.train.worker_group import START_TIMEOUT_S, WorkerGroup  # with torch, which only a group needs
 
         resources = self.spec.resources
         trained_before = bool(self.store.names(CHECKPOINTS))
@@ -65,7 +65,7 @@ class SweepTrial(Trainable):
             gpus=resources.gpus_per_worker,
             storage=self.groups,
             name=self._name,
-            patience=LONG_PATIENCE_S if trained_before or self.waits else PATIENCE_S,
+            start_timeout=RESUME_TIMEOUT_S if trained_before or self.waits else START_TIMEOUT_S,
         )
         group.start()
         return group

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-PATIENCE_S = 300.0  # that one write waits for a server; then the session ends, and the next one catches up
+RETRY_FOR_S = 300.0  # that one write waits for a server; then the session ends, and the next one catches up
 PAUSES_S = (0.5, 1.0, 2.0)  # before the first retries,
 PAUSE_S = 3.0  # and before every later one: a server that is back is found at once
 
 T = TypeVar("T")
 
 
-def patiently(write: Callable[[], T], seconds: float, missed: Callable[[], None] = lambda: None) -> T:
+def with_retries(write: Callable[[], T], seconds: float, missed: Callable[[], None] = lambda: None) -> T:
     """Do it, and again while the server is away, for so many seconds. `missed` is told of every failure.
 
     MLflow's own retries double their pauses: after a minute they look once every half minute, and then give up.

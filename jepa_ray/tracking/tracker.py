@@ -25,10 +25,10 @@ from jepa_ray.config import TrackingConfig
 from jepa_ray.errors import ConfigError, StorageError
 from jepa_ray.tracking import registry, retry
 from jepa_ray.tracking.cards import DatasetCard, ModelCard
-from jepa_ray.tracking.retry import is_away, patiently
+from jepa_ray.tracking.retry import is_away, with_retries
 from jepa_ray.tracking.system_metrics import MachineMetrics
 from jepa_ray.tracking.wandb_mirror import WandbMirror
-from jepa_ray.tracking.writing import Batch, Writer
+from jepa_ray.tracking.writing import RunUpdate, Writer
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Tracker:
         try:
             with FileLock(output / ".mlflow.lock"):  # two that begin at once would both make the tables
                 self._client = MlflowClient(tracking_uri=uri)
-                known = patiently(lambda: self._client.get_experiment_by_name(name), OPENING_S)
+                known = with_retries(lambda: self._client.get_experiment_by_name(name), OPENING_S)
                 artifacts = None if named else (output / "mlartifacts").resolve().as_uri()
                 self._experiment = (
                     known.experiment_id if known else self._client.create_experiment(name, artifacts, EXPERIMENT_TAGS)
@@ -98,7 +98,7 @@ class Tracker:
         self._begun: dict[str, int] = {}  # when the runs of this session began, by id, in ms
         self._writer = Writer()
         self._pending: deque[Future[Any]] = deque()
-        self._gathering: dict[Run | str, Batch] = {}  # what is not begun to be written
+        self._gathering: dict[Run | str, RunUpdate] = {}  # what is not begun to be written
         self._lock = threading.Lock()
         self._machine: MachineMetrics | None = None
 
@@ -116,11 +116,11 @@ class Tracker:
         """The run with this key: a new one, or the one that an earlier session left."""
         shown = {k: secrets.mask(v) if isinstance(v, str) else v for k, v in params.items()}
         run: Run = self._later(self._open, key, secrets.mask(name), shown, parent, dict(tags or {}))
-        self._gather(run, Batch(params={k: str(v)[:MAX_VALUE] for k, v in shown.items()}))
+        self._gather(run, RunUpdate(params={k: str(v)[:MAX_VALUE] for k, v in shown.items()}))
         return run
 
     def _open(self, key: str, name: str, params: dict[str, Any], parent: Run | None, tags: dict[str, str]) -> str:
-        run_id = self._patiently(lambda: self._find(key) or self._create(key, name, parent, tags))
+        run_id = self._with_retries(lambda: self._find(key) or self._create(key, name, parent, tags))
         if self._mirror and tags.get("kind") != "sweep":  # W&B has no nested runs: its trials are a group
             self._mirror.open(run_id, name, params)
         return run_id
@@ -153,7 +153,7 @@ class Tracker:
 
     def known_runs(self, prefix: str) -> list[KnownRun]:
         """The runs whose key begins so, the oldest of each key; a double that a lost reply has left is deleted."""
-        found: Future[list[KnownRun]] = self._later(self._patiently, lambda: self._known_runs(prefix))
+        found: Future[list[KnownRun]] = self._later(self._with_retries, lambda: self._known_runs(prefix))
         self.flush()
         return found.result()
 
@@ -181,7 +181,7 @@ class Tracker:
     def close_run(self, run: Run, *, failed: bool = False) -> None:
         """Mark a run FINISHED or FAILED."""
         status = "FAILED" if failed else "FINISHED"
-        self._later(self._patiently, lambda: self._client.set_terminated(run.result(), status))
+        self._later(self._with_retries, lambda: self._client.set_terminated(run.result(), status))
         if mirror := self._mirror:
             self._later(lambda: mirror.close(run.result(), failed=failed))
 
@@ -196,28 +196,28 @@ class Tracker:
     def log_metrics(self, run: Run | str, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics that are no epoch's."""
         now = int(time.time() * 1000)
-        self._gather(run, Batch(metrics=[(name, value, now, step) for name, value in metrics.items()]))
+        self._gather(run, RunUpdate(metrics=[(name, value, now, step) for name, value in metrics.items()]))
 
     def tag(self, run: Run | str, tags: Mapping[str, str]) -> None:
         """Set tags."""
         tags = {k: secrets.mask(v) for k, v in tags.items()}
-        self._gather(run, Batch(tags={k: v[:MAX_VALUE] for k, v in tags.items()}))
+        self._gather(run, RunUpdate(tags={k: v[:MAX_VALUE] for k, v in tags.items()}))
         if mirror := self._mirror:
             self._later(lambda: mirror.tag(_id(run), tags))
 
     def describe(self, run: Run, markdown: str) -> None:
         """The run's description; a later one takes its place."""
-        self._gather(run, Batch(tags={NOTE_TAG: secrets.mask(markdown)[:MAX_NOTE]}))
+        self._gather(run, RunUpdate(tags={NOTE_TAG: secrets.mask(markdown)[:MAX_NOTE]}))
 
     def log_dataset(self, run: Run, card: DatasetCard) -> None:
         """What the run is trained on; a run that has it already keeps it once."""
         entity = card.entity()
-        self._later(self._patiently, lambda: self._client.log_inputs(run.result(), [entity]))
+        self._later(self._with_retries, lambda: self._client.log_inputs(run.result(), [entity]))
 
     def attach(self, run: Run, files: Iterable[Path]) -> None:
         """Log files as artifacts of a run."""
         for path in files:
-            self._later(self._patiently, lambda path=path: self._client.log_artifact(run.result(), str(path)))
+            self._later(self._with_retries, lambda path=path: self._client.log_artifact(run.result(), str(path)))
 
     def register(self, parent: Run, card: ModelCard) -> Future[str]:
         """Make it the best model of its name in the Model Registry. The result says where it is, or why it is not."""
@@ -227,7 +227,7 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         try:
-            return self._patiently(lambda: registry.register(self._client, self._experiment, parent.result(), card))
+            return self._with_retries(lambda: registry.register(self._client, self._experiment, parent.result(), card))
         except MlflowException as error:
             if is_away(error):
                 raise
@@ -244,8 +244,8 @@ class Tracker:
             return
         now = int(time.time() * 1000)
         seconds = (now - self._begun[run.result()]) // 1000
-        part = Batch(metrics=[(name, value, now, seconds) for name, value in measured.items()])
-        self._writer.submit(lambda: self._patiently(lambda: self._write_part(run.result(), part)))
+        part = RunUpdate(metrics=[(name, value, now, seconds) for name, value in measured.items()])
+        self._writer.submit(lambda: self._with_retries(lambda: self._write_part(run.result(), part)))
 
     def stop_watching(self) -> None:
         """Log no more system metrics."""
@@ -254,7 +254,7 @@ class Tracker:
 
     # --------------------------------------------------------------------------------------- writing
 
-    def _gather(self, run: Run | str, batch: Batch) -> None:
+    def _gather(self, run: Run | str, batch: RunUpdate) -> None:
         """Write it after all before, with whatever else comes for this run until then."""
         with self._lock:
             waiting = self._gathering.setdefault(run, batch)
@@ -267,9 +267,9 @@ class Tracker:
         with self._lock:
             batch = self._gathering.pop(run)
         for part in batch.parts():
-            self._patiently(functools.partial(self._write_part, _id(run), part))
+            self._with_retries(functools.partial(self._write_part, _id(run), part))
 
-    def _write_part(self, run_id: str, part: Batch) -> None:
+    def _write_part(self, run_id: str, part: RunUpdate) -> None:
         """A batch that is written twice is there once: MLflow knows a metric by its time and step."""
         from mlflow.entities import Metric, Param, RunTag
 
@@ -280,8 +280,8 @@ class Tracker:
             tags=[RunTag(*tag) for tag in part.tags.items()],
         )
 
-    def _patiently(self, write: Callable[[], T]) -> T:
-        return patiently(write, retry.PATIENCE_S, self._missed)
+    def _with_retries(self, write: Callable[[], T]) -> T:
+        return with_retries(write, retry.RETRY_FOR_S, self._missed)
 
     def _missed(self) -> None:
         self._may_know_runs = True  # the run that seems not to be made may have been: only the answer is lost

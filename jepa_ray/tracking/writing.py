@@ -14,26 +14,26 @@ MAX_METRICS, MAX_OTHERS = 800, 100  # of a batch: MLflow takes 1000 of all kinds
 
 
 @dataclass
-class Batch:
+class RunUpdate:
     """Entries of one run that are written together."""
 
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)  # name, value, time in ms, step
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
-    def add(self, other: Batch) -> None:
+    def add(self, other: RunUpdate) -> None:
         """Take in what came later."""
         self.metrics += other.metrics
         self.params |= other.params
         self.tags |= other.tags
 
-    def parts(self) -> Iterator[Batch]:
+    def parts(self) -> Iterator[RunUpdate]:
         """The same in pieces that MLflow takes."""
         params, tags = list(self.params.items()), list(self.tags.items())
         count = max(math.ceil(len(self.metrics) / MAX_METRICS), math.ceil(max(len(params), len(tags)) / MAX_OTHERS))
         for i in range(count):
             some, others = (slice(i * most, (i + 1) * most) for most in (MAX_METRICS, MAX_OTHERS))
-            yield Batch(self.metrics[some], dict(params[others]), dict(tags[others]))
+            yield RunUpdate(self.metrics[some], dict(params[others]), dict(tags[others]))
 
 
 class Writer:

@@ -105,7 +105,7 @@ def data_spec(checkpoint: Checkpoint) -> DataSpec:
     """The data's shapes, checked. Raises `ValueError`, `KeyError` or `TypeError`."""
     spec = TypeAdapter(DataSpec).validate_python(_plain(checkpoint["data_spec"]))
     sizes = (*spec.observation_shape, spec.action_dim, spec.num_actions)
-    if not spec.observation_shape or any(not 0 <= size <= LARGEST_SIZE for size in sizes):
+    if not spec.observation_shape or any(not 0 <= size <= MAX_SIZE for size in sizes):
         raise ValueError(f"data_spec: {sizes} are no sizes of data")
     return spec
 
@@ -114,8 +114,8 @@ def _build(config: TrainConfig, spec: DataSpec) -> JEPA:
     return build_jepa(config.model, spec, ema_target=config.training.objective == "jepa")
 
 
-LARGEST_SIZE = 1 << 24  # of an observation's or action's dimensions
-MOST_VALUES = 10_000  # in a config
+MAX_SIZE = 1 << 24  # of an observation's or action's dimensions
+MAX_VALUES = 10_000  # in a config
 
 
 def _plain(value: Any) -> Any:
@@ -127,10 +127,10 @@ def _plain(value: Any) -> Any:
             waiting += [*part.keys(), *part.values()]
         elif isinstance(part, (list, tuple)):
             waiting += part
-        elif not isinstance(part, (str, int, float, type(None))) or len(str(part)) > MOST_VALUES:
+        elif not isinstance(part, (str, int, float, type(None))) or len(str(part)) > MAX_VALUES:
             raise ValueError(f"a config holds a {type(part).__name__}")
-        if seen + len(waiting) > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values in a config")
+        if seen + len(waiting) > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES:,} values in a config")
     return value
 
 

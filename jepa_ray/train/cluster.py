@@ -27,7 +27,7 @@ QUIET = {
 
 
 @dataclass(frozen=True)
-class Session:
+class RaySession:
     """A connected cluster."""
 
     dashboard: str | None  # URL
@@ -35,7 +35,7 @@ class Session:
 
 
 @contextmanager
-def ray_session(address: str | None, cpus: float, gpus: float, log: Path) -> Iterator[Session]:
+def ray_session(address: str | None, cpus: float, gpus: float, log: Path) -> Iterator[RaySession]:
     """Start a local cluster of the given size, or connect to `address`; everything of ours is gone on exit.
 
     While it lasts, whatever Ray logs or prints in this process goes to the file `log`: write to a console that
@@ -57,7 +57,7 @@ def ray_session(address: str | None, cpus: float, gpus: float, log: Path) -> Ite
             raise JepaRayError(f"Ray could not be started here: {error} (details in {log})") from None
         try:
             url = f"http://{context.dashboard_url}" if context.dashboard_url else None
-            yield Session(url, _token())
+            yield RaySession(url, _token())
         finally:
             ray.shutdown()
 

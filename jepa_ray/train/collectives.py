@@ -12,14 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Communicator:
     """This process among `world` DDP workers."""
 
     rank: int = 0
     world: int = 1
 
     @classmethod
-    def current(cls) -> Ranks:
+    def current(cls) -> Communicator:
         """From torch's process group, or a single process where there is none."""
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
 
@@ -50,7 +50,7 @@ class Ranks:
         padded[: len(part)] = part
         parts = [torch.empty_like(padded) for _ in range(self.world)]
         dist.all_gather(parts, padded)
-        sizes = [s.stop - s.start for s in (Ranks(r, self.world).share(count) for r in range(self.world))]
+        sizes = [s.stop - s.start for s in (Communicator(r, self.world).share(count) for r in range(self.world))]
         return torch.cat([p[:size] for p, size in zip(parts, sizes, strict=True)])
 
 

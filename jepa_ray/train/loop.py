@@ -23,8 +23,8 @@ from jepa_ray.errors import ConfigError, DataError, TrialError
 from jepa_ray.model.jepa import JEPA, EmaUpdate
 from jepa_ray.model.learner import Learner, build_learner
 from jepa_ray.train import checkpoint as ckpt
-from jepa_ray.train.collectives import Ranks
-from jepa_ray.train.validation import evaluate
+from jepa_ray.train.collectives import Communicator
+from jepa_ray.train.validation import validate
 
 
 class Loss(Protocol):
@@ -85,11 +85,11 @@ class Trainer:
     Raises `ConfigError` where config and data do not fit together.
     """
 
-    def __init__(self, config: TrainConfig, dataset: TrajectoryDataset, ranks: Ranks | None = None) -> None:
-        self.config, self.dataset, self.ranks = config, dataset, ranks or Ranks.current()
+    def __init__(self, config: TrainConfig, dataset: TrajectoryDataset, comm: Communicator | None = None) -> None:
+        self.config, self.dataset, self.comm = config, dataset, comm or Communicator.current()
         self._windows = windows(config.training, dataset)
         self.steps_per_epoch = len(self._windows) // config.training.batch_size
-        self.state = _initial_state(config, dataset, self.ranks)
+        self.state = _initial_state(config, dataset, self.comm)
 
     @property
     def finished(self) -> bool:
@@ -107,7 +107,7 @@ class Trainer:
         started = time.perf_counter()
         train_loss = self._train()
         trained = time.perf_counter()
-        validation = evaluate(self.state.model, self.dataset, self.ranks, self.config.training.rollout_horizon)
+        validation = validate(self.state.model, self.dataset, self.comm, self.config.training.rollout_horizon)
         metrics = {
             "train_loss": train_loss,
             **validation,
@@ -121,17 +121,17 @@ class Trainer:
 
     def _train(self) -> float:
         state, training = self.state, self.config.training
-        seed_for_epoch(self.config.experiment.seed, state.epoch, self.ranks.rank)
+        seed_for_epoch(self.config.experiment.seed, state.epoch, self.comm.rank)
         state.learner.reseed(epoch_seed(self.config.experiment.seed, state.epoch, rank=0))  # alike on all ranks
         order = self._permutation()
-        share = self.ranks.share(training.batch_size)
+        share = self.comm.share(training.batch_size)
         losses = torch.zeros((), device=self.dataset.device)
         for step in range(self.steps_per_epoch):
             rows = order[step * training.batch_size : (step + 1) * training.batch_size][share]
             settings = step_settings(training, state.epoch * self.steps_per_epoch + step, self.steps_per_epoch)
             losses += train_step(state, self.dataset.batch(rows, training.loss.rollout_steps), settings)
         state.epoch += 1
-        loss = float(self.ranks.sum(losses)) / (self.steps_per_epoch * self.ranks.world)
+        loss = float(self.comm.sum(losses)) / (self.steps_per_epoch * self.comm.world)
         if not math.isfinite(loss):
             raise TrialError(f"train_loss is {loss} in epoch {state.epoch}")
         return loss
@@ -222,16 +222,16 @@ def _half_cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def _initial_state(config: TrainConfig, dataset: TrajectoryDataset, ranks: Ranks) -> TrainState:
+def _initial_state(config: TrainConfig, dataset: TrajectoryDataset, comm: Communicator) -> TrainState:
     seed_for_epoch(config.experiment.seed, 0, 0)  # the same on every rank: DDP starts from equal parameters
-    learner = build_learner(config.model, config.training, dataset.spec, ranks.average).to(dataset.device)
+    learner = build_learner(config.model, config.training, dataset.spec, comm.average).to(dataset.device)
     optimizer = torch.optim.AdamW(
         _parameter_groups(learner, config.training.weight_decay), lr=config.training.learning_rate, fused=True
     )
     if config.training.compile:
         learner.compile()
     update_target = EmaUpdate(learner.model.state_encoder, learner.model.target_encoder)
-    return TrainState(learner, optimizer, update_target, ranks.wrap(learner))
+    return TrainState(learner, optimizer, update_target, comm.wrap(learner))
 
 
 def _trained(learner: nn.Module) -> list[nn.Parameter]:

@@ -13,7 +13,7 @@ from jepa_ray.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class Hello:
+class Ping:
     """Answers once the workers are up; loads nothing."""
 
 
@@ -34,11 +34,11 @@ class RunEpoch:
 
 
 @dataclass(frozen=True)
-class Leave:
+class Shutdown:
     """End the group."""
 
 
-Command = Hello | StartTrial | RunEpoch | Leave
+Command = Ping | StartTrial | RunEpoch | Shutdown
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Death:
+class GroupDied:
     """The reply to every call once the group is gone."""
 
     reason: str
@@ -72,12 +72,12 @@ class Mailbox:
     def __init__(self) -> None:
         self._commands: asyncio.Queue[Any] = asyncio.Queue()
         self._replies: asyncio.Queue[Any] = asyncio.Queue()
-        self._death: Death | None = None
+        self._died: GroupDied | None = None
 
     async def call(self, command: Any) -> Any:
         """Hand over a command and wait for its reply, or for the group's death."""
-        if self._death:
-            return self._death
+        if self._died:
+            return self._died
         self._commands.put_nowait(command)
         return await self._replies.get()
 
@@ -89,8 +89,8 @@ class Mailbox:
         """Answer the command taken last."""
         self._replies.put_nowait(reply)
 
-    async def bury(self, reason: str) -> None:
+    async def close(self, reason: str) -> None:
         """The group is gone."""
-        if self._death is None:
-            self._death = Death(reason)
-            self._replies.put_nowait(self._death)
+        if self._died is None:
+            self._died = GroupDied(reason)
+            self._replies.put_nowait(self._died)

@@ -23,7 +23,7 @@ from jepa_ray.model.learner import build_learner
 from jepa_ray.tracking import Tracker
 from jepa_ray.train.checkpoint import best_model, from_bytes, read_checkpoint, to_bytes
 from jepa_ray.train.cluster import ray_session
-from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import windows
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
 from jepa_ray.train.worker_group import WorkerGroup
@@ -72,7 +72,7 @@ def check_trainable(config: TrainConfig, console: Console, further: Iterable[str
     if "rollout_probe_r2" in (objective.metric, *further) and not dataset.has_states:
         raise ConfigError("objective.metric is rollout_probe_r2, but the data has no state labels to probe for")
     windows(config.training, dataset)
-    build_learner(config.model, config.training, dataset.spec, Ranks().average)
+    build_learner(config.model, config.training, dataset.spec, Communicator().average)
 
 
 def _check_fits(config: TrainConfig, machine: Machine) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from jepa_ray import metrics as measure
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.model.jepa import JEPA
-from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.collectives import Communicator
 
 ENCODE_ROWS = 256  # observations encoded at once
 ROLLOUT_STARTS = 128  # roll-outs ranked at once
@@ -23,7 +23,7 @@ MAX_RANK_ROWS = 1024  # embeddings whose singular values are taken
 
 
 @torch.no_grad()
-def evaluate(model: JEPA, dataset: TrajectoryDataset, ranks: Ranks, horizon: int) -> dict[str, float]:
+def validate(model: JEPA, dataset: TrajectoryDataset, ranks: Communicator, horizon: int) -> dict[str, float]:
     """Every validation metric by name, the same on every rank.
 
     `rollout_probe_r2` is there where the data has state labels, the `_z` ones where there are trajectories enough.
@@ -79,14 +79,21 @@ class _ValidationFrames:
         return out
 
 
-def _encode(encoder: Callable[[Tensor], Tensor], dataset: TrajectoryDataset, rows: Tensor, ranks: Ranks) -> Tensor:
+def _encode(
+    encoder: Callable[[Tensor], Tensor], dataset: TrajectoryDataset, rows: Tensor, ranks: Communicator
+) -> Tensor:
     mine = rows[ranks.share(len(rows))]
     part = torch.cat([encoder(dataset.observations(chunk)).float() for chunk in mine.split(ENCODE_ROWS)])
     return ranks.gather(part, len(rows))  # (V, D)
 
 
 def _one_step(
-    model: JEPA, dataset: TrajectoryDataset, frames: _ValidationFrames, online: Tensor, target: Tensor, ranks: Ranks
+    model: JEPA,
+    dataset: TrajectoryDataset,
+    frames: _ValidationFrames,
+    online: Tensor,
+    target: Tensor,
+    ranks: Communicator,
 ) -> dict[str, Tensor]:
     """val_loss, val_cosine, val_skill, persistence_ratio and action_gap, over all validation transitions."""
     last = frames.offsets + frames.lengths - 1
@@ -111,7 +118,12 @@ def _one_step(
 
 
 def _rollouts(
-    model: JEPA, dataset: TrajectoryDataset, frames: _ValidationFrames, online: Tensor, ranks: Ranks, horizon: int
+    model: JEPA,
+    dataset: TrajectoryDataset,
+    frames: _ValidationFrames,
+    online: Tensor,
+    ranks: Communicator,
+    horizon: int,
 ) -> dict[str, Tensor]:
     """What open-loop predictions are good for: the ranking metrics, and the probe where there are labels."""
     lengths, offsets = frames.lengths[:MAX_TRAJECTORIES], frames.offsets[:MAX_TRAJECTORIES]
@@ -153,7 +165,7 @@ class _RankTally:
         """What needs no model: copies of the last state, and the truth, which ties with observations equal to it."""
         self._bounds += torch.stack([ranked.overall.reciprocal().nansum() for ranked in (copied, true)])
 
-    def metrics(self, ranks: Ranks) -> dict[str, Tensor]:
+    def metrics(self, ranks: Communicator) -> dict[str, Tensor]:
         count, *sums = ranks.sum(self._by_trajectory)
         mrr, chance, within, within_chance = (value.sum() / count.sum() for value in sums)
         copied, ceiling = ranks.sum(self._bounds) / count.sum()
@@ -195,12 +207,12 @@ class _Probe:
         residual = (self._probe(predicted) - labels).square().sum(0)
         self._sums += torch.stack([residual, (labels - self._centre).square().sum(0)])
 
-    def metrics(self, ranks: Ranks) -> dict[str, Tensor]:
+    def metrics(self, ranks: Communicator) -> dict[str, Tensor]:
         residual, total = ranks.sum(self._sums)
         return {"rollout_probe_r2": measure.r2(residual, total)}
 
 
-def _starts(lengths: Tensor, ranks: Ranks) -> Iterator[tuple[Tensor, Tensor]]:
+def _starts(lengths: Tensor, ranks: Communicator) -> Iterator[tuple[Tensor, Tensor]]:
     """(episode, row) of this rank's roll-out starts, in chunks."""
     episode = torch.repeat_interleave(torch.arange(len(lengths)), lengths - 1)
     start = torch.cat([torch.arange(n - 1) for n in lengths.tolist()])

@@ -1,7 +1,7 @@
 """The warm worker group: one Ray Train run that trains one trial after another.
 
 Starting a `TorchTrainer` costs 20 s, so a group is started once and kept: process group, torch and the dataset's memory
-map stay, only the trial changes. The driver's side is `WorkerGroup`; the workers run `serve`. Between them
+map stay, only the trial changes. The driver's side is `WorkerGroup`; the workers run `run_worker`. Between them
 stands a mailbox actor: rank 0 takes each command and broadcasts it to the other ranks.
 
 Every wait is on (reply or death of the group), never on the reply alone: a group that crashes in start-up, runs out
@@ -29,17 +29,17 @@ from jepa_ray.config import DataConfig, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import GroupDiedError, GroupStartError, JepaRayError, TrialError
 from jepa_ray.train.checkpoint import from_bytes, to_bytes
-from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import Trainer
 from jepa_ray.train.mailbox import (
     Command,
-    Death,
     EpochResult,
     Failure,
-    Hello,
-    Leave,
+    GroupDied,
     Mailbox,
+    Ping,
     RunEpoch,
+    Shutdown,
     StartTrial,
 )
 from jepa_ray.train.network import OnTheNodesNetwork
@@ -49,7 +49,7 @@ TRAIN_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # bounds how fast a death is seen (default 2)
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # saves one process per group
 }
-PATIENCE_S = 45.0
+START_TIMEOUT_S = 45.0
 IDLE_TIMEOUT_S = 7 * 24 * 3600  # ranks wait this long for a broadcast; deaths are Ray's to notice, not gloo's
 SHUTDOWN_TIMEOUT_S = 8.0  # Tune gives a trainable 10 s to clean up
 
@@ -64,7 +64,7 @@ class WorkerGroup:
         workers, cpus, gpus: number of DDP workers, and what each takes of the cluster.
         storage: folder for Ray Train's own few files; it need not be the same on all nodes.
         name: what the group is called in Ray's dashboard.
-        patience: seconds to wait for resources that others hold.
+        start_timeout: seconds to wait for resources that others hold.
         work: what the workers run; tests put a faulty one here.
     """
 
@@ -76,13 +76,13 @@ class WorkerGroup:
         gpus: float,
         storage: str,
         name: str,
-        patience: float = PATIENCE_S,
+        start_timeout: float = START_TIMEOUT_S,
         work: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).options(name=f"{name}-mailbox").remote()
         resources = {"CPU": float(cpus)} | ({"GPU": gpus} if gpus else {})
         self._trainer = _Trainer(
-            work or serve,
+            work or run_worker,
             train_loop_config={"mailbox": self._mailbox},
             torch_config=OnTheNodesNetwork(timeout_s=IDLE_TIMEOUT_S),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources),
@@ -93,16 +93,16 @@ class WorkerGroup:
             ),
         )
         self.hosts: tuple[str, ...] = ()  # of each worker, known when they have started
-        self._patience = patience
+        self._start_timeout = start_timeout
         self._thread = threading.Thread(target=self._fit, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the workers and wait until they answer. Raises `GroupStartError`."""
         os.environ.update({key: value for key, value in TRAIN_ENV.items() if key not in os.environ})
-        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self._patience)
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self._start_timeout)
         self._thread.start()
         try:
-            self.hosts = self.call(Hello())
+            self.hosts = self.call(Ping())
         except GroupDiedError as error:
             raise GroupStartError(f"the worker group did not start: {error}") from None
 
@@ -113,7 +113,7 @@ class WorkerGroup:
         except BaseException as error:  # whatever ended the run ends the wait of whoever called
             reason = _root_cause(error)
         with contextlib.suppress(ray.exceptions.RayError):  # if the mailbox died first, the caller sees that itself
-            ray.get(self._mailbox.bury.remote(reason))
+            ray.get(self._mailbox.close.remote(reason))
 
     def call(self, command: Command) -> Any:
         """Run one command on all ranks and return rank 0's reply.
@@ -124,7 +124,7 @@ class WorkerGroup:
             reply = ray.get(self._mailbox.call.remote(command))
         except ray.exceptions.RayError as error:
             raise GroupDiedError(f"the worker group's mailbox died: {error}") from None
-        if isinstance(reply, Death):
+        if isinstance(reply, GroupDied):
             raise GroupDiedError(reply.reason)
         if isinstance(reply, Failure):
             raise TrialError(reply.message)
@@ -139,7 +139,7 @@ class WorkerGroup:
 
     def shutdown(self) -> None:
         """End the workers, then the mailbox; waits at most `SHUTDOWN_TIMEOUT_S` seconds."""
-        self._mailbox.call.remote(Leave())
+        self._mailbox.call.remote(Shutdown())
         self._thread.join(SHUTDOWN_TIMEOUT_S)
         ray.kill(self._mailbox)
 
@@ -163,67 +163,67 @@ def _root_cause(error: BaseException) -> str:
 # ------------------------------------------------------------------------------------ worker side
 
 
-def serve(config: dict[str, Any]) -> None:
+def run_worker(config: dict[str, Any]) -> None:
     """What every worker runs: take commands until told to leave.
 
     A `JepaRayError` is raised by all ranks together and fails only the trial. Any other error may have left the
     ranks out of step, so it ends the group.
     """
-    ranks, mailbox = Ranks.current(), config["mailbox"]
-    bench = _Bench(ranks)
+    comm, mailbox = Communicator.current(), config["mailbox"]
+    worker = _Worker(comm)
     while True:
-        command = _receive(mailbox, ranks)
-        if isinstance(command, Leave):
+        command = _receive(mailbox, comm)
+        if isinstance(command, Shutdown):
             return
         try:
-            reply = bench.run(command)
+            reply = worker.run(command)
         except JepaRayError as error:
             reply = Failure(str(error))
         except Exception:
-            if ranks.rank == 0:
-                ray.get(mailbox.bury.remote(traceback.format_exc(limit=-3)))
+            if comm.rank == 0:
+                ray.get(mailbox.close.remote(traceback.format_exc(limit=-3)))
             raise
-        if ranks.rank == 0:
+        if comm.rank == 0:
             ray.get(mailbox.reply.remote(reply))
 
 
-def _receive(mailbox: Any, ranks: Ranks) -> Command:
-    command = [ray.get(mailbox.take.remote()) if ranks.rank == 0 else None]
-    if ranks.world > 1:
+def _receive(mailbox: Any, comm: Communicator) -> Command:
+    command = [ray.get(mailbox.take.remote()) if comm.rank == 0 else None]
+    if comm.world > 1:
         dist.broadcast_object_list(command)
-    assert command[0] is not None, ("a command from rank 0", ranks)
+    assert command[0] is not None, ("a command from rank 0", comm)
     return command[0]
 
 
-def _hosts(ranks: Ranks) -> tuple[str, ...]:
+def _hosts(comm: Communicator) -> tuple[str, ...]:
     """The name of each rank's machine."""
     own = socket.gethostname()
-    if ranks.world == 1:
+    if comm.world == 1:
         return (own,)
-    names: list[str] = [""] * ranks.world
+    names: list[str] = [""] * comm.world
     dist.all_gather_object(names, own)
     return tuple(names)
 
 
-class _Bench:
+class _Worker:
     """A worker's own state: the dataset it holds, and the trial it trains."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, comm: Communicator) -> None:
+        self._comm = comm
         self._device = get_device()
         self._dataset: tuple[DataConfig, TrajectoryDataset] | None = None
         self._trainer: Trainer | None = None
 
     def run(self, command: Command) -> Any:
         match command:
-            case Hello():
-                return _hosts(self._ranks)
+            case Ping():
+                return _hosts(self._comm)
             case StartTrial(config, checkpoint):
                 self._start(config, checkpoint)
                 return self._result([]) if checkpoint is not None else None
             case RunEpoch():
                 self._trial.run_epoch()
-                return self._result([ray.put(to_bytes(self._trial.checkpoint()))] if self._ranks.rank == 0 else [])
+                return self._result([ray.put(to_bytes(self._trial.checkpoint()))] if self._comm.rank == 0 else [])
         return None
 
     def _result(self, checkpoint: list[Any]) -> EpochResult:
@@ -242,6 +242,6 @@ class _Bench:
         self._trainer = None  # frees the last trial's memory before the next takes its own
         if self._dataset is None or self._dataset[0] != config.data:
             self._dataset = (config.data, TrajectoryDataset.from_config(config.data, self._device))
-        self._trainer = Trainer(config, self._dataset[1], self._ranks)
+        self._trainer = Trainer(config, self._dataset[1], self._comm)
         if checkpoint is not None:
             self._trainer.restore(from_bytes(checkpoint))

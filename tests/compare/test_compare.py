@@ -21,7 +21,7 @@ from rich.console import Console
 from jepa_ray import cli
 from jepa_ray.compare import measure, table
 from jepa_ray.compare.__main__ import app
-from jepa_ray.compare.result import Job, Measured, Memory, Parameters, Planning, Side, load, save
+from jepa_ray.compare.result import ComparisonRun, Measured, Memory, Parameters, Planning, Side, load, save
 from jepa_ray.compare.run import Settings, config_of, order, run_comparison
 from jepa_ray.config import TrainConfig, dump_yaml
 from jepa_ray.data.dataset import TrajectoryDataset
@@ -29,7 +29,7 @@ from jepa_ray.errors import ConfigError, DataError
 from jepa_ray.model.learner import build_learner
 from jepa_ray.planning.success import Rate
 from jepa_ray.train.checkpoint import load_model
-from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.collectives import Communicator
 
 ROOT = Path(__file__).parents[2]
 TARGET = 0.5
@@ -235,8 +235,8 @@ def test_peak_memory_starts_at_idle(dataset: TrajectoryDataset) -> None:
 
 def test_sides_share_the_world_model(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
     jepa, generative = (
-        measure.count_parameters(build_learner(config.model, config.training, dataset.spec, Ranks().average))
-        for config in (config_of(Job(side, 0), train_config) for side in ("jepa", "generative"))
+        measure.count_parameters(build_learner(config.model, config.training, dataset.spec, Communicator().average))
+        for config in (config_of(ComparisonRun(side, 0), train_config) for side in ("jepa", "generative"))
     )
     assert jepa.world_model == generative.world_model
     assert jepa.training_only == generative.target == 0

@@ -15,7 +15,7 @@ CHROMIUM = os.environ.get("JEPA_RAY_CHROMIUM") or next(
 )
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH, and JEPA_RAY_CHROMIUM names none")
 WIDTHS = {"desk": 1280, "phone": 390}
-PATIENCE_MS = 180_000  # machines without a graphics card draw WebGL slowly
+TIMEOUT_MS = 180_000  # machines without a graphics card draw WebGL slowly
 
 
 @contextmanager

@@ -106,7 +106,7 @@ class TestSigReg:
         assert float(self.term(4, seed=1)(model(), states)) != a
 
     def test_torch_random_state_is_neither_used_nor_moved(self) -> None:
-        """Ranks have different global seeds, for dropout; their directions must not follow."""
+        """Communicator have different global seeds, for dropout; their directions must not follow."""
         states, unused = seeing(gaussian(1, 30, 8)), model()
         torch.manual_seed(1)
         before, a = torch.get_rng_state(), float(self.term(4)(unused, states))

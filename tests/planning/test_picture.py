@@ -8,15 +8,15 @@ from PIL import Image
 
 from jepa_ray.errors import ConfigError
 from jepa_ray.planning.picture import MISSED, REACHED, save_picture
-from jepa_ray.planning.success import Outcome, Recording
+from jepa_ray.planning.success import EpisodeRecording, Outcome
 
 
-def recording(steps: int, success: bool) -> Recording:
+def recording(steps: int, success: bool) -> EpisodeRecording:
     path = np.linspace([0.2, 0.2], [0.7, 0.6], steps + 1, dtype=np.float32)
     frames = np.zeros((steps + 1, 16, 16, 3), np.uint8)
     frames[:, :, 8, 1] = 255
     outcome = Outcome(success, steps if success else None, 1.0)
-    return Recording(outcome, frames, frames[0], path, np.array([0.7, 0.6], np.float32))
+    return EpisodeRecording(outcome, frames, frames[0], path, np.array([0.7, 0.6], np.float32))
 
 
 def colours(image: Image.Image) -> set[tuple[int, ...]]:

@@ -17,7 +17,7 @@ from helpers.ray_cluster import RayCluster
 from helpers.running import Running
 
 from jepa_ray.config import SweepConfig, load_sweep_config
-from jepa_ray.sweep.storage.study import StudyToRead, TrialRecord
+from jepa_ray.sweep.storage.study import StudyView, TrialRecord
 
 WHY_NOT = why_not()
 pytestmark = [
@@ -77,7 +77,7 @@ class Service:
 
     def records(self, name: str) -> list[TrialRecord]:
         spec: SweepConfig = load_sweep_config(self.left(name, "spec.yaml"))
-        return StudyToRead.open(spec, self.left(name, "optuna.db")).records()
+        return StudyView.open(spec, self.left(name, "optuna.db")).records()
 
     def kill_driver(self) -> None:
         """With SIGKILL, on the head."""

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from helpers.browsing import PATIENCE_MS, WIDTHS, chromium, needs_chromium
+from helpers.browsing import TIMEOUT_MS, WIDTHS, chromium, needs_chromium
 from helpers.running import Running, board, epochs_recorded, run, start, write
 from mlflow import MlflowClient
 from ray import cloudpickle
@@ -30,7 +30,7 @@ from jepa_ray.storage import Storage
 from jepa_ray.sweep.run import run_sweep
 from jepa_ray.sweep.trial import SweepTrial, trainable
 from jepa_ray.train.checkpoint import load_model
-from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import Trainer
 from jepa_ray.train.mailbox import EpochResult, StartTrial
 from jepa_ray.train.worker_group import WorkerGroup
@@ -87,17 +87,17 @@ def test_what_it_leaves_can_be_looked_at(swept: Swept, tmp_path: Path, width: in
             wrong: list[str] = []
             page.on("pageerror", lambda error: wrong.append(str(error)))
             page.goto((swept.output / "sweeps/unit/report.html").as_uri())
-            page.wait_for_function("document.documentElement.dataset.drawn === 'yes'", timeout=PATIENCE_MS)
+            page.wait_for_function("document.documentElement.dataset.drawn === 'yes'", timeout=TIMEOUT_MS)
             assert page.locator("#table-board tbody tr").count() == 4
             assert page.locator("[data-plot] svg").count() >= 4
 
             page.goto(f"{server.uri}/#/experiments/1/runs?compareRunsMode=TABLE")
-            page.get_by_text("5 matching runs").wait_for(timeout=PATIENCE_MS)
-            page.locator(".ag-row button").first.click(timeout=PATIENCE_MS)  # the parent's, which shows its children
-            page.get_by_text("trial_00003").first.wait_for(timeout=PATIENCE_MS)
+            page.get_by_text("5 matching runs").wait_for(timeout=TIMEOUT_MS)
+            page.locator(".ag-row button").first.click(timeout=TIMEOUT_MS)  # the parent's, which shows its children
+            page.get_by_text("trial_00003").first.wait_for(timeout=TIMEOUT_MS)
             assert page.locator(".ag-row a", has_text="learning_rate=").count() == 4
             page.goto(f"{server.uri}/#/models/unit")
-            page.get_by_text("Version 1").first.wait_for(timeout=PATIENCE_MS)
+            page.get_by_text("Version 1").first.wait_for(timeout=TIMEOUT_MS)
             assert wrong == []
     finally:
         server.kill()
@@ -208,7 +208,7 @@ def undisturbed(spec: dict[str, Any], overrides: dict[str, Any]) -> float:
     config = SweepConfig.model_validate(spec).trial_config(overrides)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.training.cpus_per_worker)
-    trainer = Trainer(config, TrajectoryDataset.from_config(config.data, torch.device("cpu")), Ranks())
+    trainer = Trainer(config, TrajectoryDataset.from_config(config.data, torch.device("cpu")), Communicator())
     values = [trainer.run_epoch()["val_rollout_mrr"] for _ in range(config.training.num_epochs)]
     torch.set_num_threads(threads)
     return max(values)

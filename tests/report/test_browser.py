@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from helpers import books
-from helpers.browsing import PATIENCE_MS, WIDTHS, chromium, needs_chromium
+from helpers.browsing import TIMEOUT_MS, WIDTHS, chromium, needs_chromium
 
-from jepa_ray.report.report_data import State
+from jepa_ray.report.report_data import SweepState
 from jepa_ray.report.side_by_side import render_both
-from jepa_ray.sweep.output.reporting import facts, write_report
+from jepa_ray.sweep.output.reporting import collect_report_data, write_report
 from jepa_ray.sweep.search.repeats import Repeats
 
 pytestmark = needs_chromium
@@ -27,7 +27,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repeats, rng = Repeats(study), random.Random(1)
     while asked := repeats.ask():
         books.train(study, asked.number, rng, "unit-group-0", books.BEGAN + 300)
-    return write_report(study, tmp_path_factory.mktemp("report"), State.FINISHED)
+    return write_report(study, tmp_path_factory.mktemp("report"), SweepState.FINISHED)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ class Opened:
         self.page.on("console", lambda told: self.wrong.append(told.text) if told.type == "error" else None)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(path.as_uri(), timeout=PATIENCE_MS)
+        self.page.goto(path.as_uri(), timeout=TIMEOUT_MS)
         drawn = "document.documentElement.dataset.drawn === 'yes'"
-        self.page.wait_for_function(drawn, timeout=PATIENCE_MS)
+        self.page.wait_for_function(drawn, timeout=TIMEOUT_MS)
 
     def cells(self, column: int, table: str = "board") -> list[str]:
         return self.page.locator(f"#table-{table} tbody td:nth-child({column})").all_text_contents()
@@ -147,7 +147,7 @@ def test_dark_mode_is_dark_and_follows_the_system(browser: Any, report: Path) ->
     ink = "getComputedStyle(document.querySelector('#plot-progress .xtick text')).fill"
     assert opened.page.evaluate(ink) == "rgb(230, 233, 236)"
     opened.page.emulate_media(color_scheme="light")
-    opened.page.wait_for_function(f"{ink} === 'rgb(28, 33, 38)'", timeout=PATIENCE_MS)
+    opened.page.wait_for_function(f"{ink} === 'rgb(28, 33, 38)'", timeout=TIMEOUT_MS)
     assert opened.wrong == []
     opened.page.close()
 
@@ -157,7 +157,7 @@ def test_two_sweeps_side_by_side(browser: Any, tmp_path: Path) -> None:
     for name, seed in (("left", 0), ("right", 1)):
         study = books.study(books.spec(name=name, search={"algorithm": "random", "num_trials": 14, "seed": seed}))
         books.train_all(study)
-        sides.append(facts(study, tmp_path, State.FINISHED))
+        sides.append(collect_report_data(study, tmp_path, SweepState.FINISHED))
     path = tmp_path / "compare.html"
     path.write_text(render_both(*sides))
     opened = Opened(browser, path, 390)

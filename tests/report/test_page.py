@@ -13,12 +13,12 @@ import pytest
 from helpers import books
 
 from jepa_ray.report.page import embedded, render
-from jepa_ray.report.report_data import State
+from jepa_ray.report.report_data import SweepState
 from jepa_ray.report.side_by_side import render_both
-from jepa_ray.sweep.output.reporting import begin_session, facts
+from jepa_ray.sweep.output.reporting import begin_session, collect_report_data
 from jepa_ray.sweep.search.repeats import Repeats
 from jepa_ray.sweep.search.searcher import Search
-from jepa_ray.sweep.storage.study import Finals, Study
+from jepa_ray.sweep.storage.study import PlanningScore, Study
 
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -64,8 +64,8 @@ class Page(HTMLParser):
         return {values["data-plot"] for _, values in self.tags if "data-plot" in values}
 
 
-def page(study: Study, state: State = State.FINISHED, folder: Path = Path("nowhere")) -> Page:
-    return Page(render(facts(study, folder, state)))
+def page(study: Study, state: SweepState = SweepState.FINISHED, folder: Path = Path("nowhere")) -> Page:
+    return Page(render(collect_report_data(study, folder, state)))
 
 
 def trained(**changes: Any) -> Study:
@@ -141,7 +141,7 @@ class TestWhatIsMissingIsSaidInWords:
     def test_nothing_has_ended(self) -> None:
         study = books.study(books.spec())
         Search(study).ask()
-        told = page(study, State.UNFINISHED)
+        told = page(study, SweepState.UNFINISHED)
         assert told.plotted == set()
         assert "No trial has ended yet" in told.sections["headline"]
         assert "no learning curves" in told.sections["curves"]
@@ -235,7 +235,7 @@ class TestOtherKindsOfSweeps:
     def test_planned_finals_and_their_picture(self, tmp_path: Path) -> None:
         study = trained(evaluation={"plan_top_k": 1})
         best = next(row for row in page(study).board if row["rank"] == 1)["trial"]
-        study.record_finals(int(best.removeprefix("trial_")), Finals(0.84, 0.7, 0.93, 0.15))
+        study.record_planning_score(int(best.removeprefix("trial_")), PlanningScore(0.84, 0.7, 0.93, 0.15))
         (tmp_path / "planned.png").write_bytes(b"\x89PNG\r\n\x1a\npicture")
         told = page(study, folder=tmp_path)
         assert "84% [70%, 93%]" in told.sections["planning"]
@@ -246,7 +246,7 @@ class TestOtherKindsOfSweeps:
         study = books.study(books.spec())
         books.train_all(study, most=5)
         Search(study).ask()
-        told = page(study, State.INTERRUPTED)
+        told = page(study, SweepState.INTERRUPTED)
         assert "6 of 12 runs begun" in told.sections[""]
         assert "the same command continues" in told.sections[""]
         assert [row["rank"] for row in told.board] == [1, 2, 3, 4, 5, None]
@@ -263,7 +263,7 @@ class TestWhatUsersWrite:
         study.note(asked.number, error=EVIL)
         study.finish(asked.number, failed=True)
         begin_session(study)
-        text = render(facts(study, Path("nowhere"), State.FINISHED))
+        text = render(collect_report_data(study, Path("nowhere"), SweepState.FINISHED))
         assert EVIL not in text
         told = Page(text)
         assert [tag for tag, _ in told.tags if tag == "img"] == []
@@ -293,7 +293,7 @@ def test_a_large_sweep_is_thinned_and_says_so(tmp_path: Path) -> None:
     ends = {"low": 1e-5, "high": 1e-2, "log": True}
     space = {"training.learning_rate": ends, "training.ema_decay": {"low": 0.98, "high": 0.999}}
     study = trained(space=space, search={"algorithm": "random", "num_trials": 2000})
-    text = render(facts(study, tmp_path, State.FINISHED))
+    text = render(collect_report_data(study, tmp_path, SweepState.FINISHED))
     told = Page(text)
     assert len(told.board) == 2000
     assert "Shown are the best 50 of 2,000 trials" in told.sections["curves"]
@@ -303,7 +303,9 @@ def test_a_large_sweep_is_thinned_and_says_so(tmp_path: Path) -> None:
 
 class TestTwoSweeps:
     def pair(self, a: Study, b: Study) -> Page:
-        return Page(render_both(*(facts(study, Path("nowhere"), State.FINISHED) for study in (a, b))))
+        return Page(
+            render_both(*(collect_report_data(study, Path("nowhere"), SweepState.FINISHED) for study in (a, b)))
+        )
 
     def test_side_by_side(self) -> None:
         a, b = trained(), trained(name="other", early_stopping={"grace_epochs": 2, "max_epochs": 4})

@@ -19,16 +19,18 @@ from jepa_ray.errors import ConfigError
 from jepa_ray.report import space_plots
 from jepa_ray.report.importance import importance
 from jepa_ray.report.panels import alike, picks
-from jepa_ray.report.report_data import Budget, Epoch, Session, State, Sweep, Trial
-from jepa_ray.report.timeline import MOST_BARS, timeline
-from jepa_ray.sweep.output.reporting import facts, read_facts, write_report
+from jepa_ray.report.report_data import Budget, Epoch, ReportData, Session, SweepState, Trial
+from jepa_ray.report.timeline import MAX_BARS, timeline
+from jepa_ray.sweep.output.reporting import collect_report_data, read_report_data, write_report
 from jepa_ray.sweep.storage.study import Ran, Study
 
 
-def sweep(trials: Sequence[Trial], sessions: Sequence[float] = (), space: dict[str, object] | None = None) -> Sweep:
-    return Sweep(
+def sweep(
+    trials: Sequence[Trial], sessions: Sequence[float] = (), space: dict[str, object] | None = None
+) -> ReportData:
+    return ReportData(
         name="unit",
-        state=State.FINISHED,
+        state=SweepState.FINISHED,
         written=0.0,
         objectives=[Objective()],
         space=space or {},
@@ -78,16 +80,16 @@ class TestTimeline:
         assert len(line.spans) == 1
 
     def test_too_many_bars_are_merged_and_no_time_is_lost(self) -> None:
-        trials = [trial(i, ("ab"[i % 2], 2.0 * i, 2.0 * i + 1.9)) for i in range(2 * MOST_BARS)]
+        trials = [trial(i, ("ab"[i % 2], 2.0 * i, 2.0 * i + 1.9)) for i in range(2 * MAX_BARS)]
         line = timeline(sweep(trials, [0.0]))
         assert line.merged
-        assert len(line.spans) <= MOST_BARS + 2
+        assert len(line.spans) <= MAX_BARS + 2
         assert sum(span.epochs for span in line.spans) == len(trials)
         assert sum(group.busy for group in line.groups) == pytest.approx(1.9 * len(trials))
 
 
 class TestImportance:
-    def planted(self, count: int, b_counts: float = 0.01) -> Sweep:
+    def planted(self, count: int, b_counts: float = 0.01) -> ReportData:
         """`a` decides nearly everything, `b` little or, but for chance, nothing."""
         rng = random.Random(0)
         choices = optuna.distributions.CategoricalDistribution([0, 1, 2])
@@ -175,21 +177,21 @@ class TestBooks:
 
     def test_reading_touches_nothing_and_says_it_is_not_finished(self, folder: Path) -> None:
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
-        found = read_facts(folder)
+        found = read_report_data(folder)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-        assert found.state is State.UNFINISHED
+        assert found.state is SweepState.UNFINISHED
         assert len(found.trials) == 3
         (folder / "finished.json").write_text('{"seconds": 1}')
-        assert read_facts(folder).state is State.FINISHED
+        assert read_report_data(folder).state is SweepState.FINISHED
 
     def test_reading_goes_on_while_another_process_writes(self, folder: Path) -> None:
         with sqlite3.connect(folder / "optuna.db") as writer:
             writer.execute("BEGIN IMMEDIATE")
-            assert len(read_facts(folder).trials) == 3
+            assert len(read_report_data(folder).trials) == 3
 
     def test_no_sweep_is_bad_input(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is no folder of a sweep"):
-            read_facts(tmp_path)
+            read_report_data(tmp_path)
 
     def test_the_command_writes_the_report_of_the_only_sweep_of_an_output_root(self, folder: Path) -> None:
         root = folder / "root"
@@ -216,7 +218,7 @@ class TestBooks:
 
 def test_writing_replaces_the_last_report(tmp_path: Path) -> None:
     study = books.study(books.spec())
-    first = write_report(study, tmp_path, State.INTERRUPTED).read_text()
+    first = write_report(study, tmp_path, SweepState.INTERRUPTED).read_text()
     books.train_all(study, most=2)
-    assert write_report(study, tmp_path, State.INTERRUPTED).read_text() != first
-    assert facts(study, tmp_path, State.FINISHED).trials[0].rank is not None
+    assert write_report(study, tmp_path, SweepState.INTERRUPTED).read_text() != first
+    assert collect_report_data(study, tmp_path, SweepState.FINISHED).trials[0].rank is not None

@@ -783,4 +783,4 @@ def test_the_learned_shapes_are_plain_values(dataset: TrajectoryDataset) -> None
     """A control for the checks of `data_spec`: what a real dataset gives passes them."""
     stored = {"data_spec": dataclasses.asdict(dataset.spec)}
     assert ckpt.data_spec(stored) == dataset.spec
-    assert np.prod(dataset.spec.observation_shape) < ckpt.LARGEST_SIZE
+    assert np.prod(dataset.spec.observation_shape) < ckpt.MAX_SIZE

@@ -13,7 +13,7 @@ from tracking_server import Server
 from jepa_ray.config import TrackingConfig
 from jepa_ray.errors import ConfigError, StorageError
 from jepa_ray.tracking import Tracker, retry
-from jepa_ray.tracking.retry import patiently
+from jepa_ray.tracking.retry import with_retries
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -55,7 +55,7 @@ def test_what_is_logged_while_the_server_is_gone_is_there_afterwards(server: Ser
 def test_a_server_that_stays_away_ends_the_session(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(retry, "RETRY_FOR_S", 1.0)
     tracker = Tracker(TrackingConfig(uri=server.uri), tmp_path, "unit")
     tracker.open_run("away", "sweep", {})
     tracker.flush()
@@ -89,7 +89,7 @@ class TestPatiently:
                 raise failures.pop()
             return "written"
 
-        assert patiently(write, 10, lambda: missed.append(1)) == "written"
+        assert with_retries(write, 10, lambda: missed.append(1)) == "written"
         assert len(missed) == 2
 
     def test_what_no_later_try_can_mend_is_raised_at_once(self) -> None:
@@ -100,7 +100,7 @@ class TestPatiently:
             raise FileNotFoundError("no such artifact")
 
         with pytest.raises(FileNotFoundError):
-            patiently(write, 10)
+            with_retries(write, 10)
         assert len(tried) == 1
 
     def test_it_gives_up(self) -> None:
@@ -109,5 +109,5 @@ class TestPatiently:
 
         began = time.monotonic()
         with pytest.raises(ConnectionError, match="still away"):
-            patiently(write, 0.1)
+            with_retries(write, 0.1)
         assert 0.1 <= time.monotonic() - began < 2

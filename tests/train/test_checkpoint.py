@@ -8,7 +8,7 @@ from jepa_ray.config import TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import DataError
 from jepa_ray.train import checkpoint as ckpt
-from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import Trainer
 
 
@@ -18,7 +18,7 @@ class Hostile:
 
 
 def test_a_checkpoint_rebuilds_its_model(train_config: TrainConfig, dataset: TrajectoryDataset, tmp_path: Path) -> None:
-    run = Trainer(train_config, dataset, Ranks())
+    run = Trainer(train_config, dataset, Communicator())
     run.run_epoch()
     path = tmp_path / "model.pt"
     path.write_bytes(ckpt.to_bytes(run.checkpoint()))

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 
 from jepa_ray.config import METRICS, TrainConfig
 from jepa_ray.data.dataset import TrajectoryDataset
-from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import Trainer
 
 # Summation order differs between one batch of 16 and two of 8: float32 sums differ by about 1e-7 relative, and
@@ -43,12 +43,12 @@ def _in_process(rank: int, world: int, folder: str, config: TrainConfig) -> None
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     try:
-        torch.save(_everything(config, Ranks.current()), Path(folder) / f"rank{rank}.pt")
+        torch.save(_everything(config, Communicator.current()), Path(folder) / f"rank{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-def _everything(config: TrainConfig, ranks: Ranks) -> dict[str, object]:
+def _everything(config: TrainConfig, ranks: Communicator) -> dict[str, object]:
     dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
     return {
         "losses": {name: _loss(config.with_overrides(terms), dataset, ranks) for name, terms in OBJECTIVES.items()},
@@ -57,7 +57,7 @@ def _everything(config: TrainConfig, ranks: Ranks) -> dict[str, object]:
     }
 
 
-def _loss(config: TrainConfig, dataset: TrajectoryDataset, ranks: Ranks) -> dict[str, torch.Tensor]:
+def _loss(config: TrainConfig, dataset: TrajectoryDataset, ranks: Communicator) -> dict[str, torch.Tensor]:
     """Loss of a batch, averaged over ranks, and its gradient."""
     run = Trainer(config, dataset, ranks)
     run.state.learner.reseed(7)
@@ -69,7 +69,7 @@ def _loss(config: TrainConfig, dataset: TrajectoryDataset, ranks: Ranks) -> dict
     return {"loss": ranks.sum(loss.detach().clone()) / ranks.world, **gradients}
 
 
-def _curve(config: TrainConfig, dataset: TrajectoryDataset, ranks: Ranks) -> list[dict[str, float]]:
+def _curve(config: TrainConfig, dataset: TrajectoryDataset, ranks: Communicator) -> list[dict[str, float]]:
     run = Trainer(config, dataset, ranks)
     return [run.run_epoch() for _ in range(EPOCHS)]
 
@@ -79,7 +79,7 @@ def sides(train_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -
     """What one process, rank 0 of two, and rank 1 of two computed."""
     folder = tmp_path_factory.mktemp("ddp")
     config = train_config.with_overrides({"training.num_workers": 2})
-    single = _everything(config, Ranks())
+    single = _everything(config, Communicator())
     mp.spawn(_in_process, args=(2, os.fspath(folder), config), nprocs=2)
     return [single, *(torch.load(folder / f"rank{rank}.pt") for rank in range(2))]
 
@@ -106,7 +106,7 @@ def test_statistics_that_are_not_shared_would_be_seen(sides: list[dict], train_c
 
 
 def _half(config: TrainConfig, dataset: TrajectoryDataset, part: int) -> float:
-    run = Trainer(config, dataset, Ranks())
+    run = Trainer(config, dataset, Communicator())
     run.state.learner.reseed(7)
     batch = dataset.batch(dataset.train_index[:16][8 * part : 8 * part + 8])
     return run.state.loss(batch.observations, batch.actions).item()
@@ -130,5 +130,5 @@ def test_one_and_two_workers_give_the_same_curve(sides: list[dict], curve: str) 
 def test_the_shares_of_all_ranks_make_up_the_whole() -> None:
     for count in (0, 1, 5, 16, 17):
         for world in (1, 2, 3, 5):
-            shares = [Ranks(rank, world).share(count) for rank in range(world)]
+            shares = [Communicator(rank, world).share(count) for rank in range(world)]
             assert [i for share in shares for i in range(count)[share]] == list(range(count))

@@ -11,14 +11,16 @@ from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import ConfigError, TrialError
 from jepa_ray.train import checkpoint as ckpt
 from jepa_ray.train import loop
-from jepa_ray.train.collectives import Ranks
+from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import Trainer, step_settings, train_step
 
 TIMES = ("samples_per_s", "epoch_s")
 
 
 def trainer(config: TrainConfig, dataset: TrajectoryDataset, **overrides: object) -> Trainer:
-    return Trainer(config.with_overrides({key.replace("__", "."): v for key, v in overrides.items()}), dataset, Ranks())
+    return Trainer(
+        config.with_overrides({key.replace("__", "."): v for key, v in overrides.items()}), dataset, Communicator()
+    )
 
 
 def timeless(metrics: dict[str, float]) -> dict[str, float]:
@@ -170,7 +172,7 @@ def test_every_kind_of_data_trains(
         {"data.builtin": None, "data.path": path, "model.encoder_type": "mlp", "training.batch_size": 8}
     )
     data = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
-    metrics = Trainer(config, data, Ranks()).run_epoch()
+    metrics = Trainer(config, data, Communicator()).run_epoch()
     assert all(math.isfinite(value) for value in metrics.values())
     assert 0 < metrics["val_rollout_mrr"] <= 1
 

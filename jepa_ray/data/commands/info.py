@@ -24,8 +24,8 @@ from jepa_ray.data.trajectories import Trajectories, check_forms
 from jepa_ray.errors import DataError
 
 BINS = 10  # of the histogram of lengths, at most
-MOST_SHOWN = 10  # values of a discrete action, and constant dimensions of a column
-MOST_RANGES = 8  # dimensions of an action whose ranges are shown one by one
+MAX_SHOWN = 10  # values of a discrete action, and constant dimensions of a column
+MAX_RANGES = 8  # dimensions of an action whose ranges are shown one by one
 LOADED_BYTES = {"u": 8, "i": 8, "f": 4, "b": 1}  # of a value in memory, by kind of dtype; but pixels stay bytes
 
 
@@ -62,7 +62,7 @@ class Values:
     infinite: int
     dims: int
     constant: tuple[int, ...]  # dimensions without two different finite values
-    ranges: tuple[tuple[float, float], ...]  # (low, high) of each dimension, of no more than `MOST_RANGES`
+    ranges: tuple[tuple[float, float], ...]  # (low, high) of each dimension, of no more than `MAX_RANGES`
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ class _Tally:
     def values(self) -> Values:
         """What was added up; constant dimensions include those with no finite value at all."""
         constant = tuple(np.flatnonzero(self.low >= self.high).tolist())
-        few = self.dims <= MOST_RANGES
+        few = self.dims <= MAX_RANGES
         ranges = tuple(zip(self.low.tolist(), self.high.tolist(), strict=True)) if few else ()
         if not self.finite:
             return Values(None, None, None, self.nan, self.infinite, self.dims, constant, ranges)
@@ -356,4 +356,4 @@ def _discrete(action: Column) -> Discrete:
         found, times = np.unique(action[rows], return_counts=True)
         counts.update(dict(zip(found.tolist(), times.tolist(), strict=True)))
     total = counts.total()
-    return Discrete(len(counts), tuple(sorted((value, n / total) for value, n in counts.most_common(MOST_SHOWN))))
+    return Discrete(len(counts), tuple(sorted((value, n / total) for value, n in counts.most_common(MAX_SHOWN))))

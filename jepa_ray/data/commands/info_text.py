@@ -9,7 +9,7 @@ from rich.text import Text
 
 from jepa_ray.cli import in_one_line
 from jepa_ray.data.commands.info import (
-    MOST_SHOWN,
+    MAX_SHOWN,
     ActionAlignment,
     ColumnInfo,
     Continuous,
@@ -103,7 +103,7 @@ def _constant(values: Values) -> str:
         return "all" if values.dims > 1 else "yes"
     count = f"{len(values.constant):,} of {values.dims:,}"
     runs = _runs(values.constant)
-    return count if len(runs) > MOST_SHOWN else f"{count}: {', '.join(runs)}"
+    return count if len(runs) > MAX_SHOWN else f"{count}: {', '.join(runs)}"
 
 
 def _runs(numbers: tuple[int, ...]) -> list[str]:
@@ -161,7 +161,7 @@ def _aligned(found: ActionAlignment) -> str:
 
 
 def _repeated(repeats: Repeats) -> str:
-    shown = ", ".join(map(str, repeats.episodes[:MOST_SHOWN])) + ", …" * (len(repeats.episodes) > MOST_SHOWN)
+    shown = ", ".join(map(str, repeats.episodes[:MAX_SHOWN])) + ", …" * (len(repeats.episodes) > MAX_SHOWN)
     count = len(repeats.episodes)
     text = f"{count:,} episode{'s' * (count != 1)} identical to an earlier one" + (f" ({shown})" if count else "")
     return text if repeats.still is None else f"{text}; the observation stays the same in {repeats.still:.1%} of steps"

@@ -17,7 +17,7 @@ from jepa_ray.data.selection import choose
 from jepa_ray.data.trajectories import Trajectories, check_forms
 from jepa_ray.files import write_atomically
 
-SHORTEST_SIDE, LONGEST_SIDE = 64, 256  # of a frame on the sheet, in pixels, as far as its shape allows both
+MIN_SIDE, MAX_SIDE = 64, 256  # of a frame on the sheet, in pixels, as far as its shape allows both
 GAP, MARGIN, CAPTION = 4, 78, 14  # between frames, left of them for the episode, under each for the step
 PLOTTED_DIMS, PLOTTED_ROWS, PLOTS_ACROSS = 8, 1000, 4
 
@@ -59,7 +59,7 @@ def _scaled(frame: NDArray[np.uint8]) -> Image.Image:
     """A frame (H, W, C) by nearest neighbours at a size one can see, its first 3 channels or its first."""
     channels = frame[:, :, :3] if frame.shape[2] >= 3 else np.repeat(frame[:, :, :1], 3, axis=2)
     height, width = frame.shape[:2]
-    scale = max(SHORTEST_SIDE / min(height, width), min(1.0, LONGEST_SIDE / max(height, width)))
+    scale = max(MIN_SIDE / min(height, width), min(1.0, MAX_SIDE / max(height, width)))
     scale = float(np.ceil(scale)) if scale > 1 else scale  # whole factors keep pixels square
     size = (round(width * scale), round(height * scale))
     return Image.fromarray(np.ascontiguousarray(channels)).resize(size, Image.Resampling.NEAREST)

@@ -19,7 +19,7 @@ from jepa_ray.errors import DataError
 
 NAMES = {"actions": "action", "rewards": "reward"}
 ENDS = ("terminals", "timeouts")
-MOST_NAMED = 8  # columns that a note names
+MAX_NAMED = 8  # columns that a note names
 
 
 class D4RL:
@@ -62,7 +62,7 @@ def _per_row(file: h5py.File, path: Path) -> tuple[dict[str, Column], tuple[str,
             raise DataError(f"{path}: {name} has shape {held[name].shape}, but actions has {rows} rows")
     fits = {name for name, item in held.items() if item.shape and item.shape[0] == rows}
     others = sorted(set(held) - fits)
-    named = ", ".join(others[:MOST_NAMED]) + (", ..." if len(others) > MOST_NAMED else "")
+    named = ", ".join(others[:MAX_NAMED]) + (", ..." if len(others) > MAX_NAMED else "")
     notes = (f"not read, for they have other than {rows} rows: {named}",) if others else ()
     return {name: Dataset(held[name], path) for name in sorted(fits)}, notes
 

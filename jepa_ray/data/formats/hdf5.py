@@ -17,7 +17,7 @@ from jepa_ray.errors import DataError
 with suppress(ImportError):
     import hdf5plugin  # noqa: F401  (registers the filters: blosc, zstd, lz4, ...)
 
-MOST_COMPRESSED = 5000  # times smaller than its data can be in a file that is honest about its size
+MAX_COMPRESSION = 5000  # times smaller than its data can be in a file that is honest about its size
 CHUNK = 256 << 10  # bytes of a chunk of a file that is written, before compression
 HARMLESS = 1 << 30  # bytes that are not worth a check
 
@@ -48,7 +48,7 @@ class Dataset:
         if not self.shape:  # a single number; what is done with it is for others to say
             return
         claimed, stored = column_bytes(self), path.stat().st_size
-        if claimed > max(HARMLESS, MOST_COMPRESSED * stored):
+        if claimed > max(HARMLESS, MAX_COMPRESSION * stored):
             raise DataError(f"{path}: {self._name} claims {claimed:,} bytes, but the file has {stored:,}")
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:

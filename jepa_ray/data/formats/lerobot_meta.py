@@ -20,7 +20,7 @@ from jepa_ray.data.formats.peek import readable
 from jepa_ray.errors import DataError
 
 INFO = "meta/info.json"
-MOST_INFO = 16 << 20  # bytes of it that are read
+MAX_INFO_BYTES = 16 << 20  # bytes of it that are read
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 PLACEHOLDER = re.compile(r"\{(\w+)(?::0(\d)d)?\}")
@@ -95,8 +95,8 @@ class Episodes:
 def read_info(path: Path) -> dict[str, Any]:
     """`info.json`. Raises `DataError` for other versions than 3."""
     file = path / INFO
-    if file.stat().st_size > MOST_INFO:
-        raise DataError(f"{file}: has {file.stat().st_size:,} bytes, but at most {MOST_INFO:,} are read")
+    if file.stat().st_size > MAX_INFO_BYTES:
+        raise DataError(f"{file}: has {file.stat().st_size:,} bytes, but at most {MAX_INFO_BYTES:,} are read")
     with readable(file, "JSON file"):
         info = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(info, dict):

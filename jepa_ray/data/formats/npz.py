@@ -17,7 +17,7 @@ from jepa_ray.data.formats.peek import BROKEN, first_line, readable
 from jepa_ray.errors import DataError
 
 SKIP_BYTES = 1 << 20  # read at once while going forward to a row
-MOST_DEFLATED = 1032  # times smaller than its data that deflate can make a member
+MAX_DEFLATION = 1032  # times smaller than its data that deflate can make a member
 DAMAGE = (*BROKEN, zlib.error)
 
 
@@ -134,7 +134,7 @@ def _honest_size(info: zipfile.ZipInfo, path: Path) -> int:
     """Bytes of the member once it is read. Raises `DataError` for a size that the file cannot hold."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(f"{path}: {info.filename} is compressed in a way that numpy does not write")
-    most = info.compress_size * (MOST_DEFLATED if info.compress_type == zipfile.ZIP_DEFLATED else 1)
+    most = info.compress_size * (MAX_DEFLATION if info.compress_type == zipfile.ZIP_DEFLATED else 1)
     if info.compress_size > path.stat().st_size or info.file_size > most:
         raise DataError(
             f"{path}: {info.filename} claims {info.file_size:,} bytes, but the file has {path.stat().st_size:,}"

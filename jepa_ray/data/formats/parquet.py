@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_ray.data.formats.hdf5 import HARMLESS, MOST_COMPRESSED
+from jepa_ray.data.formats.hdf5 import HARMLESS, MAX_COMPRESSION
 from jepa_ray.data.formats.peek import BROKEN, first_line
 from jepa_ray.errors import DataError
 
@@ -39,7 +39,7 @@ class Table:
     def check_claim(self, name: str, row_bytes: int) -> None:
         """Raise `DataError` if so many rows can hardly come out of a file of that size."""
         claimed, stored = self.rows * row_bytes, self.path.stat().st_size
-        if claimed > max(HARMLESS, MOST_COMPRESSED * stored):
+        if claimed > max(HARMLESS, MAX_COMPRESSION * stored):
             raise DataError(f"{self.path}: {name} claims {claimed:,} bytes, but the file has {stored:,}")
 
 

@@ -21,43 +21,43 @@ from jepa_ray.files import write_atomically
 from jepa_ray.machine import Machine
 from jepa_ray.report import panels
 from jepa_ray.report.page import render
-from jepa_ray.report.report_data import Budget, Epoch, Interval, Planned, Session, State, Sweep, Trial
+from jepa_ray.report.report_data import Budget, Epoch, Interval, Planned, ReportData, Session, SweepState, Trial
 from jepa_ray.sweep import trial_name
 from jepa_ray.sweep.output import results
 from jepa_ray.sweep.output.view import describe
 from jepa_ray.sweep.search import space
 from jepa_ray.sweep.search.budget import plan
 from jepa_ray.sweep.search.warm_start import copied
-from jepa_ray.sweep.storage.study import Status, Study, StudyToRead, TrialRecord
+from jepa_ray.sweep.storage.study import Status, Study, StudyView, TrialRecord
 
 REPORT, PICTURE = "report.html", "planned.png"
 PACKAGES = ("torch", "ray", "optuna", "mlflow-skinny", "numpy", "h5py", "pydantic", "plotly", "scikit-learn")
 ANY_MACHINE = Machine(1e9, 1e9)  # of the plan, only the budget is asked for
 
 
-def write_report(study: Study, folder: Path, state: State) -> Path:
+def write_report(study: Study, folder: Path, state: SweepState) -> Path:
     """`report.html` in the sweep's folder."""
     path = folder / REPORT
-    write_atomically(path, render(facts(study, folder, state)).encode())
+    write_atomically(path, render(collect_report_data(study, folder, state)).encode())
     return path
 
 
-def read_facts(folder: Path) -> Sweep:
+def read_report_data(folder: Path) -> ReportData:
     """The facts of a sweep that another process may be running: nothing of it is touched. Raises `ConfigError`."""
     if not (folder / "spec.yaml").exists() or not (folder / "optuna.db").exists():
         raise ConfigError(f"{folder}: is no folder of a sweep (spec.yaml and optuna.db): name OUTPUT_DIR/sweeps/NAME")
     spec = load_sweep_config(folder / "spec.yaml")
-    state = State.FINISHED if (folder / "finished.json").exists() else State.UNFINISHED
+    state = SweepState.FINISHED if (folder / "finished.json").exists() else SweepState.UNFINISHED
     with copied(folder / "optuna.db") as database:
-        return facts(StudyToRead.open(spec, database), folder, state)
+        return collect_report_data(StudyView.open(spec, database), folder, state)
 
 
-def facts(study: Study, folder: Path, state: State) -> Sweep:
+def collect_report_data(study: Study, folder: Path, state: SweepState) -> ReportData:
     """All that the report of a sweep shows."""
     spec = study.spec
     trials = _trials(study)
     budget = plan(spec, ANY_MACHINE)
-    return Sweep(
+    return ReportData(
         name=spec.name,
         state=state,
         written=time.time(),
@@ -110,7 +110,7 @@ def versions() -> dict[str, str]:
 
 
 def _trials(study: Study) -> list[Trial]:
-    ranks = {record.number: rank for rank, record in enumerate(results.ranking(study), start=1)}
+    ranks = {record.number: rank for rank, record in enumerate(results.rank_trials(study), start=1)}
     front = results.pareto_front(study) if len(study.spec.objectives) > 1 else None
     seeds = _seeds(study)
     trials = [_trial(study, record, ranks.get(record.number)) for record in study.records()]
@@ -177,7 +177,7 @@ _DIAGNOSED = (
 
 
 def _planned(record: TrialRecord) -> Planned | None:
-    found = record.finals
+    found = record.planning_score
     return Planned(Interval(found.plan_success, found.low, found.high), found.random) if found else None
 
 
@@ -207,6 +207,6 @@ def _intervals(study: Study, runs: list[TrialRecord]) -> dict[str, Interval]:
     for name in METRICS:
         values = [row[name] for row in rows if math.isfinite(row.get(name, math.nan))]
         if len(values) == len(rows):
-            mean = results.Mean.of(values)
+            mean = results.MeanInterval.of(values)
             found[name] = Interval(mean.mean, mean.low, mean.high)
     return found

@@ -21,12 +21,12 @@ from jepa_ray.sweep.search import space
 from jepa_ray.sweep.storage.study import Status, Study, TrialRecord
 from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
 
-Place = tuple[int, float]
+SortKey = tuple[int, float]
 RANKED = (Status.COMPLETE, Status.PRUNED)
 
 
 @dataclass(frozen=True)
-class Mean:
+class MeanInterval:
     """The mean objective of a configuration's runs, each with a seed of its own, and its 95 % interval."""
 
     runs: int
@@ -35,14 +35,14 @@ class Mean:
     high: float
 
     @classmethod
-    def of(cls, values: list[float]) -> Mean:
+    def of(cls, values: list[float]) -> MeanInterval:
         """Of at least two runs, by Student's t."""
         runs, mean = len(values), statistics.mean(values)
         half = float(stats.t.ppf(0.975, runs - 1)) * statistics.stdev(values) / math.sqrt(runs)
         return cls(runs, mean, mean - half, mean + half)
 
 
-def means(study: Study) -> dict[int, Mean]:
+def repeat_means(study: Study) -> dict[int, MeanInterval]:
     """Of every finalist that was repeated, by the number of its first run; failed repeats don't count."""
     values: dict[int, list[float]] = {}
     records = study.records()
@@ -53,28 +53,28 @@ def means(study: Study) -> dict[int, Mean]:
             values.setdefault(record.repeat_of, []).append(value)
     own = {record.number: study.best_value(record) for record in records if record.number in values}
     return {
-        number: Mean.of([value for value in [own[number], *more] if value is not None])
+        number: MeanInterval.of([value for value in [own[number], *more] if value is not None])
         for number, more in values.items()
     }
 
 
-def ranking(study: Study, *, by_finals: bool = True, by_repeats: bool = True) -> list[TrialRecord]:
+def rank_trials(study: Study, *, by_planning: bool = True, by_repeats: bool = True) -> list[TrialRecord]:
     """Complete trials by objective, then pruned ones (judged on fewer epochs), then failed ones; repeats left out.
 
     Before them those that were repeated, by their mean; before them all those that were planned with, by success.
     """
-    repeated = means(study) if by_repeats else {}
+    repeated = repeat_means(study) if by_repeats else {}
 
-    def overall(record: TrialRecord) -> tuple[float, bool, Place, int]:
+    def overall(record: TrialRecord) -> tuple[float, bool, SortKey, int]:
         mean = repeated.get(record.number)
-        success = record.finals.plan_success if by_finals and record.finals else -1.0
-        return -success, mean is None, place(study, record, mean.mean if mean else None), record.number
+        success = record.planning_score.plan_success if by_planning and record.planning_score else -1.0
+        return -success, mean is None, sort_key(study, record, mean.mean if mean else None), record.number
 
     over = [r for r in study.records() if r.status is not Status.RUNNING and r.repeat_of is None]
     return sorted(over, key=overall)
 
 
-def place(study: Study, record: TrialRecord, value: float | None = None) -> Place:
+def sort_key(study: Study, record: TrialRecord, value: float | None = None) -> SortKey:
     """What an ended trial is ranked by, smallest first: its status, and its best value, or the one given instead."""
     value = study.best_value(record) if value is None else value
     sign = -1 if study.spec.objective.mode == "max" else 1
@@ -87,9 +87,9 @@ def leaderboard(study: Study, runs: Mapping[int, str]) -> pd.DataFrame:
 
     With several objectives, `pareto` says of a complete trial whether no other one beats it.
     """
-    spec, front, rows, repeated = study.spec, pareto_front(study), [], means(study)
+    spec, front, rows, repeated = study.spec, pareto_front(study), [], repeat_means(study)
     several = len(spec.objectives) > 1
-    for rank, record in enumerate(ranking(study), start=1):
+    for rank, record in enumerate(rank_trials(study), start=1):
         best = study.best_value(record)
         at_best = next((row for row in record.history if row[study.spec.objective.metric] == best), {})
         rows.append(
@@ -106,7 +106,7 @@ def leaderboard(study: Study, runs: Mapping[int, str]) -> pd.DataFrame:
                 "mlflow_run_id": runs.get(record.number),
                 "collapse": record.collapse,
                 "stop": record.stop,
-                "plan_success": record.finals.plan_success if record.finals else None,
+                "plan_success": record.planning_score.plan_success if record.planning_score else None,
                 **{f"objective_{k}": v for k, v in _fields(repeated.get(record.number)).items()},
             }
         )
@@ -124,7 +124,7 @@ def leaderboard(study: Study, runs: Mapping[int, str]) -> pd.DataFrame:
         "collapse",
         "stop",
         "plan_success",
-        *([f"objective_{field.name}" for field in fields(Mean)] if study.spec.search.repeats > 1 else []),
+        *([f"objective_{field.name}" for field in fields(MeanInterval)] if study.spec.search.repeats > 1 else []),
     ]
     frame = pd.DataFrame(rows, columns=columns)
     for key in [key for key, dimension in spec.space.items() if dimensions.conditions(dimension)]:
@@ -147,7 +147,7 @@ def _dominates(a: list[float], b: list[float]) -> bool:
     return a != b and all(x >= y for x, y in zip(a, b, strict=True))
 
 
-def _fields(mean: Mean | None) -> dict[str, float]:
+def _fields(mean: MeanInterval | None) -> dict[str, float]:
     return asdict(mean) if mean else {}
 
 

@@ -15,7 +15,7 @@ from jepa_ray.machine import Machine
 from jepa_ray.sweep.output.view import SweepView
 from jepa_ray.sweep.search.budget import plan
 from jepa_ray.sweep.search.warm_start import copied
-from jepa_ray.sweep.storage.study import Status, StudyToRead, TrialRecord
+from jepa_ray.sweep.storage.study import Status, StudyView, TrialRecord
 
 INTERVAL_S = 1.0  # between two looks,
 SHARE = 0.1  # and at most this share of the time spent on looking, however large the study
@@ -51,7 +51,7 @@ def watch(spec: SweepConfig, folder: RunFolder, console: Console) -> bool:
 def read_records(spec: SweepConfig, database: Path) -> list[TrialRecord]:
     """All trials as the disk has them now, from a copy: what another process writes is not opened."""
     with copied(database) as copy:
-        return StudyToRead.open(spec, copy).records()
+        return StudyView.open(spec, copy).records()
 
 
 def tell(view: SweepView, before: TrialRecord | None, now: TrialRecord) -> None:

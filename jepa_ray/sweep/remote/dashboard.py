@@ -26,7 +26,7 @@ from jepa_ray import secrets
 from jepa_ray.errors import ConfigError, JepaRayError
 from jepa_ray.machine import Machine
 
-OLDEST_RAY = (2, 59)  # as in pyproject.toml: the driver runs with the cluster's Ray
+MIN_RAY = (2, 59)  # as in pyproject.toml: the driver runs with the cluster's Ray
 TIMEOUT_S = (10.0, 60.0)  # to connect, and for an answer; Ray's own client waits for ever
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 WHERE_IT_LIES = "RAY_AUTH_TOKEN_PATH names a file that holds it, or it is ~/.ray/auth_token, or RAY_AUTH_TOKEN"
@@ -141,8 +141,8 @@ class Dashboard:
                 " tells its version); the dashboard's port is 8265 if nobody chose another"
             ) from None
         major, minor = (int(part) for part in re.findall(r"\d+", version)[:2])
-        if (major, minor) < OLDEST_RAY or major > OLDEST_RAY[0]:
-            wanted = ".".join(map(str, OLDEST_RAY))
+        if (major, minor) < MIN_RAY or major > MIN_RAY[0]:
+            wanted = ".".join(map(str, MIN_RAY))
             raise ConfigError(f"{self.address}: runs Ray {version}, but jepa-ray needs {wanted} or later, below 3")
         return version
 

@@ -39,7 +39,7 @@ ENV = {
     "PYTHONUNBUFFERED": "1",
     "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),  # read by the job's supervisor, whose environment this is too
 }
-PATIENCE_S = 300.0  # that the dashboard may be away while a log is followed
+RECONNECT_TIMEOUT_S = 300.0  # that the dashboard may be away while a log is followed
 PAUSE_S = 2.0
 SILENCE_S = 60.0  # a connection without a word for so long is made again: it may have died without a word
 SHOWN = 20  # jobs in a table
@@ -177,9 +177,11 @@ def _watch(dashboard: Dashboard, job: Job, printer: _Printer) -> Job:
             lost = None
         except Unreachable as error:
             lost = lost or time.monotonic()
-            if time.monotonic() - lost > PATIENCE_S:
+            if time.monotonic() - lost > RECONNECT_TIMEOUT_S:
                 again = _command("logs", _name(job), dashboard.address)
-                raise JepaRayError(f"{error}; gave up after {PATIENCE_S:.0f} s: the job goes on, `{again}`") from None
+                raise JepaRayError(
+                    f"{error}; gave up after {RECONNECT_TIMEOUT_S:.0f} s: the job goes on, `{again}`"
+                ) from None
         except UnknownJob:
             again = _command("resume", _name(job), dashboard.address)
             raise JepaRayError(f"the cluster has forgotten job {job.id}: its head was restarted; `{again}`") from None

@@ -15,7 +15,7 @@ from jepa_ray.sweep.search import space
 
 FOR_CONDITIONS = ("tpe", "random", "grid")  # the others draw a dimension that not every trial has at random
 FOR_ONE_OBJECTIVE = ("cma-es", "curves")
-MOST_CURVE_RESULTS = 3000  # its time grows with their cube
+MAX_CURVE_RESULTS = 3000  # its time grows with their cube
 LEARN_FROM_OTHERS = ("tpe", "gp")  # cma-es and nsga-ii learn only from trials that they suggested themselves
 
 TINY = 1e-9  # 5 x 0.2 GPUs are one GPU, whatever floats say
@@ -82,9 +82,9 @@ def _check_search(spec: SweepConfig, *, finite: bool) -> None:
     if algorithm in FOR_ONE_OBJECTIVE and len(spec.objectives) > 1:
         raise ConfigError(f"{at} takes one objective, not {len(spec.objectives)}: use nsga-ii or tpe")
     results = spec.search.num_trials * spec.early_stopping.max_epochs
-    if algorithm == "curves" and not finite and results > MOST_CURVE_RESULTS:
+    if algorithm == "curves" and not finite and results > MAX_CURVE_RESULTS:
         raise ConfigError(
-            f"{at} learns from every epoch, at most {MOST_CURVE_RESULTS:,}, and num_trials x max_epochs is {results:,}:"
+            f"{at} learns from every epoch, at most {MAX_CURVE_RESULTS:,}, and num_trials x max_epochs is {results:,}:"
             " use tpe"
         )
     if spec.search.warm_start and algorithm not in LEARN_FROM_OTHERS:

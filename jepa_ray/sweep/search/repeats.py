@@ -30,7 +30,7 @@ class Repeats:
             return None
         begun = {(record.repeat_of, record.seed) for record in records}
         first = self._study.spec.base.experiment.seed
-        ranked = results.ranking(self._study, by_finals=False, by_repeats=False)
+        ranked = results.rank_trials(self._study, by_planning=False, by_repeats=False)
         finalists = [record for record in ranked if record.status is Status.COMPLETE][: search.finalists]
         # A seed for every finalist before the next seed: an interrupted sweep has compared them fairly.
         wanted = [(record, first + i) for i in range(1, search.repeats) for record in finalists]

@@ -8,14 +8,14 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from jepa_ray.sweep.search.stopping import Rule
+from jepa_ray.sweep.search.stopping import StoppingRule
 from jepa_ray.sweep.storage.study import Study
 
 
 class TuneScheduler(FIFOScheduler):
     """First come, first served; stops what the rule says. A result without a finite objective fails its trial."""
 
-    def __init__(self, rule: Rule, study: Study) -> None:
+    def __init__(self, rule: StoppingRule, study: Study) -> None:
         super().__init__()
         self._rule, self._study = rule, study
         metric = study.spec.objective.metric

@@ -80,7 +80,7 @@ class Search:
         if index is not None:
             trial.set_user_attr(_WANTED, index)
         if self._space_size and space.identity(trial.params) in self._seen:
-            self._study.strike(trial.number)
+            self._study.discard(trial.number)
             return self._suggested(self._instead(trial.number, wanted))
         return trial
 

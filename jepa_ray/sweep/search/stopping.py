@@ -18,7 +18,7 @@ from jepa_ray.config import SweepConfig
 
 
 @dataclass(frozen=True)
-class Stop:
+class StopDecision:
     """Why a trial is stopped."""
 
     epoch: int
@@ -30,14 +30,14 @@ class Stop:
         return f"stopped at epoch {self.epoch}: {self.value:.4g} is worse than {self.cutoff:.4g}, {self.rule}"
 
 
-class Rule(Protocol):
+class StoppingRule(Protocol):
     """What decides."""
 
     def tell(self, number: int, epoch: int, value: float) -> None:
         """A result of a trial that was judged before, in an earlier session."""
         ...
 
-    def judge(self, number: int, epoch: int, value: float) -> Stop | None:
+    def judge(self, number: int, epoch: int, value: float) -> StopDecision | None:
         """Take in a new result, and say whether it is the trial's last; a result known already stops nothing."""
         ...
 
@@ -48,7 +48,7 @@ class Never:
     def tell(self, number: int, epoch: int, value: float) -> None:
         """Nothing to remember."""
 
-    def judge(self, number: int, epoch: int, value: float) -> Stop | None:
+    def judge(self, number: int, epoch: int, value: float) -> StopDecision | None:
         """Never."""
         return None
 
@@ -74,7 +74,7 @@ class Asha:
         if epoch in self._rungs:
             self._rungs[epoch][number] = self._sign * value
 
-    def judge(self, number: int, epoch: int, value: float) -> Stop | None:
+    def judge(self, number: int, epoch: int, value: float) -> StopDecision | None:
         """Whether the value is among the best 1/reduction of its rung so far."""
         rung = self._rungs.get(epoch, {})
         if epoch not in self._rungs or number in rung:
@@ -86,7 +86,9 @@ class Asha:
         cutoff = float(np.percentile(before, (1 - 1 / self._reduction) * 100))
         if self._sign * value >= cutoff:
             return None
-        return Stop(epoch, value, self._sign * cutoff, f"the best 1/{self._reduction} of {len(before)} before it")
+        return StopDecision(
+            epoch, value, self._sign * cutoff, f"the best 1/{self._reduction} of {len(before)} before it"
+        )
 
 
 class Hyperband:
@@ -113,7 +115,7 @@ class Hyperband:
         """Remember what reached a rung of its bracket."""
         self._brackets[self.bracket(number)].tell(number, epoch, value)
 
-    def judge(self, number: int, epoch: int, value: float) -> Stop | None:
+    def judge(self, number: int, epoch: int, value: float) -> StopDecision | None:
         """ASHA among the trials of the same bracket."""
         bracket = self.bracket(number)
         stop = self._brackets[bracket].judge(number, epoch, value)
@@ -144,7 +146,7 @@ class Median:
         """Remember a value of any epoch."""
         self._curves[number][epoch] = self._sign * value
 
-    def judge(self, number: int, epoch: int, value: float) -> Stop | None:
+    def judge(self, number: int, epoch: int, value: float) -> StopDecision | None:
         """Whether the trial's best is at least the median of the others' means."""
         if epoch in self._curves[number]:
             return None
@@ -156,7 +158,7 @@ class Median:
         if best >= cutoff:
             return None
         rule = f"the median of {len(others)} others' means over epochs 1 to {epoch}"
-        return Stop(epoch, self._sign * best, self._sign * cutoff, rule)
+        return StopDecision(epoch, self._sign * best, self._sign * cutoff, rule)
 
 
 def _mean(curve: dict[int, float], last: int) -> float:
@@ -165,7 +167,7 @@ def _mean(curve: dict[int, float], last: int) -> float:
     return math.fsum(values) / len(values)
 
 
-def make_rule(spec: SweepConfig) -> Rule:
+def make_stopping_rule(spec: SweepConfig) -> StoppingRule:
     """The rule that a spec describes."""
     stopping = spec.early_stopping
     sign = 1 if spec.objective.mode == "max" else -1

@@ -1,4 +1,4 @@
-"""What earlier sweeps found out, for the sampler to learn from. Their databases are read from a copy, never opened."""
+"""Warm-start trials: what earlier sweeps recorded, for the sampler to learn from. Databases are read from a copy."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 from jepa_ray.config import SweepConfig, load_sweep_config
 from jepa_ray.errors import ConfigError
 from jepa_ray.sweep.search import space
-from jepa_ray.sweep.storage.study import LEARNED, Study
+from jepa_ray.sweep.storage.study import WARM_START_MARK, Study
 
 
 @dataclass(frozen=True)
-class Lesson:
+class WarmStart:
     """What one earlier sweep has to teach."""
 
     folder: Path
@@ -30,19 +30,19 @@ class Lesson:
         return f"warm start from {self.folder}: {len(self.trials)} of its {self.found} trials fit this space"
 
 
-def learn(study: Study, own: Path) -> list[Lesson]:
+def apply_warm_starts(study: Study, own: Path) -> list[WarmStart]:
     """Add the trials of `search.warm_start` to a study, once in its life, and return what was added.
 
     They are Optuna's trials, but none of the sweep's: `Study.records` leaves them out. Raises `ConfigError`.
     """
-    if study.has_learned:
+    if study.has_warm_starts:
         return []
-    lessons = read_lessons(study.spec, own)
-    study.learn(trial for lesson in lessons for trial in lesson.trials)
-    return lessons
+    warm_starts = read_warm_starts(study.spec, own)
+    study.add_warm_starts(trial for warm_start in warm_starts for trial in warm_start.trials)
+    return warm_starts
 
 
-def read_lessons(spec: SweepConfig, own: Path) -> list[Lesson]:
+def read_warm_starts(spec: SweepConfig, own: Path) -> list[WarmStart]:
     """The trials of all `search.warm_start` folders that lie in this spec's space. Raises `ConfigError`.
 
     `own` is the folder of the sweep itself, which cannot teach it: `--fresh` moves it aside.
@@ -50,7 +50,7 @@ def read_lessons(spec: SweepConfig, own: Path) -> list[Lesson]:
     return [_read(folder, spec, own) for folder in spec.search.warm_start]
 
 
-def _read(folder: Path, spec: SweepConfig, own: Path) -> Lesson:
+def _read(folder: Path, spec: SweepConfig, own: Path) -> WarmStart:
     at = f"search.warm_start: {folder}"
     database = folder / "optuna.db"
     if folder.resolve() == own.resolve():
@@ -64,7 +64,7 @@ def _read(folder: Path, spec: SweepConfig, own: Path) -> Lesson:
     fitting = [fitted for trial in finished if (fitted := _fitted(trial, spec, folder))]
     if not fitting:
         raise ConfigError(f"{at} has {len(finished)} finished trials, but none in the space of this sweep")
-    return Lesson(folder, fitting, len(finished))
+    return WarmStart(folder, fitting, len(finished))
 
 
 def _said(spec: SweepConfig) -> str:
@@ -83,7 +83,7 @@ def _finished(database: Path, name: str) -> list[FrozenTrial]:
             raise ConfigError(f"{database}: has no study {name}, as its spec.yaml says") from None
         finally:
             storage.engine.dispose()
-    return [trial for trial in trials if LEARNED not in trial.user_attrs]
+    return [trial for trial in trials if WARM_START_MARK not in trial.user_attrs]
 
 
 @contextlib.contextmanager
@@ -116,5 +116,5 @@ def _fitted(trial: FrozenTrial, spec: SweepConfig, folder: Path) -> FrozenTrial 
         params=point,
         distributions={key: distributions[key] for key in point},
         intermediate_values=trial.intermediate_values,
-        user_attrs={LEARNED: f"{folder} {trial.number}"},
+        user_attrs={WARM_START_MARK: f"{folder} {trial.number}"},
     )

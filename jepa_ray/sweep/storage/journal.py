@@ -14,7 +14,7 @@ from optuna.storages.journal import BaseJournalBackend
 from jepa_ray.errors import StorageError
 from jepa_ray.storage import Storage
 
-FEWEST = 100  # objects that are worth merging,
+MIN_TO_MERGE = 100  # objects that are worth merging,
 SHARE = 0.2  # and at least this share of all entries: merging costs a constant number of writes per entry
 
 
@@ -53,7 +53,7 @@ class ObjectJournal(BaseJournalBackend):
         self._write(self._written, self._entries[self._written :])
         self._written = len(self._entries)
         fresh = len(self._objects) - 1
-        if fresh >= FEWEST and fresh >= SHARE * len(self._entries):
+        if fresh >= MIN_TO_MERGE and fresh >= SHARE * len(self._entries):
             self._merge()
 
     def _merge(self) -> None:

@@ -25,16 +25,24 @@ from jepa_ray.sweep.remote.bundle import files_in
 from jepa_ray.sweep.storage.journal import ObjectJournal
 from jepa_ray.sweep.storage.study import Study
 
-ROOT = "JEPA_RAY_STORAGE"  # environment of a cluster's processes
-JOB = "JEPA_RAY_JOB"  # set for a driver that is a Ray job: its working directory is deleted with it
+STORAGE_VARIABLE = "JEPA_RAY_STORAGE"  # environment of a cluster's processes
+JOB_VARIABLE = "JEPA_RAY_JOB"  # set for a driver that is a Ray job: its working directory is deleted with it
 
 DATA = "data"
-STATE = {"spec.yaml", ".id", "finished.json"}
-LEFT = {"leaderboard.csv", "best_config.yaml", "best_jepa_model.pt", "report.html", "optuna.db", "mlflow.db", "ray.log"}
-COPIED = STATE | LEFT
+STATE_FILES = {"spec.yaml", ".id", "finished.json"}
+RESULT_FILES = {
+    "leaderboard.csv",
+    "best_config.yaml",
+    "best_jepa_model.pt",
+    "report.html",
+    "optuna.db",
+    "mlflow.db",
+    "ray.log",
+}
+SYNCED_FILES = STATE_FILES | RESULT_FILES
 
 
-class Home:
+class SweepLocation:
     """A sweep's folder on a disk that every node sees: one machine's, or one that all of them mount."""
 
     def __init__(self, root: Path, name: str) -> None:
@@ -51,11 +59,11 @@ class Home:
         return str(self.folder.path / "groups")
 
     @property
-    def begun(self) -> bool:
+    def has_study(self) -> bool:
         """Whether there are books already."""
         return (self.folder.path / "optuna.db").exists()
 
-    def document(self) -> Path:
+    def spec_file(self) -> Path:
         """The file `spec.yaml` of a sweep that was begun. Raises `ConfigError`."""
         path = self.folder.path / self.folder.document
         if not path.is_file():
@@ -63,7 +71,7 @@ class Home:
         return path
 
     @contextlib.contextmanager
-    def owned(
+    def claim(
         self, document: str, *, fresh: bool, growing: Collection[str], say: Callable[[str], None]
     ) -> Iterator[Path | None]:
         """Own the sweep meanwhile, as `RunFolder.begin` does. Raises `ConfigError`."""
@@ -74,11 +82,11 @@ class Home:
         """The books, new ones if there are none."""
         return Study.open(spec, self.folder.path / "optuna.db")
 
-    def tracked(self, uri: str) -> str:
+    def tracking_hint(self, uri: str) -> str:
         """How to look at what MLflow is told."""
         return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
-    def place_of_data(self, packed: Path) -> str:
+    def data_location(self, packed: Path) -> str:
         """Where data that came with a job is kept."""
         return str(self.folder.path / DATA / packed.name)
 
@@ -100,7 +108,7 @@ class Home:
         self.folder.mark_finished(seconds)
 
 
-class RemoteHome(Home):
+class ObjectStoreLocation(SweepLocation):
     """A sweep in an object store. What people look at is written to a folder here, and copied there."""
 
     def __init__(self, root: str, output: Path, name: str) -> None:
@@ -117,23 +125,23 @@ class RemoteHome(Home):
         return str(Path(tempfile.gettempdir()) / "jepa_ray" / "groups")  # each node has its own
 
     @property
-    def begun(self) -> bool:
+    def has_study(self) -> bool:
         return self.store.read("spec.yaml") is not None
 
-    def tracked(self, uri: str) -> str:
+    def tracking_hint(self, uri: str) -> str:
         own = uri.startswith("sqlite:")  # in a folder that may be a job's, and end with it
-        return f"{self}/mlflow.db, when the sweep ends" if own else super().tracked(uri)
+        return f"{self}/mlflow.db, when the sweep ends" if own else super().tracking_hint(uri)
 
-    def place_of_data(self, packed: Path) -> str:
+    def data_location(self, packed: Path) -> str:
         return str(self.store.below(f"{DATA}/{packed.name}"))
 
-    def document(self) -> Path:
+    def spec_file(self) -> Path:
         self.store.check()
         self._pull()
-        return super().document()
+        return super().spec_file()
 
     @contextlib.contextmanager
-    def owned(
+    def claim(
         self, document: str, *, fresh: bool, growing: Collection[str], say: Callable[[str], None]
     ) -> Iterator[Path | None]:
         self.store.check()
@@ -155,7 +163,7 @@ class RemoteHome(Home):
             there = self.store.read(".id")
             if there is None or not (here.path / ".id").exists() or here.id.encode() != there:
                 here.set_aside()
-        names = sorted(COPIED.intersection(self.store.names()))
+        names = sorted(SYNCED_FILES.intersection(self.store.names()))
         self.store.each(lambda name: self.store.download(name, here.path / name), names)
         if "finished.json" not in names:
             (here.path / "finished.json").unlink(missing_ok=True)
@@ -174,24 +182,24 @@ class RemoteHome(Home):
 
     def publish(self, study: Study) -> None:
         study.export(self.folder.path / "optuna.db")
-        self._push(COPIED - {"finished.json"})
+        self._push(SYNCED_FILES - {"finished.json"})
 
     def mark_finished(self, seconds: float) -> None:
         super().mark_finished(seconds)
         self._push(["finished.json"])
 
 
-def home_of(name: str, storage: str | None, output: Path) -> Home:
+def locate_sweep(name: str, storage: str | None, output: Path) -> SweepLocation:
     """Where the sweep `name` lives. Raises `ConfigError` where its results would not outlive it."""
-    root = storage or os.environ.get(ROOT)
-    if root is None and os.environ.get(JOB) and not output.is_absolute():
+    root = storage or os.environ.get(STORAGE_VARIABLE)
+    if root is None and os.environ.get(JOB_VARIABLE) and not output.is_absolute():
         raise ConfigError(
-            f"a Ray job's folder is deleted with it, and neither `storage` of the spec nor {ROOT} of the cluster says"
-            " where results go: --set storage=s3://BUCKET/PREFIX or a path that all nodes see"
+            f"a Ray job's folder is deleted with it, and neither `storage` of the spec nor {STORAGE_VARIABLE} of the"
+            " cluster says where results go: --set storage=s3://BUCKET/PREFIX or a path that all nodes see"
         )
     if root is not None and is_uri(root):
-        return RemoteHome(root, output.resolve(), name)
-    return Home((local_path(root) if root is not None else output).resolve(), name)
+        return ObjectStoreLocation(root, output.resolve(), name)
+    return SweepLocation((local_path(root) if root is not None else output).resolve(), name)
 
 
 def _stop_this_process() -> None:

@@ -47,12 +47,12 @@ _FROM_OPTUNA = {state: status for status, state in _TO_OPTUNA.items()}
 
 
 # Attributes of Optuna's trials that are none of this sweep: struck off, or learned from another sweep.
-REPLACED, LEARNED = "replaced", "warm_start"
-NOT_OURS = {REPLACED, LEARNED}
+DISCARDED, WARM_START_MARK = "replaced", "warm_start"
+NOT_TRIALS_OF_THIS_SWEEP = {DISCARDED, WARM_START_MARK}
 
 
 @dataclass(frozen=True)
-class Finals:
+class PlanningScore:
     """What planning with a finalist showed."""
 
     plan_success: float  # in [0, 1]
@@ -83,7 +83,7 @@ class TrialRecord:
     collapse: str | None = None  # the diagnosis, where it stopped the trial
     stop: str | None = None  # what the scheduler stopped it for
     stop_epoch: int | None = None
-    finals: Finals | None = None  # of the best trials, where the spec asks for it
+    planning_score: PlanningScore | None = None  # of the best trials, where the spec asks for it
     repeat_of: int | None = None  # the finalist that this one trains again,
     seed: int | None = None  # with a seed of its own
     ran: list[Ran] = dataclasses.field(default_factory=list)  # of epoch 1, 2, ...
@@ -129,8 +129,8 @@ class Study:
         self._attrs = dict(storage.get_study_system_attrs(self._study_id))  # of the sampler
         for key, value in self._attrs.items():
             self._memory.set_study_system_attr(self._memory_id, key, value)
-        finals = storage.get_study_user_attrs(self._study_id)
-        self._records = {record.number: record for record in _records(on_disk, finals)}
+        planning_score = storage.get_study_user_attrs(self._study_id)
+        self._records = {record.number: record for record in _records(on_disk, planning_score)}
         self._close_what_is_over()
 
     @classmethod
@@ -151,9 +151,9 @@ class Study:
         """Take a suggestion of Optuna's into the books: it is going to be trained."""
         return self._begun(self._write(number))
 
-    def strike(self, number: int) -> None:
+    def discard(self, number: int) -> None:
         """Take a suggestion into the books, and off them at once: it is not going to be trained."""
-        self._memory.set_trial_user_attr(self._in_memory(number), REPLACED, True)
+        self._memory.set_trial_user_attr(self._in_memory(number), DISCARDED, True)
         self._memory.set_trial_state_values(self._in_memory(number), TrialState.FAIL)
         self._write(number)
 
@@ -187,20 +187,20 @@ class Study:
         return self._write(self._memory.get_trial_number_from_id(trial_id))
 
     @property
-    def has_learned(self) -> bool:
+    def has_warm_starts(self) -> bool:
         """Whether `learn` was called, in this or an earlier session."""
-        return LEARNED in self._disk.get_study_user_attrs(self._study_id)
+        return WARM_START_MARK in self._disk.get_study_user_attrs(self._study_id)
 
-    def learn(self, trials: Iterable[FrozenTrial]) -> None:
-        """Add trials of other sweeps, each marked by a user attribute `LEARNED` that tells it from all others.
+    def add_warm_starts(self, trials: Iterable[FrozenTrial]) -> None:
+        """Add trials of other sweeps, each marked by a user attribute `WARM_START_MARK` that tells it from all others.
 
         They are the sampler's, but none of `records`. Called again after a session died here, it doubles none.
         """
-        known = {trial.user_attrs.get(LEARNED) for trial in self.optuna.get_trials(deepcopy=False)}
+        known = {trial.user_attrs.get(WARM_START_MARK) for trial in self.optuna.get_trials(deepcopy=False)}
         for trial in trials:
-            if trial.user_attrs[LEARNED] not in known:
+            if trial.user_attrs[WARM_START_MARK] not in known:
                 self._add(trial)
-        self._disk.set_study_user_attr(self._study_id, LEARNED, True)
+        self._disk.set_study_user_attr(self._study_id, WARM_START_MARK, True)
 
     def report(
         self, number: int, epoch: int, metrics: Mapping[str, float], *, last: bool, ran: Ran | None = None
@@ -238,10 +238,10 @@ class Study:
         keys = itertools.takewhile(lambda key: key in attrs, (f"{_SESSION}{i}" for i in itertools.count()))
         return [attrs[key] for key in keys]
 
-    def record_finals(self, number: int, finals: Finals) -> None:
+    def record_planning_score(self, number: int, planning_score: PlanningScore) -> None:
         """Remember how a finalist did: with the study, since Optuna's finished trials take no more attributes."""
-        self._disk.set_study_user_attr(self._study_id, _finals_key(number), dataclasses.asdict(finals))
-        self._change(number, finals=finals)
+        self._disk.set_study_user_attr(self._study_id, _planning_key(number), dataclasses.asdict(planning_score))
+        self._change(number, planning_score=planning_score)
 
     def finish(self, number: int, *, failed: bool = False) -> TrialRecord:
         """Close a trial's books: FAILED, COMPLETE if it reached its own end, else PRUNED; twice changes nothing.
@@ -318,7 +318,7 @@ class Study:
         return self._memory.get_trial_id_from_study_id_trial_number(self._memory_id, number)
 
 
-class StudyToRead(Study):
+class StudyView(Study):
     """The books as they are now, to look at. Nothing is copied for samplers, and no trial is closed."""
 
     def __init__(self, spec: SweepConfig, storage: BaseStorage) -> None:
@@ -336,8 +336,10 @@ def _for_samplers(trial: FrozenTrial) -> FrozenTrial:
     return light
 
 
-def _records(trials: Iterable[FrozenTrial], finals: Mapping[str, Any]) -> list[TrialRecord]:
-    return [_record(trial, finals) for trial in trials if not NOT_OURS & trial.user_attrs.keys()]
+def _records(trials: Iterable[FrozenTrial], planning_score: Mapping[str, Any]) -> list[TrialRecord]:
+    return [
+        _record(trial, planning_score) for trial in trials if not NOT_TRIALS_OF_THIS_SWEEP & trial.user_attrs.keys()
+    ]
 
 
 _NO_METRICS = {"last", "ran"}  # what is kept beside the metrics of an epoch
@@ -346,7 +348,7 @@ _RAN = (_TEXT, (int, float, type(None)), _TEXT)  # the kinds of `Ran`'s fields; 
 _SESSION = "session_"
 
 
-def _finals_key(number: int) -> str:
+def _planning_key(number: int) -> str:
     return f"finals_{number}"
 
 
@@ -363,8 +365,8 @@ def _row(row: Any, number: int) -> dict[str, Any]:
     return dict(row)
 
 
-def _record(trial: FrozenTrial, all_finals: Mapping[str, Any]) -> TrialRecord:
-    attrs, finals = trial.user_attrs, all_finals.get(_finals_key(trial.number))
+def _record(trial: FrozenTrial, planning_scores: Mapping[str, Any]) -> TrialRecord:
+    attrs, planning_score = trial.user_attrs, planning_scores.get(_planning_key(trial.number))
     keys = itertools.takewhile(lambda key: key in attrs, (f"epoch_{i}" for i in itertools.count(1)))
     rows = [_row(attrs[key], trial.number) for key in keys]
     for key in ("error", "collapse", "stop"):
@@ -383,7 +385,7 @@ def _record(trial: FrozenTrial, all_finals: Mapping[str, Any]) -> TrialRecord:
         collapse=attrs.get("collapse"),
         stop=attrs.get("stop"),
         stop_epoch=attrs.get("stop_epoch"),
-        finals=Finals(**finals) if finals else None,
+        planning_score=PlanningScore(**planning_score) if planning_score else None,
         repeat_of=attrs.get("repeat_of"),
         seed=attrs.get("seed"),
         ran=[Ran(*row.get("ran", ())) for row in rows],

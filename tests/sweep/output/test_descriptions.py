@@ -73,7 +73,7 @@ class TestDataset:
 
 class TestWords:
     def test_at_the_end_they_say_what_is_best_what_it_took_and_how_to_go_on(self, study: Study) -> None:
-        text = descriptions.ending(study, results.ranking(study))
+        text = descriptions.ending(study, results.rank_trials(study))
         assert "### Best: `trial_00001`, val_rollout_mrr **0.5**" in text
         assert "| `training.learning_rate`&emsp; | 0.001&emsp; |" in text
         assert "3 trials (2 complete, 1 failed); 4 of 6 epochs (67%)" in text
@@ -81,7 +81,7 @@ class TestWords:
         assert 'mlflow.pyfunc.load_model("models:/unit@best")' in text
 
     def test_a_sweep_that_has_only_failed_says_so(self, study: Study) -> None:
-        text = descriptions.ending(study, [record for record in results.ranking(study) if record.error])
+        text = descriptions.ending(study, [record for record in results.rank_trials(study) if record.error])
         assert text.startswith("Every trial failed: the loss is not finite")
 
     def test_at_the_beginning_they_say_what_is_tried(self, study: Study) -> None:
@@ -93,4 +93,4 @@ class TestWords:
         tracking = study.spec.tracking.model_copy(update={"registered_model": None})
         study.spec = study.spec.model_copy(update={"tracking": tracking})
         assert study.spec.registered_model is None
-        assert "load_model" not in descriptions.ending(study, results.ranking(study))
+        assert "load_model" not in descriptions.ending(study, results.rank_trials(study))

@@ -41,7 +41,7 @@ def _nobodys_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(jobs, "PAUSE_S", 0.01)
-    monkeypatch.setattr(jobs, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(jobs, "RECONNECT_TIMEOUT_S", 0.3)
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_what_a_broken_connection_kept_back_is_read_at_the_end(
 def test_a_dashboard_that_comes_back_in_time_is_waited_for(
     server: FakeDashboard, say: Console, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "PATIENCE_S", 30)
+    monkeypatch.setattr(jobs, "RECONNECT_TIMEOUT_S", 30)
     job = server.add(FakeJob("j", state="RUNNING", log=LOG, ends=[(50, "abort")]))
     found = Dashboard(server.address)
     before, away = found.job("j"), [6]
@@ -307,7 +307,7 @@ def test_a_dashboard_that_stays_away_is_given_up(server: FakeDashboard, say: Con
 def test_a_token_that_is_refused_while_following_is_not_waited_for(
     server: FakeDashboard, say: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "PATIENCE_S", 60)
+    monkeypatch.setattr(jobs, "RECONNECT_TIMEOUT_S", 60)
     server.add(FakeJob("j", state="RUNNING", log=LOG))
     found = Dashboard(server.address)
     job = found.job("j")

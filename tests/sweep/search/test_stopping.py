@@ -12,7 +12,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from jepa_ray.config import SweepConfig
 from jepa_ray.machine import Machine
 from jepa_ray.sweep.search.budget import plan
-from jepa_ray.sweep.search.stopping import Hyperband, Rule, Stop, bracket_sizes, make_rule
+from jepa_ray.sweep.search.stopping import Hyperband, StopDecision, StoppingRule, bracket_sizes, make_stopping_rule
 
 Result = tuple[int, int, float]  # trial, epoch, value
 
@@ -31,7 +31,7 @@ def spec(metric: str = "val_rollout_mrr", mode: str = "max", **stopping: object)
 
 def decide(config: SweepConfig, results: list[tuple[str, int, float]]) -> list[str]:
     """What the rule says of (trial, epoch, value), in the order of arrival."""
-    rule, numbers = make_rule(config), {name: i for i, name in enumerate(dict.fromkeys(r[0] for r in results))}
+    rule, numbers = make_stopping_rule(config), {name: i for i, name in enumerate(dict.fromkeys(r[0] for r in results))}
     return [STOP if rule.judge(numbers[name], epoch, value) else GO for name, epoch, value in results]
 
 
@@ -44,7 +44,7 @@ GO, STOP = "go", "stop"
 curves = st.lists(st.lists(st.integers(0, 12).map(lambda i: i / 10), min_size=9, max_size=9), min_size=1, max_size=14)
 
 
-def played(rule: Rule, values: list[list[float]], order: int) -> Iterator[tuple[Result, Stop | None]]:
+def played(rule: StoppingRule, values: list[list[float]], order: int) -> Iterator[tuple[Result, StopDecision | None]]:
     """Trials train until the rule stops them, or they end after nine epochs; `order` mixes their results."""
     epochs = dict.fromkeys(range(len(values)), 0)
     while epochs:
@@ -71,10 +71,10 @@ class TestEveryRule:
         self, scheduler: str, mode: str, values: list[list[float]], order: int, cut: int, random: object
     ) -> None:
         config = spec(mode=mode, scheduler=scheduler, reduction_factor=2, grace_epochs=2)
-        stream = list(played(make_rule(config), values, order))
+        stream = list(played(make_stopping_rule(config), values, order))
         before, after = stream[:cut], stream[cut:]
         random.shuffle(before)  # type: ignore[attr-defined]
-        rebuilt = make_rule(config)
+        rebuilt = make_stopping_rule(config)
         for result, _ in before:
             rebuilt.tell(*result)
         for result, stop in after:
@@ -89,7 +89,7 @@ class TestEveryRule:
         self, scheduler: str, mode: str, values: list[list[float]], order: int
     ) -> None:
         config = spec(mode=mode, scheduler=scheduler)
-        rule, stream = make_rule(config), list(played(make_rule(config), values, order))
+        rule, stream = make_stopping_rule(config), list(played(make_stopping_rule(config), values, order))
         for (number, epoch, value), stop in stream:
             if epoch < 9:
                 assert rule.judge(number, epoch, value) == stop
@@ -103,7 +103,7 @@ class TestEveryRule:
         self, scheduler: str, mode: str, values: list[list[float]], order: int
     ) -> None:
         config = spec(mode=mode, scheduler=scheduler)
-        for (_, epoch, _), stop in played(make_rule(config), values, order):
+        for (_, epoch, _), stop in played(make_stopping_rule(config), values, order):
             if stop:
                 assert epoch == stop.epoch
                 assert epoch in config.early_stopping.rungs()
@@ -145,7 +145,7 @@ def test_a_smaller_loss_survives() -> None:
 
 
 def test_a_stop_explains_itself() -> None:
-    rule = make_rule(spec())
+    rule = make_stopping_rule(spec())
     rule.tell(0, 1, 0.5)
     assert str(rule.judge(1, 1, 0.4)) == ("stopped at epoch 1: 0.4 is worse than 0.5, the best 1/3 of 1 before it")
 
@@ -160,7 +160,7 @@ def test_asha_decides_as_the_one_of_ray(
     trials = [SimpleNamespace(trial_id=str(number)) for number in range(len(values))]
     for trial in trials:
         theirs.on_trial_add(None, trial)
-    for (number, epoch, value), stop in played(make_rule(config), values, order):
+    for (number, epoch, value), stop in played(make_stopping_rule(config), values, order):
         action = theirs.on_trial_result(None, trials[number], {"epoch": epoch, "m": value})
         assert (action == TrialScheduler.STOP) == (stop is not None or epoch == 9)
 
@@ -181,7 +181,7 @@ def test_a_number_says_its_bracket() -> None:
 
 def test_brackets_are_judged_apart() -> None:
     """Trials 0, 1 and 17 share a bracket; 9 is alone in one that starts at epoch 3, and 14 in one that never stops."""
-    rule = make_rule(spec(scheduler="hyperband"))
+    rule = make_stopping_rule(spec(scheduler="hyperband"))
     arrivals = [
         (0, 1, 0.5),
         (1, 1, 0.4),
@@ -197,7 +197,7 @@ def test_brackets_are_judged_apart() -> None:
 
 
 def test_a_stop_names_its_bracket() -> None:
-    rule = make_rule(spec(scheduler="hyperband"))
+    rule = make_stopping_rule(spec(scheduler="hyperband"))
     rule.tell(9, 3, 0.5)
     assert str(rule.judge(10, 3, 0.4)).endswith("0.5, the best 1/3 of 1 before it in bracket 2 of 3")
 
@@ -206,7 +206,7 @@ def test_a_stop_names_its_bracket() -> None:
 
 
 def test_the_best_so_far_is_compared_with_the_median_of_means() -> None:
-    rule = make_rule(spec(scheduler="median"))
+    rule = make_stopping_rule(spec(scheduler="median"))
     for number, (first, second) in enumerate([(0.125, 0.375), (0.25, 0.75), (0.5, 1.0)]):
         rule.tell(number, 1, first)
         rule.tell(number, 2, second)
@@ -216,19 +216,21 @@ def test_the_best_so_far_is_compared_with_the_median_of_means() -> None:
     assert rule.judge(4, 2, 0.0) is None  # worse now, but its best is above the median of 0.25, 0.375, 0.5, 0.75
     assert rule.judge(5, 1, 0.25) is None
     # the means of trials 0 to 4: 0.25, 0.5, 0.75, 0.375, 0.25
-    assert rule.judge(5, 2, 0.3125) == Stop(2, 0.3125, 0.375, "the median of 5 others' means over epochs 1 to 2")
+    assert rule.judge(5, 2, 0.3125) == StopDecision(
+        2, 0.3125, 0.375, "the median of 5 others' means over epochs 1 to 2"
+    )
 
 
 def test_means_include_the_epochs_before_the_first_rung() -> None:
-    rule = make_rule(spec(scheduler="median", grace_epochs=2))
+    rule = make_stopping_rule(spec(scheduler="median", grace_epochs=2))
     rule.tell(0, 1, 1.0)
     rule.tell(0, 2, 0.0)
     assert rule.judge(1, 1, 0.0) is None
-    assert rule.judge(1, 2, 0.25) == Stop(2, 0.25, 0.5, "the median of 1 others' means over epochs 1 to 2")
+    assert rule.judge(1, 2, 0.25) == StopDecision(2, 0.25, 0.5, "the median of 1 others' means over epochs 1 to 2")
 
 
 def test_only_trials_that_reached_the_epoch_are_asked() -> None:
-    rule = make_rule(spec(scheduler="median"))
+    rule = make_stopping_rule(spec(scheduler="median"))
     rule.tell(0, 1, 0.9)
     rule.tell(1, 1, 0.1)
     rule.tell(1, 2, 0.1)

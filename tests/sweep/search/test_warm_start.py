@@ -13,7 +13,7 @@ from jepa_ray.config import SweepConfig, dump_yaml
 from jepa_ray.errors import ConfigError
 from jepa_ray.sweep.output import results
 from jepa_ray.sweep.search.searcher import Search
-from jepa_ray.sweep.search.warm_start import learn, read_lessons
+from jepa_ray.sweep.search.warm_start import apply_warm_starts, read_warm_starts
 from jepa_ray.sweep.storage.study import Study
 
 DECAY, DEPTH, RATE = "training.ema_decay", "model.transition_depth", "training.learning_rate"
@@ -56,13 +56,13 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def taught(config: SweepConfig) -> Study:
     study = Study(config, optuna.storages.InMemoryStorage())
-    learn(study, Path("own"))
+    apply_warm_starts(study, Path("own"))
     return study
 
 
 def test_finished_trials_are_the_samplers_but_not_the_sweeps(other: Path) -> None:
     study = Study(spec("new", warm_start=[other]), optuna.storages.InMemoryStorage())
-    assert [str(lesson) for lesson in learn(study, Path("own"))] == [
+    assert [str(warm_start) for warm_start in apply_warm_starts(study, Path("own"))] == [
         f"warm start from {other}: 8 of its 8 trials fit this space"
     ]
     added = study.optuna.trials
@@ -97,23 +97,23 @@ def test_it_is_learned_once(other: Path) -> None:
     storage, config = optuna.storages.InMemoryStorage(), spec("new", warm_start=[other])
     for _ in range(2):
         study = Study(config, storage)
-        learn(study, Path("own"))
+        apply_warm_starts(study, Path("own"))
         assert len(study.optuna.trials) == 8
 
 
 def test_a_session_that_died_while_learning_is_caught_up(other: Path) -> None:
     storage, config = optuna.storages.InMemoryStorage(), spec("new", warm_start=[other])
-    (lesson,) = read_lessons(config, Path("own"))
+    (warm_start,) = read_warm_starts(config, Path("own"))
 
     def dying() -> Iterator[optuna.trial.FrozenTrial]:
-        yield lesson.trials[0]
+        yield warm_start.trials[0]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Study(config, storage).learn(dying())
+        Study(config, storage).add_warm_starts(dying())
     study = Study(config, storage)
-    assert not study.has_learned
-    learn(study, Path("own"))
+    assert not study.has_warm_starts
+    apply_warm_starts(study, Path("own"))
     assert len(study.optuna.trials) == len(Study(config, storage).optuna.trials) == 8
 
 
@@ -130,10 +130,10 @@ def test_the_other_sweep_is_left_as_it_was(other: Path) -> None:
 def test_what_was_learned_is_not_passed_on(other: Path, tmp_path: Path) -> None:
     """Else a trial that two earlier sweeps share would count twice."""
     second = earlier(tmp_path / "second", spec("second", algorithm="random"))
-    with_lessons = optuna.load_study(study_name="second", storage=f"sqlite:///{second / 'optuna.db'}")
-    with_lessons.add_trials(read_lessons(spec("second", warm_start=[other]), Path("own"))[0].trials)
-    (lesson,) = read_lessons(spec("new", warm_start=[second]), Path("own"))
-    assert lesson.found == 8
+    with_warm_start = optuna.load_study(study_name="second", storage=f"sqlite:///{second / 'optuna.db'}")
+    with_warm_start.add_trials(read_warm_starts(spec("second", warm_start=[other]), Path("own"))[0].trials)
+    (warm_start,) = read_warm_starts(spec("new", warm_start=[second]), Path("own"))
+    assert warm_start.found == 8
 
 
 @pytest.mark.parametrize(
@@ -149,11 +149,11 @@ def test_what_was_learned_is_not_passed_on(other: Path, tmp_path: Path) -> None:
 )
 def test_only_what_lies_in_the_space_is_taken(other: Path, swept: dict[str, Any]) -> None:
     config = spec("new", swept, warm_start=[other])
-    (lesson,) = read_lessons(config, Path("own"))
-    everything = read_lessons(spec("new", warm_start=[other]), Path("own"))[0].trials
+    (warm_start,) = read_warm_starts(config, Path("own"))
+    everything = read_warm_starts(spec("new", warm_start=[other]), Path("own"))[0].trials
     allowed = [t for t in everything if inside(t.params, swept)]
-    assert 0 < len(lesson.trials) == len(allowed) <= lesson.found == 8
-    assert all(set(trial.params) <= set(swept) for trial in lesson.trials)
+    assert 0 < len(warm_start.trials) == len(allowed) <= warm_start.found == 8
+    assert all(set(trial.params) <= set(swept) for trial in warm_start.trials)
     assert len(taught(config).optuna.trials) == len(allowed)
 
 
@@ -176,15 +176,15 @@ def inside(params: dict[str, Any], swept: dict[str, Any]) -> bool:
 )
 def test_what_teaches_nothing_is_refused(other: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        read_lessons(spec("new", warm_start=[other], **changes), Path("own"))
+        read_warm_starts(spec("new", warm_start=[other], **changes), Path("own"))
 
 
 def test_folders_that_are_none_are_refused(other: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no folder of a sweep"):
-        read_lessons(spec("new", warm_start=[tmp_path / "nowhere"]), Path("own"))
+        read_warm_starts(spec("new", warm_start=[tmp_path / "nowhere"]), Path("own"))
     with pytest.raises(ConfigError, match="this sweep's own folder"):
-        read_lessons(spec("other", warm_start=[other]), other)
+        read_warm_starts(spec("other", warm_start=[other]), other)
     (tmp_path / "optuna.db").write_text("not a database, but long enough to be looked at as one" * 40)
     (tmp_path / "spec.yaml").write_text(dump_yaml(spec("broken").to_dict()))
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_lessons(spec("new", warm_start=[tmp_path]), Path("own"))
+        read_warm_starts(spec("new", warm_start=[tmp_path]), Path("own"))

@@ -13,7 +13,7 @@ from jepa_ray.storage import Storage
 from jepa_ray.sweep.search.searcher import Search
 from jepa_ray.sweep.storage import journal
 from jepa_ray.sweep.storage.journal import ObjectJournal
-from jepa_ray.sweep.storage.study import Finals, Ran, Study, StudyToRead
+from jepa_ray.sweep.storage.study import PlanningScore, Ran, Study, StudyView
 
 
 def spec(**changes: object) -> SweepConfig:
@@ -45,7 +45,7 @@ def use(study: Study, trials: int) -> None:
 @pytest.fixture(params=[1, 7, 1000])
 def merging(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Merge at every entry, at some, and never."""
-    monkeypatch.setattr(journal, "FEWEST", request.param)
+    monkeypatch.setattr(journal, "MIN_TO_MERGE", request.param)
     monkeypatch.setattr(journal, "SHARE", 0.0)
 
 
@@ -70,7 +70,7 @@ def test_the_books_of_a_disk_say_the_same(tmp_path: Path) -> None:
 
 
 def test_a_long_journal_is_few_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "FEWEST", 10)
+    monkeypatch.setattr(journal, "MIN_TO_MERGE", 10)
     study = books(tmp_path)
     use(study, 40)
     entries = len(ObjectJournal(Storage(str(tmp_path))).read_logs(0))
@@ -91,7 +91,7 @@ def test_an_epoch_is_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         there = JournalStorage(ObjectJournal(Storage(str(tmp_path))))
         (trial,) = there.get_all_trials(there.get_study_id_from_name("unit"))
         assert trial.intermediate_values[epoch] == 0.1 * epoch
-        assert len(StudyToRead(spec(), there).record(asked.number).history) == epoch
+        assert len(StudyView(spec(), there).record(asked.number).history) == epoch
 
 
 def test_what_could_not_be_written_is_written_with_the_next_entry(
@@ -129,7 +129,7 @@ def test_a_death_while_merging_loses_and_doubles_nothing(
     for entry in entries[:-1]:
         log.append_logs([entry])
     with monkeypatch.context() as dying:
-        dying.setattr(journal, "FEWEST", 1)
+        dying.setattr(journal, "MIN_TO_MERGE", 1)
         dying.setattr(Storage, "delete", dying_after(deletes, Storage.delete))
         with pytest.raises(SystemExit):
             log.append_logs([entries[-1]])
@@ -160,14 +160,14 @@ def test_an_export_is_not_repeated_unless_something_has_changed(tmp_path: Path) 
 
     first = exported()
     assert exported() == first
-    study.record_finals(1, Finals(0.5, 0.4, 0.6, 0.1))
-    with_finals = exported()
-    assert with_finals != first
+    study.record_planning_score(1, PlanningScore(0.5, 0.4, 0.6, 0.1))
+    with_planning = exported()
+    assert with_planning != first
     study.begin_session({"trial": "none has changed"})
-    assert exported() != with_finals
+    assert exported() != with_planning
     database.unlink()
     study.export(database)
-    assert StudyToRead.open(spec(), database).records() == study.records()
+    assert StudyView.open(spec(), database).records() == study.records()
 
 
 def test_an_export_is_what_optuna_and_the_report_open(tmp_path: Path) -> None:
@@ -176,6 +176,6 @@ def test_an_export_is_what_optuna_and_the_report_open(tmp_path: Path) -> None:
     study.export(tmp_path / "optuna.db")
     use(study, 4)  # three are continued, one begun
     study.export(tmp_path / "optuna.db")  # in the place of the older one
-    assert StudyToRead.open(spec(), tmp_path / "optuna.db").records() == study.records()
+    assert StudyView.open(spec(), tmp_path / "optuna.db").records() == study.records()
     assert len(optuna.load_study(study_name="unit", storage=f"sqlite:///{tmp_path / 'optuna.db'}").trials) == 6
     assert [path.name for path in tmp_path.glob("optuna*")] == ["optuna.db"]

@@ -11,7 +11,7 @@ from jepa_ray.config import SweepConfig
 from jepa_ray.errors import ConfigError
 from jepa_ray.storage import Storage
 from jepa_ray.sweep.search.searcher import Search
-from jepa_ray.sweep.storage.location import JOB, ROOT, Home, RemoteHome, home_of
+from jepa_ray.sweep.storage.location import JOB_VARIABLE, ROOT, ObjectStoreLocation, SweepLocation, locate_sweep
 
 TEXT = "name: unit\nsearch: {num_trials: 4}\n"
 MORE = TEXT.replace("4", "9")
@@ -20,7 +20,7 @@ MORE = TEXT.replace("4", "9")
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ROOT, raising=False)
-    monkeypatch.delenv(JOB, raising=False)
+    monkeypatch.delenv(JOB_VARIABLE, raising=False)
     for name, seconds in (("BEAT_S", 0.2), ("DEAD_S", 0.8), ("SETTLE_S", 0.05)):
         monkeypatch.setattr(storage, name, seconds)
 
@@ -32,8 +32,8 @@ def there(tmp_path: Path) -> Iterator[Path]:
     return path
 
 
-def remote(there: Path, here: Path) -> RemoteHome:
-    return RemoteHome(str(there), here, "unit")
+def remote(there: Path, here: Path) -> ObjectStoreLocation:
+    return ObjectStoreLocation(str(there), here, "unit")
 
 
 def spec() -> SweepConfig:
@@ -45,62 +45,62 @@ class TestWhere:
     def test_the_spec_goes_before_the_environment_and_that_before_the_output_root(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert str(home_of("unit", None, tmp_path)) == str(tmp_path / "sweeps/unit")
+        assert str(locate_sweep("unit", None, tmp_path)) == str(tmp_path / "sweeps/unit")
         monkeypatch.setenv(ROOT, "s3://of-the-cluster/runs")
-        assert str(home_of("unit", None, tmp_path)) == "s3://of-the-cluster/runs/sweeps/unit"
-        assert str(home_of("unit", "s3://own", tmp_path)) == "s3://own/sweeps/unit"
-        assert str(home_of("unit", "/shared/runs", tmp_path)) == "/shared/runs/sweeps/unit"
-        assert str(home_of("unit", "file:///shared/runs", tmp_path)) == "/shared/runs/sweeps/unit"
+        assert str(locate_sweep("unit", None, tmp_path)) == "s3://of-the-cluster/runs/sweeps/unit"
+        assert str(locate_sweep("unit", "s3://own", tmp_path)) == "s3://own/sweeps/unit"
+        assert str(locate_sweep("unit", "/shared/runs", tmp_path)) == "/shared/runs/sweeps/unit"
+        assert str(locate_sweep("unit", "file:///shared/runs", tmp_path)) == "/shared/runs/sweeps/unit"
 
     def test_a_job_whose_results_would_die_with_it_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv(JOB, "1")
+        monkeypatch.setenv(JOB_VARIABLE, "1")
         with pytest.raises(ConfigError, match="a Ray job's folder is deleted with it"):
-            home_of("unit", None, Path("outputs"))
-        assert str(home_of("unit", None, tmp_path)) == str(tmp_path / "sweeps/unit")
-        assert isinstance(home_of("unit", "s3://own", Path("outputs")), RemoteHome)
+            locate_sweep("unit", None, Path("outputs"))
+        assert str(locate_sweep("unit", None, tmp_path)) == str(tmp_path / "sweeps/unit")
+        assert isinstance(locate_sweep("unit", "s3://own", Path("outputs")), ObjectStoreLocation)
 
 
 class TestRemote:
-    def owned(self, home: Home, text: str = TEXT, fresh: bool = False) -> Path | None:
-        with home.owned(text, fresh=fresh, growing=("search.num_trials",), say=print) as aside:
-            (home.folder.path / "leaderboard.csv").write_text("rank\n1\n")
-            home.publish(home.open_study(spec()))
+    def claim(self, location: SweepLocation, text: str = TEXT, fresh: bool = False) -> Path | None:
+        with location.claim(text, fresh=fresh, growing=("search.num_trials",), say=print) as aside:
+            (location.folder.path / "leaderboard.csv").write_text("rank\n1\n")
+            location.publish(location.open_study(spec()))
         return aside
 
     def test_another_machine_finds_the_sweep(self, there: Path, tmp_path: Path) -> None:
         first, second = remote(there, tmp_path / "a"), remote(there, tmp_path / "b")
-        assert not first.begun
-        self.owned(first)
-        assert second.begun
-        assert second.document().read_text() == TEXT
+        assert not first.has_study
+        self.claim(first)
+        assert second.has_study
+        assert second.spec_file().read_text() == TEXT
         assert (tmp_path / "b/sweeps/unit/leaderboard.csv").read_text() == "rank\n1\n"
         assert second.folder.id == first.folder.id
         assert not second.folder.finished
 
     def test_it_is_finished_everywhere_or_nowhere(self, there: Path, tmp_path: Path) -> None:
         first, second = remote(there, tmp_path / "a"), remote(there, tmp_path / "b")
-        with first.owned(TEXT, fresh=False, growing=(), say=print):
+        with first.claim(TEXT, fresh=False, growing=(), say=print):
             first.mark_finished(12.0)
-        second.document()
+        second.spec_file()
         assert (second.folder.finished, second.folder.seconds) == (True, 12.0)
-        self.owned(second, MORE)  # a larger budget continues it
-        first.document()
+        self.claim(second, MORE)  # a larger budget continues it
+        first.spec_file()
         assert not first.folder.finished
         assert first.folder.path.joinpath("spec.yaml").read_text() == MORE
 
     def test_another_spec_is_refused_and_changes_nothing(self, there: Path, tmp_path: Path) -> None:
-        self.owned(remote(there, tmp_path / "a"))
+        self.claim(remote(there, tmp_path / "a"))
         with pytest.raises(ConfigError, match=r"was begun with other settings: search\.num_trials 4 -> 3"):
-            self.owned(remote(there, tmp_path / "b"), TEXT.replace("4", "3"))
+            self.claim(remote(there, tmp_path / "b"), TEXT.replace("4", "3"))
         assert Storage(str(there)).read("sweeps/unit/spec.yaml") == TEXT.encode()
 
     def test_fresh_keeps_the_old_sweep_aside_in_both_places(self, there: Path, tmp_path: Path) -> None:
-        self.owned(remote(there, tmp_path / "a"))
+        self.claim(remote(there, tmp_path / "a"))
         store = Storage(str(there)).below("sweeps/unit")
         store.write("checkpoints/trial_00000.pt", b"old")
-        aside = self.owned(remote(there, tmp_path / "b"), fresh=True)
+        aside = self.claim(remote(there, tmp_path / "b"), fresh=True)
         assert aside is not None
         kept = Storage(str(there)).below(f"sweeps/{aside.name}")
         assert kept.read("checkpoints/trial_00000.pt") == b"old"
@@ -109,15 +109,15 @@ class TestRemote:
         assert kept.read(".id") != store.read(".id")
 
     def test_a_folder_here_that_is_another_sweep_is_kept_aside(self, there: Path, tmp_path: Path) -> None:
-        with Home(tmp_path / "a", "unit").owned(TEXT, fresh=False, growing=(), say=print):
+        with SweepLocation(tmp_path / "a", "unit").claim(TEXT, fresh=False, growing=(), say=print):
             (tmp_path / "a/sweeps/unit/precious").write_text("local")
-        self.owned(remote(there, tmp_path / "a"))
+        self.claim(remote(there, tmp_path / "a"))
         assert [path.read_text() for path in (tmp_path / "a/sweeps").glob("unit.*/precious")] == ["local"]
 
     def test_nothing_to_resume_is_said(self, there: Path, tmp_path: Path) -> None:
-        for home in (remote(there, tmp_path / "a"), Home(tmp_path / "a", "unit")):
+        for location in (remote(there, tmp_path / "a"), SweepLocation(tmp_path / "a", "unit")):
             with pytest.raises(ConfigError, match="there is no sweep to resume"):
-                home.document()
+                location.spec_file()
 
     def test_the_books_go_on_where_a_driver_died(self, there: Path, tmp_path: Path) -> None:
         first = remote(there, tmp_path / "a").open_study(spec())
@@ -137,24 +137,24 @@ class TestData:
         return folder
 
     def test_what_came_with_a_job_is_kept_beside_the_sweep(self, packed: Path, there: Path, tmp_path: Path) -> None:
-        for home in (Home(tmp_path / "root", "unit"), remote(there, tmp_path / "a")):
-            home.keep_data(packed)
-            home.keep_data(packed)
-            assert home.store.names("data", recursive=True) == ["data/set/a.npy", "data/set/meta/b.json"]
-            assert home.place_of_data(packed) == str(home.store.below("data/set"))
+        for location in (SweepLocation(tmp_path / "root", "unit"), remote(there, tmp_path / "a")):
+            location.keep_data(packed)
+            location.keep_data(packed)
+            assert location.store.names("data", recursive=True) == ["data/set/a.npy", "data/set/meta/b.json"]
+            assert location.data_location(packed) == str(location.store.below("data/set"))
 
     def test_other_data_under_the_same_name_is_refused(self, packed: Path, tmp_path: Path) -> None:
-        home = Home(tmp_path / "root", "unit")
-        home.keep_data(packed)
+        location = SweepLocation(tmp_path / "root", "unit")
+        location.keep_data(packed)
         (packed / "a.npy").write_bytes(b"other")
         with pytest.raises(ConfigError, match=r"data/set/a.npy: differs from the data that came with this job"):
-            home.keep_data(packed)
-        assert home.store.read("data/set/a.npy") == b"a"
+            location.keep_data(packed)
+        assert location.store.read("data/set/a.npy") == b"a"
 
 
 def test_a_driver_that_died_here_is_followed(there: Path, tmp_path: Path) -> None:
     Storage(str(there)).below("sweeps/unit").write("owner", f"x 3 process {os.getpid()} on gone".encode())
     said: list[str] = []
-    with remote(there, tmp_path / "a").owned(TEXT, fresh=False, growing=(), say=said.append):
+    with remote(there, tmp_path / "a").claim(TEXT, fresh=False, growing=(), say=said.append):
         pass
     assert "waiting 0.8 s for a sign of life" in said[0]

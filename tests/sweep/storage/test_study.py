@@ -12,7 +12,7 @@ from jepa_ray.storage import Storage
 from jepa_ray.sweep import checkpoint_name
 from jepa_ray.sweep.output import results
 from jepa_ray.sweep.search.searcher import Search
-from jepa_ray.sweep.storage.retention import Shelf
+from jepa_ray.sweep.storage.retention import CheckpointRetention
 from jepa_ray.sweep.storage.study import Status, Study
 
 EPOCH = {"epoch_s": 2.0, "val_loss": 0.1}
@@ -157,14 +157,14 @@ class TestLeaderboard:
 
 
 def test_checkpoints_of_the_best_stay_and_the_worst_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jepa_ray.sweep.storage.retention.KEPT", 2)
+    monkeypatch.setattr("jepa_ray.sweep.storage.retention.MIN_KEPT", 2)
     books, store = study(tmp_path, trials=5), Storage(str(tmp_path))
     for number in range(5):
         store.write(checkpoint_name(number), b"weights")
-    shelf = Shelf(books, store)
+    retention = CheckpointRetention(books, store)
     for number, values, last in [(0, [0.2], True), (1, [0.9], False), (2, [0.5], True), (3, [0.4], True)]:
         train(books, number, values, last=last)
-        shelf.ended(books.record(number))
+        retention.ended(books.record(number))
     # the three best of those that ended (finalists: 3), complete ones first; the fifth is still training
     assert {p.stem for p in (tmp_path / "checkpoints").iterdir()} == {f"trial_0000{n}" for n in (0, 2, 3, 4)}
 
