@@ -1,11 +1,11 @@
-"""What `convert` takes of memory, whatever the size, and what a kill in the middle costs.
+"""Peak memory of `convert` on a large dataset, and the cost of a kill in the middle of a conversion.
 
     python benchmarks/convert_memory.py [--gigabytes 4] [--layout hdf5]
 
-Writes a synthetic dataset of frames of 64 px, runs `python -m jepa_ray.data convert` on it, kills that (SIGKILL) when
-half of its parts are written, runs it again, and compares the file with what was made, row by row. Then converts once
-more, in gray, half as large, every second row. Memory is the process's peak of resident pages, those of mapped files
-included, as the kernel tells it when the process has ended.
+Writes a synthetic dataset of 64-px frames, runs `python -m jepa_ray.data convert` on it, kills it (SIGKILL) when half
+of the parts are written, runs it again, and compares the result with the dataset row by row. Then converts the
+dataset once more in grayscale, at half the size, with every second row. Memory is the peak resident set size of the
+process, including mapped files, as reported by the kernel when the process ends.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ ROW_BYTES = SIDE * SIDE * 3
 
 
 class Layout(StrEnum):
-    """What is converted."""
+    """The format of the source."""
 
-    HDF5 = "hdf5"  # canonical, chunks of one row, uncompressed
-    ARRAYS = "arrays"  # a folder of .npy
-    OGBENCH = "ogbench"  # one .npz, its members compressed
+    HDF5 = "hdf5"  # canonical HDF5, uncompressed chunks of one row
+    ARRAYS = "arrays"  # a folder of .npy files
+    OGBENCH = "ogbench"  # one .npz file with compressed members
 
 
 @dataclass(frozen=True)
 class Run:
-    """One process of `convert`."""
+    """The result of one process of `convert`."""
 
-    code: int  # as the shell tells it, negative for a signal
+    code: int  # exit code; negative for a signal
     seconds: float
-    peak: int  # bytes
+    peak: int  # peak resident set size in bytes
 
 
 def main(
     gigabytes: Annotated[float, typer.Option(min=0.05, help="Size of the frames.")] = 4.0,
     layout: Annotated[Layout, typer.Option(help="Format of the source.")] = Layout.HDF5,
 ) -> None:
-    """Measure and print."""
+    """Run the measurement and print the results."""
     episodes = int(gigabytes * 1e9 / ROW_BYTES / EPISODE)
     with tempfile.TemporaryDirectory(prefix="convert-") as name:
         folder = Path(name)
@@ -65,23 +65,23 @@ def main(
         killed = convert(source, target, kill_when=lambda: len(list(parts.glob("*.h5"))) >= all_parts / 2)
         assert killed.code == -signal.SIGKILL, killed
         assert not target.exists()
-        tell(f"killed with {len(list(parts.glob('*.h5')))} parts written", killed)
-        tell("run again", again := convert(source, target))
+        report(f"killed with {len(list(parts.glob('*.h5')))} parts written", killed)
+        report("run again", again := convert(source, target))
         assert again.code == 0, again
         assert not parts.exists()
         differing = sum(not matches(target, episode) for episode in range(episodes))
-        print(f"episodes that differ from what was made: {differing} of {episodes:,}", flush=True)
+        print(f"episodes that differ from the source: {differing} of {episodes:,}", flush=True)
         smaller = convert(source, folder / "small.h5", "--resize", "32", "--grayscale", "--frameskip", "2")
         assert smaller.code == 0, smaller
-        tell("in gray, 32 px, every second row", smaller)
+        report("grayscale, 32 px, every second row", smaller)
 
 
-def tell(what: str, run: Run) -> None:
+def report(what: str, run: Run) -> None:
     print(f"{what}: {run.seconds:.0f} s, peak {run.peak / 1e9:.2f} GB", flush=True)
 
 
 def convert(source: Path, target: Path, *options: str, kill_when: Callable[[], bool] = lambda: False) -> Run:
-    """The command as a user gives it, killed when `kill_when` says so."""
+    """Run the command in a process, and kill it as soon as `kill_when` returns True."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "jepa_ray.data", "convert", str(source), str(target), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -96,14 +96,14 @@ def convert(source: Path, target: Path, *options: str, kill_when: Callable[[], b
 
 
 def episode_of(number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """(T, H, W, C) frames that compress about as rendered ones do, and (T, A) actions, from the number alone."""
+    """Frames (T, H, W, C) that compress about as well as rendered frames, and actions (T, A); `number` is the seed."""
     rng = np.random.default_rng(number)
     coarse = rng.integers(0, 256, (EPISODE, SIDE // 4, SIDE // 4, 3), np.uint8)
     return coarse.repeat(4, 1).repeat(4, 2), rng.normal(size=(EPISODE, ACTIONS)).astype(np.float32)
 
 
 def matches(target: Path, number: int) -> bool:
-    """Whether an episode of the target is what was made, its unused last action aside."""
+    """Whether an episode of the target equals its source, except for the unused last action."""
     frames, actions = episode_of(number)
     rows = slice(number * EPISODE, (number + 1) * EPISODE)
     with h5py.File(target) as file:
@@ -154,7 +154,7 @@ def write_ogbench(path: Path, episodes: int) -> None:
 def write_npy(
     out: IO[bytes], dtype: type, tail: tuple[int, ...], episodes: int, part: Callable[[int], NDArray[np.generic]]
 ) -> None:
-    """An array, an episode at a time; a memory map's pages would count as this process's, and so as its children's."""
+    """Write an array episode by episode; mapped pages would count as memory of this process and its children."""
     header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (episodes * EPISODE, *tail)}
     np.lib.format.write_array_header_1_0(out, header)
     for number in range(episodes):

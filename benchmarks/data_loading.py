@@ -1,10 +1,10 @@
-"""Batches per second: the memory-mapped cache beside an HDF5 reader in a DataLoader, on the same data.
+"""Batches per second of the memory-mapped cache and of an HDF5 reader in a DataLoader, on the same data.
 
     python benchmarks/data_loading.py [--rounds 5] [--seconds 3]
 
-The other side reads as stable-worldmodel 0.1.1 does: one HDF5 file, uncompressed chunks of one row, opened by each of 2
-worker processes, a window of two frames and its action per sample, shuffled. Both sides are timed in turns in one
-process, after a batch to start them; what is printed is the ratio's median over the rounds, and its range.
+The HDF5 reader works like that of stable-worldmodel 0.1.1: one HDF5 file with uncompressed chunks of one row, opened by
+each of 2 worker processes; a sample is a window of two frames and its action; samples are shuffled. The two are timed
+alternately in one process, after a warm-up. The script prints the median and the range of the ratio over the rounds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BATCH, WORKERS, EPISODE = 64, 2, 100
 
 
 class Windows(Dataset[dict[str, torch.Tensor]]):
-    """Windows of two rows, read by slicing when they are asked for."""
+    """Windows of two rows, read from the file by slicing, one per sample."""
 
     def __init__(self, path: Path, rows: np.ndarray) -> None:
         self.path, self.rows = path, rows
@@ -74,7 +74,7 @@ def rate(batches: Iterator[Any], seconds: float) -> float:
 
 
 def copies(batch_bytes: int) -> Iterator[None]:
-    """As many bytes as a batch has, copied from all over an array that no cache holds: what memory itself allows."""
+    """Copy the bytes of one batch from random places in an array larger than the CPU's caches: the memory's limit."""
     source = np.zeros(1 << 30, np.uint8)
     source[:: 1 << 12] = 1
     target = np.empty(batch_bytes, np.uint8)
@@ -112,7 +112,7 @@ def measure(size: int, episodes: int, rounds: int, seconds: float) -> None:
         print(
             f"{size:>3} px, {len(rows):,} windows: cache {cache:,.0f} batches/s, DataLoader {other:,.1f};"
             f" ratio {statistics.median(ratios):.1f} [{min(ratios):.1f}, {max(ratios):.1f}];"
-            f" a plain copy of as many bytes {copied:,.0f}/s",
+            f" a plain copy of the same number of bytes {copied:,.0f}/s",
             flush=True,
         )
 

@@ -1,4 +1,4 @@
-"""python -m jepa_ray.data two-rooms|info|convert|collect"""
+"""The command line of `python -m jepa_ray.data`: two-rooms, info, convert and collect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.callback()
 def data() -> None:
-    """Make, look at and convert datasets."""
+    """Create, inspect and convert datasets."""
 
 
 @app.command("two-rooms")
@@ -27,7 +27,7 @@ def two_rooms(
     out: Annotated[Path, typer.Option("--out", metavar="FILE.h5", help="The file to write.")],
     sets: cli.Sets = None,
 ) -> None:
-    """Simulate the built-in Two Rooms and write it as canonical HDF5; --set takes the keys of `data.two_rooms`."""
+    """Simulate the built-in Two Rooms and write it as canonical HDF5; --set takes keys of `data.two_rooms`."""
     config = two_rooms_config(parse_sets(sets or ()))
     from jepa_ray.data.commands.convert import write_canonical
     from jepa_ray.data.two_rooms import as_recording
@@ -38,12 +38,14 @@ def two_rooms(
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A dataset's file or folder, of any known format.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="Dataset to inspect: a file or folder in any supported format.")
+    ],
     sheet: Annotated[
-        Path | None, typer.Option("--sheet", metavar="FILE.png", help="Draw frames of some episodes.")
+        Path | None, typer.Option("--sheet", metavar="FILE.png", help="Also draw frames of some episodes to this file.")
     ] = None,
 ) -> None:
-    """What a dataset is: episodes, columns, actions and their alignment, duplicates, and what training would refuse."""
+    """Print a dataset's episodes, columns, actions, alignment and duplicates, and why training would refuse it."""
     from jepa_ray.data.commands.info import describe
     from jepa_ray.data.commands.info_text import print_description
     from jepa_ray.data.commands.sheet import contact_sheet
@@ -59,7 +61,7 @@ def info(
 
 
 class Alignment(StrEnum):
-    """As `data.action_alignment`."""
+    """The values of `data.action_alignment`."""
 
     auto = "auto"
     next = "next"
@@ -68,19 +70,26 @@ class Alignment(StrEnum):
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A dataset's file or folder, of any known format.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Dataset to read: a file or folder in any supported format.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="DST.h5", help="The canonical HDF5 file to write.")],
-    frameskip: Annotated[int, typer.Option(min=1, help="Rows of one step; their actions lie side by side.")] = 1,
+    frameskip: Annotated[
+        int, typer.Option(min=1, help="Keep every Nth row; the actions in between are concatenated.")
+    ] = 1,
     resize: Annotated[
-        str | None, typer.Option(metavar="SIDE|HxW", help="Size of frames: a number, or height x width.")
+        str | None, typer.Option(metavar="SIDE|HxW", help="Resize frames to SIDE x SIDE, or to height x width.")
     ] = None,
-    grayscale: Annotated[bool, typer.Option("--grayscale", help="Frames as luma, one channel.")] = False,
+    grayscale: Annotated[bool, typer.Option("--grayscale", help="Write frames as luma, with one channel.")] = False,
     keys: Annotated[
-        str | None, typer.Option(metavar="KEY,KEY", help="Columns to write; left out: all arrays of numbers.")
+        str | None, typer.Option(metavar="KEY,KEY", help="Columns to write. Default: all numeric columns.")
     ] = None,
-    action_alignment: Annotated[Alignment, typer.Option(help="How SRC stores actions.")] = Alignment.auto,
+    action_alignment: Annotated[
+        Alignment,
+        typer.Option(help="Which row SRC stores an action in: that before its effect (next) or after it (previous)."),
+    ] = Alignment.auto,
 ) -> None:
-    """Any dataset as one canonical HDF5 file; streams, and goes on where an interrupted conversion was."""
+    """Convert any dataset to one canonical HDF5 file in bounded memory; an interrupted conversion resumes."""
     from jepa_ray.data.commands import convert as conversion
 
     size = None if resize is None else _size(resize)
@@ -94,7 +103,7 @@ def convert(
 
 
 class Observe(StrEnum):
-    """What of an environment is recorded as its observation."""
+    """Which part of an environment is recorded as the observation."""
 
     state = "state"
     pixels = "pixels"
@@ -102,18 +111,28 @@ class Observe(StrEnum):
 
 @app.command()
 def collect(
-    env: Annotated[str, typer.Option("--env", metavar="ENV_ID", help="A Gymnasium environment; MODULE:ENV_ID too.")],
+    env: Annotated[str, typer.Option("--env", metavar="ENV_ID", help="Gymnasium environment ID, or MODULE:ENV_ID.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.h5", help="The file to write.")],
-    episodes: Annotated[int, typer.Option(min=2, help="Episodes to play.")] = 100,
+    episodes: Annotated[int, typer.Option(min=2, help="Number of episodes to play.")] = 100,
     policy: Annotated[
-        str, typer.Option(metavar="random|MODULE:FN", help="FN(observation, action_space, rng) -> action.")
+        str,
+        typer.Option(
+            metavar="random|MODULE:FN",
+            help="Policy: random, or a function FN(observation, action_space, rng) -> action.",
+        ),
     ] = "random",
-    observe: Annotated[Observe, typer.Option(help="Record state vectors, or frames and states.")] = Observe.state,
-    key: Annotated[str | None, typer.Option(metavar="KEY", help="Part of a Dict observation to record.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="Side of square frames; left out: as rendered.")] = None,
-    num_envs: Annotated[int, typer.Option(min=1, help="Environments side by side.")] = 1,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="End episodes after so many steps.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of environments and policy.")] = 0,
+    observe: Annotated[
+        Observe, typer.Option(help="Record state vectors, or frames together with states.")
+    ] = Observe.state,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Key of a Dict observation to record. Default: all keys.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of square frames, in pixels. Default: as rendered.")
+    ] = None,
+    num_envs: Annotated[int, typer.Option(min=1, help="Number of environments that run in parallel.")] = 1,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Maximum number of steps per episode.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the environments and the policy.")] = 0,
 ) -> None:
     """Play episodes of a Gymnasium environment and write them as canonical HDF5."""
     from jepa_ray.data.commands import collect as collection
@@ -136,7 +155,7 @@ def _size(text: str) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere; yields what is told (done, total)."""
+    """Show a progress bar on a terminal, and nothing elsewhere; yields the callback that takes (done, total)."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = cli.console()

@@ -1,9 +1,9 @@
-"""Which row an action belongs to: established, not assumed.
+"""Determines which row an action belongs to, instead of assuming it.
 
-Most of the field stores at row t the action that leads to row t + 1 (`next`); some files store the one that led
-to row t (`previous`). Read the wrong way, a dataset trains without complaint and teaches nothing. Three
-things tell: the layout's rule, on which end of the episodes actions are NaN, and which of the two readings explains
-how the rows change.
+Most datasets store at row t the action that leads to row t + 1 (`next`); some store the action that led to row t
+(`previous`). A dataset that is read with the wrong alignment trains without an error, but the model learns nothing
+useful. There are three sources of evidence: the rule of the file format, the end of the episodes at which actions are
+NaN, and the reading that explains the changes between rows better.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from jepa_ray.data.columns import Column, chunks
 from jepa_ray.data.recording import Alignment, Recording
 from jepa_ray.errors import DataError
 
-EPISODES = 200  # looked at, evenly spaced
-ROWS = 200  # of an episode, from its start
-RESAMPLES = 200  # of the episodes, for the interval of the difference
-MARGIN = 0.1  # of explained variance by which one reading must beat the other
-MIN_EPISODES = 5  # fewer say nothing about chance
+MAX_EPISODES = 200  # episodes that are examined, evenly spaced over the dataset
+MAX_ROWS = 200  # rows that are examined per episode, from its start
+RESAMPLES = 200  # bootstrap samples of the episodes for the confidence interval
+MARGIN = 0.1  # minimum difference in explained variance between the two readings
+MIN_EPISODES = 5  # with fewer episodes, no confidence interval is computed
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the data itself says about its actions."""
+    """Evidence in the data about the alignment of its actions."""
 
-    nan: Alignment | None  # by the end at which every episode of 2 rows or more has a NaN action, and none at the other
-    next: float | None  # share of the change t -> t + 1 that action[t] explains, in the dimension it explains best
-    previous: float | None  # the same of action[t + 1]
-    interval: tuple[float, float] | None  # 98 % of next - previous, over episodes
+    nan: Alignment | None  # set if all episodes of 2+ rows have a NaN action at this end, and no episode at the other
+    next: float | None  # share of the change t -> t + 1 that action[t] explains, in its best-explained dimension
+    previous: float | None  # the same for action[t + 1]
+    interval: tuple[float, float] | None  # 98 % confidence interval of next - previous, over episodes
 
     @property
     def verdict(self) -> Alignment | None:
-        """What follows: NaNs are certain, explained variance needs a margin and an interval without 0."""
+        """The alignment that the evidence supports: NaNs decide; else a margin and an interval without 0 are needed."""
         if self.nan or self.next is None or self.previous is None or self.interval is None:
             return self.nan
         if self.next - self.previous > MARGIN and self.interval[0] > 0:
@@ -49,53 +49,55 @@ class Evidence:
         if self.nan:
             return f"every episode's {'last' if self.nan == 'next' else 'first'} action is NaN"
         if self.next is None or self.previous is None:
-            return "nothing to tell it by"
+            return "there are too few episodes to decide"
         return (
             f"action[t] explains {self.next:.0%} of the change from row t to t + 1, action[t + 1] {self.previous:.0%}"
         )
 
 
-def establish(
+def determine_alignment(
     recording: Recording, action: Column, seen: Column, setting: Literal["auto", "next", "previous"]
 ) -> Alignment:
-    """How `action` is aligned: as `setting` says, or by the layout and the evidence together.
+    """Determine the alignment of `action`: as `setting` says, or from the file format and the evidence together.
 
     Args:
-        recording: whose episodes and layout's rule count.
-        action: its actions.
-        seen: what actions change: state labels, vectors or pixels.
-        setting: of `data.action_alignment`.
+        recording: the dataset, with its episodes and the alignment rule of its file format.
+        action: its action column.
+        seen: the column that actions change: state labels, vectors or pixels.
+        setting: the value of `data.action_alignment`.
 
-    Raises `DataError` where layout and evidence disagree.
+    Raises `DataError` if the file format and the evidence disagree.
     """
     if setting != "auto":
         return setting
-    evidence = gather(recording, action, seen)
+    evidence = gather_evidence(recording, action, seen)
     if evidence.nan:
         return evidence.nan
     verdict = evidence.verdict
     if verdict is not None and verdict != recording.alignment:
         raise DataError(
-            f"{recording.source}: {_SAYS[recording.alignment]} by the layout ({recording.format}), but in the data"
-            f" {evidence}: set data.action_alignment to {verdict} or, if the layout is right, to {recording.alignment}"
+            f"{recording.source}: by the format ({recording.format}) {MEANINGS[recording.alignment]}, but in the data"
+            f" {evidence}: set data.action_alignment to {verdict}, or to {recording.alignment} if the format is right"
         )
     return recording.alignment
 
 
-_SAYS = {"next": "action[t] leads from row t to t + 1", "previous": "action[t] led from row t - 1 to t"}
+MEANINGS = {"next": "action[t] leads from row t to t + 1", "previous": "action[t] led from row t - 1 to t"}
 
 
-def gather(recording: Recording, action: Column, seen: Column) -> Evidence:
-    """The evidence of up to `EPISODES` episodes; reads no more than `ROWS` rows of each."""
+def gather_evidence(recording: Recording, action: Column, seen: Column) -> Evidence:
+    """Gather evidence from up to `MAX_EPISODES` episodes; reads at most `MAX_ROWS` rows of each."""
     long = np.flatnonzero(recording.lengths >= 3)
-    picked = long[np.unique(np.linspace(0, len(long) - 1, min(len(long), EPISODES)).astype(int))] if len(long) else long
+    picked = (
+        long[np.unique(np.linspace(0, len(long) - 1, min(len(long), MAX_EPISODES)).astype(int))] if len(long) else long
+    )
     nan = _nan_end(recording, action)
     moments = []
     for episode in picked:
         start = int(recording.offsets[episode])
-        rows = slice(start, start + min(int(recording.lengths[episode]), ROWS))
-        moved, acts = _features(seen[rows]), _numbers(action[rows])
-        change = moved[1:-1] - moved[:-2]  # row t to t + 1, where both readings have an action
+        rows = slice(start, start + min(int(recording.lengths[episode]), MAX_ROWS))
+        moved, acts = _features(seen[rows]), _action_vectors(action[rows])
+        change = moved[1:-1] - moved[:-2]  # row t to t + 1, for the rows where both readings have an action
         both = np.concatenate([acts[:-2], acts[1:-1]], axis=1)
         whole = np.isfinite(both).all(1) & np.isfinite(change).all(1)
         moments.append((both[whole], change[whole]))
@@ -108,7 +110,7 @@ def _nan_end(recording: Recording, action: Column) -> Alignment | None:
     if not np.issubdtype(action.dtype, np.floating):
         return None
     width = int(np.prod(action.shape[1:]))
-    longer = recording.lengths >= 2  # of a single row, the first action is the last
+    longer = recording.lengths >= 2  # in an episode of one row, the first action is also the last
     if not longer.any():
         return None
     bad = np.concatenate([np.isnan(action[rows]).reshape(-1, width).any(1) for rows in chunks(action)])
@@ -119,19 +121,19 @@ def _nan_end(recording: Recording, action: Column) -> Alignment | None:
     return "next" if bad[last].all() and not bad[first].any() else None
 
 
-def _numbers(action: NDArray[np.generic]) -> Floats:
-    """(n, A) of actions; discrete ones by their values, as far as 16 of them."""
+def _action_vectors(action: NDArray[np.generic]) -> Floats:
+    """Actions as (n, A) floats; discrete actions as one-hot vectors of their first 16 values."""
     if action.ndim == 1:
         return (action[:, None] == np.arange(16)).astype(np.float64)
     return action.astype(np.float64)
 
 
 def _features(rows: NDArray[np.generic]) -> Floats:
-    """(n, D) coordinates in which an action's effect may be linear; of pixels, where things are that moved."""
+    """(n, D) coordinates on which actions may have a linear effect; for pixels, the position of moving objects."""
     if rows.ndim == 2:
         return rows.astype(np.float64)
     frames = rows.astype(np.float32)
-    weight = np.abs(frames - np.median(frames, axis=0))  # (n, H, W, C): what stands out of the background
+    weight = np.abs(frames - np.median(frames, axis=0))  # (n, H, W, C): difference from the background
     total = weight.sum((1, 2)) + 1e-6
     down, across = (np.arange(size, dtype=np.float32) for size in frames.shape[1:3])
     y = (weight.sum(2) * down[:, None]).sum(1) / total
@@ -140,7 +142,7 @@ def _features(rows: NDArray[np.generic]) -> Floats:
 
 
 def _compare(moments: list[tuple[Floats, Floats]]) -> Evidence:
-    """Explained variance under both readings, and the difference's interval over resampled episodes."""
+    """Explained variance under both readings, and a bootstrap interval of the difference over episodes."""
     grams = np.stack([_gram(acts, change) for acts, change in moments])
     actions, dims = moments[0][0].shape[1] // 2, moments[0][1].shape[1]
     ahead, behind = _explained(grams.sum(0), actions, dims)
@@ -153,7 +155,7 @@ def _compare(moments: list[tuple[Floats, Floats]]) -> Evidence:
 
 
 def _gram(acts: Floats, change: Floats) -> Floats:
-    """Second moments of [1, action[t], action[t + 1], change], (1 + 2 A + D) squared: all that a regression needs."""
+    """Second moments of [1, action[t], action[t + 1], change], (1 + 2 A + D) squared; enough for linear regression."""
     joined = np.concatenate([np.ones((len(acts), 1)), acts, change], axis=1)
     return joined.T @ joined
 

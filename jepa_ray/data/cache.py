@@ -1,8 +1,8 @@
-"""The memory-mapped cache: a dataset read, checked and prepared once, then shared by every worker on the node.
+"""The memory-mapped cache: a dataset is read, checked and prepared once, then shared by all workers on the node.
 
 A cache is a folder of `.npy` files named by a fingerprint of the source, its preparation and the cache layout. It is
-built under a temporary name, behind a file lock, and renamed when whole; so a cache that exists is complete,
-several groups may ask for it at once, and one that dies while building leaves nothing that is read.
+built under a temporary name while a file lock is held, and renamed when it is complete. So an existing cache is always
+complete, several worker groups can request it at once, and a process that dies while building leaves nothing readable.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from jepa_ray.data.trajectories import Trajectories
 from jepa_ray.data.two_rooms import as_recording
 from jepa_ray.errors import DataError
 
-LAYOUT = 3  # raise when the files of a cache or the simulator change: old caches are then left alone
+LAYOUT = 3  # increase it when the files of a cache or the simulator change; older caches are then ignored
 
 
-# Keys of `data` that a cache is made by.
+# Keys of `data` that change the content of a cache.
 PREPARATION = ("observation", "action_alignment", "resize", "grayscale", "frameskip", "max_trajectories")
 
 
@@ -43,16 +43,17 @@ class CachedTrajectories:
     """Read-only memory maps of a validated dataset, flat over time."""
 
     observation: NDArray[Any]  # (N, H, W, C) uint8 or (N, D) float32
-    action: NDArray[Any]  # (N, A) float32 or (N,) int64; 0 in a trajectory's last row, where it leads nowhere
+    action: NDArray[Any]  # (N, A) float32 or (N,) int64; 0 in a trajectory's last row, where it is not used
     state: NDArray[np.float32] | None  # (N, S)
     lengths: NDArray[np.int64]  # (E,)
     offsets: NDArray[np.int64]  # (E,)
-    episode: NDArray[np.int64]  # (E,) the episode a trajectory is a part of; with a frameskip it has several
-    held_out: NDArray[np.bool_] | None  # (E,) what the dataset itself keeps for validation
+    # (E,) the episode that a trajectory belongs to; a frameskip splits an episode into several.
+    episode: NDArray[np.int64]
+    held_out: NDArray[np.bool_] | None  # (E,) trajectories that the dataset itself reserves for validation
 
 
 def load_trajectories(config: DataConfig) -> CachedTrajectories:
-    """The dataset a config names, from its cache; built first where there is none.
+    """Load the dataset of a config from its cache, which is built if it is missing.
 
     Raises `DataError` for data that breaks a rule of the canonical layout.
     """
@@ -76,7 +77,7 @@ def load_trajectories(config: DataConfig) -> CachedTrajectories:
 
 
 def is_cached(config: DataConfig) -> bool:
-    """Whether the dataset has a cache already. Raises `DataError` if the dataset cannot be read."""
+    """Whether the dataset is already cached. Raises `DataError` if the dataset cannot be read."""
     return _folder(config).exists()
 
 
@@ -86,7 +87,7 @@ def _folder(config: DataConfig) -> Path:
 
 
 def ensure_cache(config: DataConfig) -> Path:
-    """The folder of the dataset's cache, built if it is not there yet. Raises `DataError`."""
+    """The folder of the dataset's cache, which is built if it does not exist. Raises `DataError`."""
     folder = _folder(config)
     if folder.exists():
         return folder
@@ -95,7 +96,7 @@ def ensure_cache(config: DataConfig) -> Path:
         with FileLock(folder.with_suffix(".lock")):
             if not folder.exists():
                 _build(config, folder)
-    except OSError as error:  # of a path that cannot be read there is a `DataError` already
+    except OSError as error:  # an unreadable dataset has already raised a `DataError`
         raise DataError(f"{folder}: the cache cannot be written ({error.strerror or error})") from None
     return folder
 
@@ -111,18 +112,18 @@ def _cache_name(config: DataConfig) -> str:
     else:
         assert config.path is not None, "a DataConfig has a path or a builtin"
         if isinstance(config.path, str):
-            label, identity = Path(remote.name_of(config.path)).stem, {"path": config.path}
-            identity["files"] = remote.files_at(config.path)
+            label, identity = Path(remote.dataset_name(config.path)).stem, {"path": config.path}
+            identity["files"] = remote.list_remote_files(config.path)
         else:
             label, identity = config.path.stem, {"path": os.path.realpath(config.path)}
-            identity["files"] = files_of(config.path)
+            identity["files"] = list_files(config.path)
     identity["prepared"] = {key: getattr(config, key) for key in PREPARATION}
     digest = hashlib.sha256(json.dumps([LAYOUT, identity], sort_keys=True).encode()).hexdigest()
     return f"{label}-{digest[:12]}"
 
 
-def files_of(path: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of each file that the dataset at `path` consists of. Raises `DataError`."""
+def list_files(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size in bytes and modification time in ns of each file of the dataset at `path`. Raises `DataError`."""
     found = []
     try:
         for file in format_of(path).files(path):
@@ -135,13 +136,13 @@ def files_of(path: Path) -> list[tuple[str, int, int]]:
 
 def _build(config: DataConfig, folder: Path) -> None:
     partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # ours alone: the lock is held
+    shutil.rmtree(partial, ignore_errors=True)  # safe, because this process holds the lock
     partial.mkdir()
     try:
         with _open_source(config, partial) as recording:
             selection = select(recording, config)
             data = selection.trajectories
-            _check_room(data, partial)
+            _check_disk_space(data, partial)
             for name, column in data.columns().items():
                 _copy_column(name, column, partial / f"{name}.npy", data)
             np.save(partial / "lengths.npy", data.lengths)
@@ -159,26 +160,26 @@ def _open_source(config: DataConfig, partial: Path) -> Iterator[Recording]:
     if config.path is None:
         yield as_recording(config.two_rooms)
     elif isinstance(config.path, str):
-        with remote.fetched(config.path, partial) as path, open_recording(path) as recording:
+        with remote.fetched_dataset(config.path, partial) as path, open_recording(path) as recording:
             yield recording
     else:
         with open_recording(config.path) as recording:
             yield recording
 
 
-def _check_room(data: Trajectories, folder: Path) -> None:
-    """Refuse what the disk has no room for before it is full."""
+def _check_disk_space(data: Trajectories, folder: Path) -> None:
+    """Raise `DataError` if the cache does not fit on the disk, before anything is written."""
     needed = sum(column_bytes(column) for column in data.columns().values())
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{data.source}: its cache takes {needed / 1e9:,.1f} GB, but {folder.parent} has {free / 1e9:,.1f} GB free;"
-            " data.cache_dir can name another place, data.resize and data.max_trajectories make it smaller"
+            f"{data.source}: its cache needs {needed / 1e9:,.1f} GB, but {folder.parent} has {free / 1e9:,.1f} GB free:"
+            " set data.cache_dir to another disk, or make the cache smaller with data.resize or data.max_trajectories"
         )
 
 
 def _copy_column(name: str, column: Column, target: Path, data: Trajectories) -> None:
-    """Copy chunk by chunk: floats as float32, integers as int64, pixels as they are."""
+    """Copy a column chunk by chunk: floats as float32, integers as int64, pixels unchanged."""
     if column.dtype == np.uint8 and name == "observation":
         dtype: Any = np.uint8
     else:

@@ -1,6 +1,6 @@
-"""Columns: arrays that may be larger than memory, read a slice along time at a time.
+"""Columns: arrays that may be larger than memory, and are read in slices along time.
 
-Readers hand out columns and everything after them wraps columns; nothing is read before it is sliced.
+Readers return columns, and the later steps wrap them; data is read only when a column is sliced.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK_BYTES = 64 << 20  # how much of a column is in memory at once while it is checked or copied
+CHUNK_BYTES = 64 << 20  # bytes of a column that are in memory at once while it is checked or copied
 
 
 class Column(Protocol):
-    """An array on disk or in memory: shape, dtype and slicing along time."""
+    """An array on disk or in memory, with a shape, a dtype and slicing along time."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -36,33 +36,33 @@ def column_bytes(column: Column) -> int:
 
 
 def chunks(column: Column, limit: int = CHUNK_BYTES) -> list[slice]:
-    """Slices along time of which each takes about `limit` bytes while it is read."""
-    rows = max(1, limit // _reading_bytes(column))
+    """Slices along time; reading one of them takes about `limit` bytes of memory."""
+    rows = max(1, limit // _bytes_to_read_row(column))
     return [slice(start, min(start + rows, column.shape[0])) for start in range(0, column.shape[0], rows)]
 
 
-def _reading_bytes(column: Column) -> int:
-    """Bytes that reading a row takes: of the row itself, or of what it is made from if that is more."""
-    made_from = _reading_bytes(column.column) if isinstance(column, Gathered | Mapped) else 0
+def _bytes_to_read_row(column: Column) -> int:
+    """Bytes needed to read one row: those of the row itself, or of its source if that is larger."""
+    made_from = _bytes_to_read_row(column.column) if isinstance(column, Gathered | Mapped) else 0
     if isinstance(column, Gathered) and column.index.ndim == 2:
         made_from *= column.index.shape[1]
     return max(row_bytes(column), made_from)
 
 
-def unused(dtype: np.dtype[Any]) -> Any:
-    """What stands where there is no value: NaN for floats, 0 for the rest."""
+def fill_value(dtype: np.dtype[Any]) -> Any:
+    """The value that stands for a missing value: NaN for floats, 0 for other types."""
     return np.nan if np.issubdtype(dtype, np.floating) else 0
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """Rows of a column in another order: row i is `column[index[i]]`, several rows side by side if index is (N, F).
+    """Rows of a column in another order: row i is `column[index[i]]`, or F concatenated rows if the index is (N, F).
 
-    For an index whose neighbours are near each other; what lies between them is read as well.
+    Use it with an index whose neighbouring entries are close together: the rows between them are read as well.
     """
 
     column: Column
-    index: NDArray[np.int64]  # (N,), or (N, F): F rows of vectors become one of F times the width
+    index: NDArray[np.int64]  # (N,), or (N, F) to concatenate F vectors into one row
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,7 +86,7 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Mapped:
-    """Rows of a column through a function of blocks: (n, ...) of the column -> (n, *tail) of `dtype`."""
+    """A function applied to blocks of a column: (n, ...) rows of the column -> (n, *tail) rows of `dtype`."""
 
     column: Column
     function: Callable[[NDArray[Any]], NDArray[Any]]
@@ -103,7 +103,7 @@ class Mapped:
 
 
 class SideBySide:
-    """Columns of N rows as one: (N, D), (N, F) -> (N, D + F)."""
+    """Columns of N rows, concatenated along the last axis: (N, D), (N, F) -> (N, D + F)."""
 
     def __init__(self, parts: Sequence[Column]) -> None:
         self._parts = parts
@@ -118,12 +118,12 @@ class SideBySide:
 
 
 class Concatenated:
-    """Episodes' own columns, one after another.
+    """One column per episode, concatenated along time.
 
     Args:
-        parts: one column per episode, of one dtype and tail shape.
-        lengths: (E,) rows of each episode. A part that is one row shorter ends in an unused row: NaN, or 0 for
-            integers, as the actions of an episode that holds one observation more than actions.
+        parts: one column per episode, all with the same dtype and row shape.
+        lengths: (E,) rows of each episode. A part may be one row shorter, such as the actions of an episode that has
+            one more observation than actions; its last row is then filled with NaN, or with 0 for integers.
     """
 
     def __init__(self, parts: Sequence[Column], lengths: NDArray[np.int64]) -> None:
@@ -136,14 +136,14 @@ class Concatenated:
             if part.shape[1:] != first.shape[1:] or part.dtype != first.dtype:
                 raise ValueError(
                     f"episode {episode} has rows of shape {part.shape[1:]} and dtype {part.dtype}, but the first"
-                    f" episode {first.shape[1:]} and {first.dtype}"
+                    f" episode has rows of shape {first.shape[1:]} and dtype {first.dtype}"
                 )
             if part.shape[0] not in (length, length - 1):
                 raise ValueError(f"episode {episode} has {part.shape[0]} rows, but must have {length}")
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         start, stop, _ = rows.indices(self.shape[0])
-        out = np.full((max(0, stop - start), *self.shape[1:]), unused(self.dtype), self.dtype)
+        out = np.full((max(0, stop - start), *self.shape[1:]), fill_value(self.dtype), self.dtype)
         episode = int(np.searchsorted(self._ends, start, side="right"))
         while episode < len(self._parts) and self._starts[episode] < stop:
             begin, part = int(self._starts[episode]), self._parts[episode]

@@ -1,4 +1,4 @@
-"""Policies for `collect` beside `random`, each `fn(observation, action_space, rng) -> action`; models for one's own."""
+"""Policies for `collect` besides `random`, each `fn(observation, action_space, rng) -> action`; useful as examples."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import numpy as np
 
 
 def walk(observation: Any, action_space: Any, rng: np.random.Generator) -> int:
-    """Left, right or, mostly, forward in MiniGrid: an agent that gets about, where random actions keep it in place."""
+    """Turn left or right, or mostly go forward in MiniGrid: covers ground, unlike uniformly random actions."""
     return int(rng.choice(3, p=[0.2, 0.2, 0.6]))

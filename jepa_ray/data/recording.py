@@ -1,6 +1,6 @@
-"""What a reader gives: a dataset as it lies on disk, its columns named alike whatever the format.
+"""The result of a reader: a dataset as stored on disk, with the same column names for every format.
 
-Nothing is chosen, changed or checked here; that is `selection`'s and `trajectories`' part.
+Nothing is selected, changed or checked here: `selection` and `trajectories` do that.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ Alignment = Literal["next", "previous"]
 
 @dataclass(frozen=True)
 class Recording:
-    """E episodes as N rows, one after another.
+    """E episodes as N consecutive rows.
 
-    Columns have these names where the format has such a thing: `pixels (N, H, W, C) uint8`, `observation (N, D)`,
-    `state (N, S)` labels, `action (N, A)` or `(N,)`, `reward (N,)`; others keep their own.
+    Columns have these names if the format has them: `pixels (N, H, W, C) uint8`, `observation (N, D)`,
+    `state (N, S)` labels, `action (N, A)` or `(N,)`, `reward (N,)`; other columns keep their own names.
     """
 
     source: str  # for messages: the file or folder, or the name of a built-in dataset
-    format: str  # for people: what it was read as
+    format: str  # for messages: the name of the format that it was read as
     columns: Mapping[str, Column]  # of N rows each
     lengths: NDArray[np.int64]  # (E,) rows per episode
     offsets: NDArray[np.int64]  # (E,) first row of each episode
-    alignment: Alignment = "next"  # the layout's rule: action[t] moves row t to t + 1, or moved t - 1 to t
-    held_out: NDArray[np.bool_] | None = None  # (E,) what the dataset itself keeps for validation
-    notes: tuple[str, ...] = ()  # what a person should know, for `info`
+    alignment: Alignment = "next"  # rule of the format: action[t] leads from t to t + 1, or led from t - 1 to t
+    held_out: NDArray[np.bool_] | None = None  # (E,) episodes that the dataset reserves for validation
+    notes: tuple[str, ...] = ()  # remarks for the user, which `info` prints
 
     @classmethod
     def consecutive(
@@ -46,6 +46,6 @@ class Recording:
         held_out: NDArray[np.bool_] | None = None,
         notes: tuple[str, ...] = (),
     ) -> Recording:
-        """A recording whose episodes of `lengths` (E,) rows lie one after another, without gaps."""
+        """A recording of consecutive episodes of `lengths` (E,) rows, without gaps."""
         lengths = np.asarray(lengths, np.int64)
         return cls(source, layout, columns, lengths, np.cumsum(lengths) - lengths, alignment, held_out, notes)

@@ -1,4 +1,4 @@
-"""Datasets in an object store: each node fetches one when it builds its cache, and keeps the cache alone."""
+"""Datasets in an object store: a node downloads one to build its cache, and then keeps only the cache."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jepa_ray.errors import DataError, StorageError
 from jepa_ray.storage import Storage
 
 
-def name_of(uri: str) -> str:
-    """The last part of a URI's path."""
+def dataset_name(uri: str) -> str:
+    """The last component of a URI's path, without its query."""
     return PurePosixPath(uri.partition("?")[0].partition("://")[2]).name
 
 
-def files_at(uri: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of each file of the dataset at a URI, a file or a folder. Raises `DataError`."""
+def list_remote_files(uri: str) -> list[tuple[str, int, int]]:
+    """Name, size in bytes and modification time of each file of the dataset at a URI. Raises `DataError`."""
     place = Storage(uri)
     try:
         names = [""] if place.stamp("") else place.names(recursive=True)
@@ -31,15 +31,16 @@ def files_at(uri: str) -> list[tuple[str, int, int]]:
 
 
 @contextmanager
-def fetched(uri: str, beside: Path) -> Iterator[Path]:
-    """The dataset at a URI as files in a folder `beside` another, while it lasts. Raises `DataError`."""
-    place, files = Storage(uri), files_at(uri)
+def fetched_dataset(uri: str, beside: Path) -> Iterator[Path]:
+    """Download the dataset at a URI to a temporary folder next to `beside`; removed on exit. Raises `DataError`."""
+    place, files = Storage(uri), list_remote_files(uri)
     with tempfile.TemporaryDirectory(prefix=".fetched-", dir=beside.parent) as folder:
-        local = Path(folder) / name_of(uri)
+        local = Path(folder) / dataset_name(uri)
         needed, free = sum(size for _, size, _ in files), shutil.disk_usage(folder).free
         if needed > free:
             raise DataError(
-                f"data.path {place}: takes {needed / 1e9:,.1f} GB, but {beside.parent} has {free / 1e9:,.1f} GB free"
+                f"data.path {place}: needs {needed / 1e9:,.1f} GB, but {beside.parent} has {free / 1e9:,.1f} GB free:"
+                " set data.cache_dir to another disk"
             )
         try:
             place.each(lambda name: place.download(name, local / name if name else local), [name for name, *_ in files])

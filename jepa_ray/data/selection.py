@@ -1,7 +1,7 @@
-"""From a recording to what a config trains on: roles chosen, actions aligned, frames prepared.
+"""Turns a recording into the trajectories that a config trains on: selects columns, aligns actions, prepares frames.
 
-Everything about time (alignment, frameskip, subset) is one index of rows; everything about a row (resize,
-grayscale, one-hot) one function of blocks. Nothing is read before the cache copies it, chunk by chunk.
+All operations along time (alignment, frameskip, subset) are one index of rows; all operations within a row (resize,
+grayscale, one-hot) are functions of blocks. Data is read only when the cache copies it, chunk by chunk.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_ray.config import DataConfig
-from jepa_ray.data.alignment import establish
+from jepa_ray.data.alignment import determine_alignment
 from jepa_ray.data.columns import Column, Gathered, Mapped, chunks
 from jepa_ray.data.recording import Recording
-from jepa_ray.data.trajectories import Trajectories, check_forms, check_values
+from jepa_ray.data.trajectories import Trajectories, check_shapes, check_values
 from jepa_ray.errors import DataError
 
 Index = NDArray[np.int64]
@@ -24,24 +24,24 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Selection:
-    """What is trained on, and which episode each trajectory is a part of."""
+    """The trajectories to train on, and the episode that each of them belongs to."""
 
     trajectories: Trajectories
     episode: Index  # (E,)
-    held_out: NDArray[np.bool_] | None  # (E,) what the dataset itself keeps for validation
+    held_out: NDArray[np.bool_] | None  # (E,) trajectories that the dataset itself reserves for validation
 
 
 def select(recording: Recording, config: DataConfig) -> Selection:
-    """The trajectories that `config` makes of a recording, checked. Raises `DataError`."""
-    chosen = choose(recording, config.observation)
-    check_forms(chosen)
-    data = aligned(recording, chosen, config.action_alignment)
+    """Select, check and prepare the trajectories of a recording as `config` says. Raises `DataError`."""
+    chosen = choose_columns(recording, config.observation)
+    check_shapes(chosen)
+    data = align_actions(recording, chosen, config.action_alignment)
     check_values(data)
     return _prepare(data, recording.held_out, config)
 
 
-def choose(recording: Recording, observation: str | None) -> Trajectories:
-    """The columns that play a role, not yet checked. Raises `DataError` for a column that is missing."""
+def choose_columns(recording: Recording, observation: str | None) -> Trajectories:
+    """Choose the observation, action and state columns, unchecked. Raises `DataError` for a missing column."""
     columns = recording.columns
     name = observation or ("pixels" if "pixels" in columns else "observation")
     for wanted in (name, "action"):
@@ -58,17 +58,19 @@ def choose(recording: Recording, observation: str | None) -> Trajectories:
     )
 
 
-def aligned(recording: Recording, chosen: Trajectories, setting: Literal["auto", "next", "previous"]) -> Trajectories:
-    """`chosen`, its actions as `next`, however they are stored. Raises `DataError` where layout and data disagree."""
-    if establish(recording, chosen.action, chosen.changing, setting) == "next":
+def align_actions(
+    recording: Recording, chosen: Trajectories, setting: Literal["auto", "next", "previous"]
+) -> Trajectories:
+    """`chosen` with its actions aligned as `next`. Raises `DataError` if the file format and the data disagree."""
+    if determine_alignment(recording, chosen.action, chosen.state_or_observation, setting) == "next":
         return chosen
-    return replace(chosen, action=Gathered(chosen.action, _following(chosen)))
+    return replace(chosen, action=Gathered(chosen.action, _next_rows(chosen)))
 
 
-def _following(data: Trajectories) -> Index:
-    """(N,) where the action of each row is if actions are stored as `previous`: in the row after it.
+def _next_rows(data: Trajectories) -> Index:
+    """(N,) the row that stores the action of each row if actions are stored as `previous`: the row after it.
 
-    At the end of an episode, where it is unused, in the row itself.
+    For the last row of an episode, whose action is not used, it is the row itself.
     """
     rows = np.arange(1, data.action.shape[0] + 1)
     rows[data.last_rows()] -= 1
@@ -91,29 +93,32 @@ def _prepare(data: Trajectories, held_out: NDArray[np.bool_] | None, config: Dat
     if (lengths[_first_pieces(episode)] >= 2).sum() < 2:
         raise DataError(
             f"{data.source}: data.frameskip {config.frameskip} and data.max_trajectories {config.max_trajectories}"
-            " leave fewer than 2 trajectories of 2 rows or more, to train on one and validate on another"
+            " leave fewer than 2 trajectories of 2 rows or more, but training and validation need one each: lower"
+            " data.frameskip or raise data.max_trajectories"
         )
     if (config.resize is not None or config.grayscale) and len(observation.shape) != 4:
         key = "data.grayscale" if config.resize is None else "data.resize"
         width = observation.shape[1]
-        raise DataError(f"{data.source}: {key} is for pixels, but the observation is a vector of {width}")
-    frames = in_form(observation, config.resize, config.grayscale)
+        raise DataError(
+            f"{data.source}: {key} needs pixels, but the observation is a vector of {width} values: remove {key}"
+        )
+    frames = prepare_frames(observation, config.resize, config.grayscale)
     prepared = Trajectories(data.source, frames, action, state, lengths, offsets)
     return Selection(prepared, episode, None if held_out is None else held_out[episode])
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Episodes in steps of several rows."""
+    """Episodes split into pieces that contain every `skip`th row."""
 
     rows: Index  # (N,) row of each frame
-    actions: Index  # (N, F) rows of the actions from one frame to the next; past an episode's end its last
+    actions: Index  # (N, F) rows of the actions from one frame to the next; the last row repeats past the end
     lengths: Index  # (E,)
     episode: Index  # (E,)
 
     @classmethod
     def of(cls, offsets: Index, lengths: Index, episodes: Index, skip: int, *, phases: int) -> Pieces:
-        """Every `skip`th row of `episodes`, once from each of their first `phases` rows; `skip` phases lose no row."""
+        """Every `skip`th row of `episodes`, from each of their first `phases` rows; `skip` phases keep all rows."""
         rows, actions, owner = [], [], []
         for episode in episodes:
             start, length = int(offsets[episode]), int(lengths[episode])
@@ -127,25 +132,27 @@ class Pieces:
 
 
 def _first_pieces(episode: Index) -> Index:
-    """Positions (E,) of each episode's first piece, the one that begins where the episode does."""
+    """Indices of each episode's first piece, which begins at the episode's first row."""
     return np.flatnonzero(np.diff(episode, prepend=-1) != 0)
 
 
-def wide(action: Column) -> Column:
-    """Actions (N, A); single discrete ones (N,) as (N, 1)."""
+def as_matrix(action: Column) -> Column:
+    """Actions as (N, A); single discrete actions (N,) become (N, 1)."""
     return action if len(action.shape) == 2 else Mapped(action, lambda block: block[:, None], (1,), action.dtype)
 
 
 def _one_hot(action: Column, frameskip: int) -> Column:
-    """Discrete actions as they are; several at once, or of several rows, as one-hot vectors side by side."""
+    """Concatenated one-hot vectors for several discrete actions per step; other actions unchanged."""
     if not np.issubdtype(action.dtype, np.integer) or (len(action.shape) == 1 and frameskip == 1):
         return action
-    columns = wide(action)
+    columns = as_matrix(action)
     highest = np.max([columns[rows].max(axis=0) for rows in chunks(columns)], axis=0)
     ends = np.cumsum(highest.astype(np.int64) + 1)
     width = int(ends[-1])
     if width > MAX_ONE_HOT:
-        raise DataError(f"discrete actions take {width} values together, but at most {MAX_ONE_HOT} can be one-hot")
+        raise DataError(
+            f"discrete actions have {width} values in total, but at most {MAX_ONE_HOT} can be one-hot encoded"
+        )
     starts = ends - highest - 1
 
     def encode(block: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -156,27 +163,27 @@ def _one_hot(action: Column, frameskip: int) -> Column:
     return Mapped(columns, encode, (width,), np.dtype(np.float32))
 
 
-MAX_ONE_HOT = 4096
+MAX_ONE_HOT = 4096  # maximum width of one-hot encoded actions
 
 
-def in_form(frames: Column, resize: tuple[int, int] | None, grayscale: bool) -> Column:
-    """Frames (N, H, W, C) in gray, in another size, or as they are. Raises `DataError`."""
+def prepare_frames(frames: Column, resize: tuple[int, int] | None, grayscale: bool) -> Column:
+    """Convert frames (N, H, W, C) to grayscale and resize them, as requested. Raises `DataError`."""
     if grayscale:
         frames = _to_gray(frames)
     return frames if resize is None else _resized(frames, resize)
 
 
 def _to_gray(frames: Column) -> Column:
-    """(N, H, W, 1) luma of RGB frames (ITU-R 601-2, as Pillow's `L`). Raises `DataError` but for 1 or 3 channels."""
+    """(N, H, W, 1) luma of RGB frames (ITU-R 601-2, as Pillow's `L`). Raises `DataError` unless C is 1 or 3."""
     height, width, channels = frames.shape[1:]
     if channels not in (1, 3):
-        raise DataError(f"data.grayscale takes 1 or 3 channels, but frames have {channels}")
+        raise DataError(f"data.grayscale needs frames of 1 or 3 channels, but they have {channels}")
     if channels == 1:
         return frames
 
     def luma(block: NDArray[np.generic]) -> NDArray[np.uint8]:
         weighted = np.full(block.shape[:3], 0x8000, np.uint32)
-        for channel, weight in enumerate((19595, 38470, 7471)):  # of 65536, as Pillow's
+        for channel, weight in enumerate((19595, 38470, 7471)):  # in units of 1/65536, as in Pillow
             weighted += np.multiply(block[..., channel], weight, dtype=np.uint32)
         return (weighted >> 16).astype(np.uint8)[..., None]
 
@@ -184,7 +191,7 @@ def _to_gray(frames: Column) -> Column:
 
 
 def _resized(frames: Column, size: tuple[int, int]) -> Column:
-    """(N, *size, C) frames, bilinear and antialiased."""
+    """Frames resized to (N, *size, C), bilinear with antialiasing."""
     import torch
     from torch.nn.functional import interpolate
 

@@ -1,4 +1,4 @@
-"""The shapes and units of a dataset: all that a model must know of it, without a way to read any."""
+"""The shapes and units of a dataset that a model needs; contains no code to read data."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a model must know of the data to be built; plain values, stored in checkpoints."""
+    """Shapes and statistics of the data from which a model is built; plain values, stored in checkpoints."""
 
     observation_shape: tuple[int, ...]  # (C, H, W) pixels, or (D,)
-    action_dim: int  # width of a continuous action; 0 for discrete ones
-    num_actions: int  # number of discrete actions; 0 for continuous ones
+    action_dim: int  # width of a continuous action; 0 for discrete actions
+    num_actions: int  # number of discrete actions; 0 for continuous actions
     mean: tuple[float, ...]  # (C,) per channel or (D,) per dimension, over training rows, in raw units (0..255)
-    std: tuple[float, ...]  # as mean; 1 where a channel is constant
+    std: tuple[float, ...]  # same shape and units as mean; 1 where a channel is constant
     action_std: tuple[float, ...] = ()  # (A,) per dimension of a continuous action, over training rows
-    action_shift: tuple[float, ...] = ()  # (A,) what the model takes from a raw action,
-    action_scale: tuple[float, ...] = ()  # (A,) and divides it by; both empty where actions are taken as they are
+    action_shift: tuple[float, ...] = ()  # (A,) the model subtracts it from a raw action; empty without normalisation
+    action_scale: tuple[float, ...] = ()  # (A,) the model then divides by it; empty without normalisation
 
     @property
     def is_pixels(self) -> bool:

@@ -1,4 +1,4 @@
-"""The one in-between form: trajectories, flat over time, whose roles are chosen and whose rules are checked."""
+"""Trajectories, flat over time, with selected columns; and the checks of the rules that all data must satisfy."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from jepa_ray.data.columns import Column, chunks
 from jepa_ray.errors import DataError
 
-MAX_CHANNELS = 4  # of a frame whose channels come first, to be recognised as such
+MAX_CHANNELS = 4  # up to this size, a frame's first axis is taken for channels in the check for channels first
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """E trajectories as N rows, one after another; `action[t]` moves row t to row t + 1."""
+    """E trajectories as N consecutive rows; `action[t]` leads from row t to row t + 1."""
 
     source: str  # for messages: the file, or the name of a built-in dataset
     observation: Column  # (N, H, W, C) uint8, or (N, D) float
-    action: Column  # (N, A) float, (N,) int, or (N, A) int: several discrete actions at once
-    state: Column | None  # (N, S) float labels, where the data has them
+    action: Column  # (N, A) float, (N,) int, or (N, A) int for several discrete actions per step
+    state: Column | None  # (N, S) float labels; None if the data has none
     lengths: NDArray[np.int64]  # (E,) rows per trajectory
     offsets: NDArray[np.int64]  # (E,) first row of each trajectory
 
@@ -31,17 +31,17 @@ class Trajectories:
         return {name: column for name, column in named.items() if column is not None}
 
     @property
-    def changing(self) -> Column:
-        """What actions are seen to change: the labels, or the observation where there are none."""
+    def state_or_observation(self) -> Column:
+        """The column that shows the effect of actions: the state labels, or the observation without labels."""
         return self.observation if self.state is None else self.state
 
     def last_rows(self) -> NDArray[np.int64]:
-        """(E,) the last row of each trajectory, whose action leads nowhere."""
+        """(E,) the last row of each trajectory, whose action is not used."""
         return self.offsets + self.lengths - 1
 
 
-def check_forms(data: Trajectories) -> None:
-    """Raise `DataError` unless shapes, dtypes and episodes agree; reads nothing."""
+def check_shapes(data: Trajectories) -> None:
+    """Raise `DataError` unless shapes, dtypes and episodes are consistent; reads no data."""
     _check_episodes(data)
     _check_observation(data)
     _check_action(data)
@@ -49,13 +49,13 @@ def check_forms(data: Trajectories) -> None:
 
 
 def check_values(data: Trajectories) -> None:
-    """Raise `DataError` unless all values can be trained on; reads each column but pixels once."""
+    """Raise `DataError` unless all values can be trained on; reads each column except pixels once."""
     if len(data.observation.shape) == 2:
         _check_finite(data.source, "observation", data.observation)
     if np.issubdtype(data.action.dtype, np.integer):
-        _check_counts(data)
+        _check_discrete_actions(data)
     else:
-        _check_moves(data)
+        _check_continuous_actions(data)
     if data.state is not None:
         _check_finite(data.source, "state", data.state)
 
@@ -68,27 +68,28 @@ def _check_episodes(data: Trajectories) -> None:
             raise DataError(f"{source}: {name} has shape {tuple(column.shape)}, but observation has {rows} rows")
     if lengths.shape != offsets.shape or lengths.ndim != 1:
         raise DataError(
-            f"{source}: ep_len has shape {lengths.shape} and ep_offset {offsets.shape}, but both must be (episodes,)"
+            f"{source}: ep_len has shape {lengths.shape} and ep_offset has shape {offsets.shape},"
+            " but both must be (episodes,)"
         )
     if not len(lengths):
-        raise DataError(f"{source}: holds no episodes")
+        raise DataError(f"{source}: contains no episodes, but must have at least 2")
     if (lengths < 1).any():
         bad = int(np.argmax(lengths < 1))
-        raise DataError(f"{source}: ep_len[{bad}] is {lengths[bad]}, but an episode has at least one row")
-    if (lengths > rows).any():  # before they are added up, since large ones wrap around
+        raise DataError(f"{source}: ep_len[{bad}] is {lengths[bad]}, but an episode must have at least one row")
+    if (lengths > rows).any():  # checked before the sum, because large values overflow
         bad = int(np.argmax(lengths > rows))
         raise DataError(f"{source}: ep_len[{bad}] is {lengths[bad]}, but the columns have {rows} rows")
     expected = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     if (offsets != expected).any():
         bad = int(np.argmax(offsets != expected))
         raise DataError(
-            f"{source}: ep_offset[{bad}] is {offsets[bad]}, but the lengths before it add up to {expected[bad]}"
+            f"{source}: ep_offset[{bad}] is {offsets[bad]}, but must be {expected[bad]}: the sum of the lengths before"
         )
     if lengths.sum() != rows:
         raise DataError(f"{source}: ep_len adds up to {lengths.sum()} rows, but the columns have {rows}")
     if (lengths >= 2).sum() < 2:
         raise DataError(
-            f"{source}: needs at least 2 episodes of 2 rows or more, to train on one and validate on another"
+            f"{source}: must have at least 2 episodes of 2 rows or more, one for training and one for validation"
         )
 
 
@@ -127,21 +128,21 @@ def _check_state(data: Trajectories) -> None:
         )
 
 
-def _check_counts(data: Trajectories) -> None:
+def _check_discrete_actions(data: Trajectories) -> None:
     lowest = min(int(data.action[rows].min()) for rows in chunks(data.action))
     if lowest < 0:
-        raise DataError(f"{data.source}: action holds {lowest}, but discrete actions count from 0")
+        raise DataError(f"{data.source}: action has the value {lowest}, but discrete actions must be numbered from 0")
 
 
-def _check_moves(data: Trajectories) -> None:
+def _check_continuous_actions(data: Trajectories) -> None:
     bad = np.concatenate([~np.isfinite(data.action[rows]).all(axis=1) for rows in chunks(data.action)])
-    bad[data.last_rows()] = False  # an episode's last action leads nowhere and may be NaN
+    bad[data.last_rows()] = False  # the last action of an episode is not used and may be NaN
     if bad.any():
         row = int(np.argmax(bad))
         episode = int(np.searchsorted(data.offsets, row, side="right")) - 1
         raise DataError(
             f"{data.source}: action is not finite at row {row} (episode {episode}, step"
-            f" {row - data.offsets[episode]}); only the action that leads nowhere, an episode's last, may be NaN"
+            f" {row - data.offsets[episode]}); only an episode's last action, which is not used, may be NaN"
         )
 
 

@@ -1,8 +1,8 @@
 """Two Rooms: a dot in a square with a wall and a door, moved by 2-d actions.
 
-The environment every JEPA planning paper of the field starts with (PLDM, Sobal et al. 2025): small enough to
-simulate in a second, hard enough that a model must know where the dot is and that walls stop it. All
-episodes move at once. Positions and speeds are in pixels of a 32-px frame, whatever the frame's size.
+The standard first environment of JEPA planning papers (PLDM, Sobal et al. 2025): it is simulated in a second, but a
+model must learn the position of the dot and that walls stop it. All episodes are simulated at once. Positions and
+speeds are in pixels of a 32-px frame, for every frame size.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from jepa_ray.config import TwoRoomsConfig
 from jepa_ray.data.columns import Column
 from jepa_ray.data.recording import Recording
 
-SIDE = 32.0  # the arena, in its own unit
-MARGIN = 2.0  # the dot's centre keeps this distance from the border
-MAX_STEP = 3.0  # displacement of an action component of 1
+SIDE = 32.0  # side of the arena, in pixels of a 32-px frame
+MARGIN = 2.0  # minimum distance of the dot's centre from the border
+MAX_STEP = 3.0  # displacement by an action component of 1
 DOOR_HALF = 3.0  # half the height of the door
 WALL_HALF = 1.0  # half the thickness of the wall
 MOMENTUM = 0.8  # correlation of successive actions of the behaviour policy
@@ -52,10 +52,10 @@ class Rooms:
         return position
 
     def step(self, position: Floats, action: Floats) -> Floats:
-        """Positions (E, 2) after actions (E, 2) in [-1, 1], across first; border, wall and jambs stop them."""
+        """Positions (E, 2) after actions (E, 2) in [-1, 1]: x moves before y; border, wall and jambs stop the dot."""
         target = np.clip(position + MAX_STEP * action, MARGIN, SIDE - MARGIN)
-        x, (next_x, next_y) = position[:, 0], target.T  # views: what is written to them moves the target
-        face = self.wall_x + np.where(x < self.wall_x, -WALL_HALF, WALL_HALF)  # of the wall, on the dot's side
+        x, (next_x, next_y) = position[:, 0], target.T  # views: writing to them changes `target`
+        face = self.wall_x + np.where(x < self.wall_x, -WALL_HALF, WALL_HALF)  # side of the wall that faces the dot
         meets = np.where(x < self.wall_x, next_x > face, next_x < face)
         closed = np.abs(position[:, 1] - self.door_y) > DOOR_HALF
         next_x[:] = np.where(meets & closed, face, next_x)
@@ -65,7 +65,7 @@ class Rooms:
         return target.astype(np.float32)
 
     def render(self, position: Floats, size: int, dot_std: float) -> NDArray[np.uint8]:
-        """Frames (E, size, size, 3): red dot, green wall, empty blue channel for tools that want RGB."""
+        """Frames (E, size, size, 3): red dot, green wall, and an empty blue channel for tools that expect RGB."""
         grid = (np.arange(size, dtype=np.float32) + 0.5) * (SIDE / size)
         dx, dy = grid - position[:, :1], grid - position[:, 1:]
         bump = -0.5 / dot_std**2
@@ -83,12 +83,12 @@ class TwoRoomsEpisodes:
     """E simulated episodes of L = steps + 1 rows."""
 
     pixels: NDArray[np.uint8]  # (E, L, H, W, 3)
-    action: Floats  # (E, L, 2), the last of an episode NaN: it leads nowhere
+    action: Floats  # (E, L, 2); the last action of an episode is NaN, because it is not used
     state: Floats  # (E, L, 2), position (x, y)
 
 
 def simulate(config: TwoRoomsConfig) -> TwoRoomsEpisodes:
-    """Random-walk episodes whose actions carry momentum; the same config gives the same bytes."""
+    """Simulate random-walk episodes whose actions have momentum; the same config gives the same bytes."""
     rng = np.random.default_rng(config.seed)
     episodes, rows, size = config.trajectories, config.steps + 1, config.image_size
     rooms = Rooms.sample(episodes, config.wall, rng)
@@ -100,7 +100,7 @@ def simulate(config: TwoRoomsConfig) -> TwoRoomsEpisodes:
 
 
 def as_recording(config: TwoRoomsConfig) -> Recording:
-    """Simulated episodes in the form that readers give."""
+    """Simulated episodes as a recording, like the result of a reader."""
     episodes = simulate(config)
     columns: dict[str, Column] = {
         "pixels": episodes.pixels.reshape(-1, *episodes.pixels.shape[2:]),

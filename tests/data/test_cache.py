@@ -18,7 +18,7 @@ from jepa_ray.errors import DataError
 
 MakeH5 = Callable[..., Path]
 
-# A value other than the default for every parameter of the simulation.
+# For every parameter of the simulation, a value that differs from the default.
 OTHER: dict[str, Any] = {
     "trajectories": 5,
     "steps": 4,
@@ -40,18 +40,18 @@ def identities(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def whole_caches(root: Path) -> list[Path]:
-    """Folders that a reader would take for a cache."""
+    """Folders that `load_trajectories` would accept as a cache."""
     return [path for path in root.iterdir() if path.is_dir()]
 
 
-def of_file(path: Path, root: Path, **more: Any) -> DataConfig:
+def file_config(path: Path, root: Path, **more: Any) -> DataConfig:
     return DataConfig(path=path, cache_dir=root, **more)
 
 
 # --------------------------------------------------------------------------------------- built once
 
 
-def test_second_call_rewrites_nothing(config: DataConfig) -> None:
+def test_second_call_does_not_rewrite_the_cache(config: DataConfig) -> None:
     folder = ensure_cache(config)
     before = identities(folder)
     assert set(before) == {
@@ -61,9 +61,9 @@ def test_second_call_rewrites_nothing(config: DataConfig) -> None:
     assert identities(folder) == before
 
 
-def test_second_call_neither_simulates_nor_reads(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_call_does_not_build_again(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     ensure_cache(config)
-    monkeypatch.setattr(cache, "_build", lambda *_: pytest.fail("was built again"))
+    monkeypatch.setattr(cache, "_build", lambda *_: pytest.fail("the cache was built again"))
     load_trajectories(config)
 
 
@@ -83,7 +83,7 @@ def test_two_loads_map_the_same_file(config: DataConfig) -> None:
     assert first.filename == second.filename
 
 
-def test_cache_lies_in_the_users_cache_folder_by_default(
+def test_default_cache_folder_is_the_users_cache_folder(
     config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
@@ -97,7 +97,7 @@ def test_cache_lies_in_the_users_cache_folder_by_default(
 # -------------------------------------------------------------------------------------------- names
 
 
-def test_name_carries_the_parameters(config: DataConfig) -> None:
+def test_name_of_a_cache_contains_the_parameters(config: DataConfig) -> None:
     rooms = TwoRoomsConfig(trajectories=4, steps=3, image_size=16, wall="random", seed=9)
     name = ensure_cache(config.model_copy(update={"two_rooms": rooms})).name
     for part in ("two_rooms", "random", "4x3", "16px", "seed9"):
@@ -111,40 +111,40 @@ def test_every_parameter_of_the_simulation_gets_another_cache(config: DataConfig
     assert ensure_cache(config.model_copy(update={"two_rooms": other})) != ensure_cache(config)
 
 
-def test_split_is_no_part_of_the_cache(config: DataConfig) -> None:
+def test_split_does_not_change_the_cache(config: DataConfig) -> None:
     other = config.model_copy(update={"split_seed": 5, "val_fraction": 0.5})
     assert ensure_cache(other) == ensure_cache(config)
 
 
 def test_changed_file_is_read_again(canonical_h5: MakeH5, tmp_path: Path) -> None:
-    first = ensure_cache(of_file(canonical_h5(seed=0), tmp_path / "cache"))
-    path = canonical_h5(seed=1)  # the same name and size
+    first = ensure_cache(file_config(canonical_h5(seed=0), tmp_path / "cache"))
+    path = canonical_h5(seed=1)  # same name and size as the first file
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000))
-    second = ensure_cache(of_file(path, tmp_path / "cache"))
+    second = ensure_cache(file_config(path, tmp_path / "cache"))
     assert first != second
     assert not np.array_equal(np.load(first / "action.npy"), np.load(second / "action.npy"))
 
 
-def test_files_of_one_name_in_two_folders_do_not_mix(canonical_h5: MakeH5, tmp_path: Path) -> None:
+def test_files_of_the_same_name_have_different_caches(canonical_h5: MakeH5, tmp_path: Path) -> None:
     path = canonical_h5()
     (tmp_path / "other").mkdir()
     moved = tmp_path / "other" / path.name
     os.link(path, moved)
-    assert ensure_cache(of_file(path, tmp_path / "cache")) != ensure_cache(of_file(moved, tmp_path / "cache"))
+    assert ensure_cache(file_config(path, tmp_path / "cache")) != ensure_cache(file_config(moved, tmp_path / "cache"))
 
 
 def test_another_column_gets_another_cache(canonical_h5: MakeH5, tmp_path: Path) -> None:
     path = canonical_h5(columns={"observation": np.zeros((22, 2), np.float32)})
     pixels, vectors = (
-        load_trajectories(of_file(path, tmp_path / "cache", observation=name)) for name in (None, "observation")
+        load_trajectories(file_config(path, tmp_path / "cache", observation=name)) for name in (None, "observation")
     )
     assert (pixels.observation.shape[1:], vectors.observation.shape[1:]) == ((16, 16, 3), (2,))
 
 
-def test_names_that_differ_after_a_dot_do_not_mix(canonical_h5: MakeH5, tmp_path: Path) -> None:
-    """`with_suffix` on "data.v1-..." would cut the name at the dot."""
+def test_names_that_differ_after_a_dot_have_different_caches(canonical_h5: MakeH5, tmp_path: Path) -> None:
+    """Using `with_suffix` on "data.v1-..." would cut the name at the dot."""
     paths = [canonical_h5(name, seed=seed) for seed, name in enumerate(("data.v1.h5", "data.v2.h5"))]
-    folders = [ensure_cache(of_file(path, tmp_path / "cache")) for path in paths]
+    folders = [ensure_cache(file_config(path, tmp_path / "cache")) for path in paths]
     assert [folder.name.rsplit("-", 1)[0] for folder in folders] == ["data.v1", "data.v2"]
     assert sorted(whole_caches(tmp_path / "cache")) == sorted(folders)
 
@@ -155,8 +155,8 @@ def test_names_that_differ_after_a_dot_do_not_mix(canonical_h5: MakeH5, tmp_path
 def test_refused_data_leaves_no_cache_and_no_partial(canonical_h5: MakeH5, tmp_path: Path) -> None:
     action = np.zeros((22, 2), np.float32)
     action[1] = np.nan
-    broken = of_file(canonical_h5(columns={"action": action}), tmp_path / "cache")
-    for _ in range(2):  # the second attempt must not find what the first one left
+    broken = file_config(canonical_h5(columns={"action": action}), tmp_path / "cache")
+    for _ in range(2):  # the second attempt must not find leftovers of the first
         with pytest.raises(DataError, match="action is not finite"):
             ensure_cache(broken)
         assert whole_caches(tmp_path / "cache") == []
@@ -184,7 +184,7 @@ def test_full_disk_is_not_blamed_on_the_source_file(
     path = canonical_h5()
     fill_disk(monkeypatch)
     with pytest.raises(DataError, match=r"the cache cannot be written .*No space left"):
-        ensure_cache(of_file(path, tmp_path / "cache"))
+        ensure_cache(file_config(path, tmp_path / "cache"))
     assert whole_caches(tmp_path / "cache") == []
 
 
@@ -194,12 +194,12 @@ def test_cache_folder_that_cannot_be_made_is_a_data_error(config: DataConfig, tm
         ensure_cache(config.model_copy(update={"cache_dir": tmp_path / "file" / "cache"}))
 
 
-def test_leftover_of_a_killed_builder_is_not_read(config: DataConfig) -> None:
+def test_leftover_of_a_killed_process_is_not_read(config: DataConfig) -> None:
     folder = ensure_cache(config)
     complete = {file.name: file.read_bytes() for file in folder.iterdir()}
     partial = folder.with_suffix(".partial")
-    folder.rename(partial)  # as a builder that died before its rename leaves it,
-    (partial / "observation.npy").write_bytes(b"half")  # with a column half written
+    folder.rename(partial)  # the state after a process died before the rename
+    (partial / "observation.npy").write_bytes(b"half")  # a partly written column
     (partial / "junk.npy").touch()
     assert ensure_cache(config) == folder
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == complete
@@ -209,7 +209,7 @@ def test_leftover_of_a_killed_builder_is_not_read(config: DataConfig) -> None:
 
 
 def build_beside_another(config: DataConfig, log: Path, ready: Path, other: Path) -> tuple[Path, int]:
-    """Ask for the cache once the other process is ready too; notes each build in `log`, and builds slowly."""
+    """Request the cache once both processes are ready; each build is slow, and is recorded in `log`."""
     build = cache._build
 
     def slow_build(*args: Any) -> None:
@@ -226,11 +226,11 @@ def build_beside_another(config: DataConfig, log: Path, ready: Path, other: Path
     return ensure_cache(config), int(load_trajectories(config).observation.sum())
 
 
-def test_two_processes_that_ask_at_once_build_once_and_both_read_it(config: DataConfig, tmp_path: Path) -> None:
+def test_two_concurrent_processes_build_the_cache_once(config: DataConfig, tmp_path: Path) -> None:
     log, ready = tmp_path / "log", [tmp_path / "ready-0", tmp_path / "ready-1"]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        asked = [pool.submit(build_beside_another, config, log, ready[i], ready[1 - i]) for i in range(2)]
-        (first, first_sum), (second, second_sum) = (job.result(timeout=120) for job in asked)
+        jobs = [pool.submit(build_beside_another, config, log, ready[i], ready[1 - i]) for i in range(2)]
+        (first, first_sum), (second, second_sum) = (job.result(timeout=120) for job in jobs)
     assert first == second
     assert first_sum == second_sum > 0
     assert log.read_text() == "built\n"

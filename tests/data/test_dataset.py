@@ -19,7 +19,7 @@ MakeH5 = Callable[..., Path]
 
 
 def in_memory(lengths: Sequence[int], noise: np.ndarray | None = None) -> CachedTrajectories:
-    """Vectors (row, episode, noise), so that each observation says where it is from."""
+    """Vectors (row, episode, noise), so that each observation identifies its row."""
     count = int(sum(lengths))
     row, episode = np.arange(count), np.repeat(np.arange(len(lengths)), lengths)
     third = np.zeros(count) if noise is None else noise
@@ -100,19 +100,19 @@ def test_validation_offsets_and_lengths_are_those_of_the_validation_episodes(len
 
 
 @pytest.mark.parametrize(("fraction", "held_out"), [(0.1, 2), (0.25, 5), (0.5, 10), (0.001, 1), (0.999, 19)])
-def test_fraction_counts_trajectories_and_leaves_both_sides_some(fraction: float, held_out: int) -> None:
-    lengths = [2] * 10 + [30] * 10  # by transitions the share would come out otherwise
+def test_val_fraction_counts_trajectories_and_leaves_some_on_both_sides(fraction: float, held_out: int) -> None:
+    lengths = [2] * 10 + [30] * 10  # counting transitions would give other numbers
     assert len(split(in_memory(lengths), val_fraction=fraction).val_lengths) == held_out
 
 
-def test_same_split_seed_same_split_and_another_seed_another() -> None:
+def test_split_depends_on_the_split_seed_only() -> None:
     data = in_memory([4] * 30)
     first, again, other = (split(data, split_seed=seed).val_index.tolist() for seed in (3, 3, 4))
     assert first == again
     assert first != other
 
 
-def test_held_out_trajectories_are_drawn_and_not_the_first_or_last() -> None:
+def test_validation_trajectories_are_drawn_at_random() -> None:
     data = in_memory([3] * 40)
     picked = {tuple(split(data, split_seed=seed).val_offsets.tolist()) for seed in range(5)}
     assert len(picked) == 5
@@ -131,7 +131,8 @@ def test_single_row_episodes_are_ignored(tmp_path: Path, canonical_h5: MakeH5) -
 
 @pytest.mark.parametrize("rows", [[0], [3, 1, 1, 8], list(range(9, -1, -1))])
 def test_pixel_batch_equals_naive_indexing(tmp_path: Path, canonical_h5: MakeH5, rows: list[int]) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (22, 16, 20, 3), np.uint8)  # not square: catches H for W
+    # Not square, to detect swapped height and width.
+    pixels = np.random.default_rng(0).integers(0, 256, (22, 16, 20, 3), np.uint8)
     path = canonical_h5(columns={"pixels": pixels})
     dataset = from_file(path, tmp_path)
     raw = load_trajectories(DataConfig(path=path, cache_dir=tmp_path / "cache"))
@@ -157,14 +158,14 @@ def test_vector_batch_equals_naive_indexing() -> None:
     assert not dataset.spec.is_pixels
 
 
-def test_continuous_actions_have_a_width_and_no_number(tmp_path: Path, canonical_h5: MakeH5) -> None:
+def test_spec_of_continuous_actions_has_a_width(tmp_path: Path, canonical_h5: MakeH5) -> None:
     dataset = from_file(canonical_h5(observation="vector"), tmp_path)
     assert (dataset.spec.action_dim, dataset.spec.num_actions) == (2, 0)
     assert dataset.actions(dataset.train_index).dtype == torch.float32
-    assert torch.isfinite(dataset.actions(torch.arange(22))).all()  # the unused last actions too
+    assert torch.isfinite(dataset.actions(torch.arange(22))).all()  # including the unused last actions
 
 
-def test_discrete_actions_stay_int64_and_are_counted(tmp_path: Path, canonical_h5: MakeH5) -> None:
+def test_spec_of_discrete_actions_has_their_number(tmp_path: Path, canonical_h5: MakeH5) -> None:
     actions = np.zeros(22, np.int32)
     actions[13] = 6
     dataset = from_file(canonical_h5(actions="discrete", columns={"action": actions}), tmp_path)
@@ -175,7 +176,7 @@ def test_discrete_actions_stay_int64_and_are_counted(tmp_path: Path, canonical_h
 
 
 def test_two_datasets_share_one_memory_map(tmp_path: Path, canonical_h5: MakeH5) -> None:
-    """On the CPU nothing is copied: what is held points into the map."""
+    """On the CPU nothing is copied: the tensors point into the memory map."""
     path = canonical_h5()
     data = load_trajectories(DataConfig(path=path, cache_dir=tmp_path / "cache"))
     first, second = (split(data) for _ in range(2))
@@ -186,11 +187,11 @@ def test_two_datasets_share_one_memory_map(tmp_path: Path, canonical_h5: MakeH5)
 # ---------------------------------------------------------------------------------------------- moments
 
 
-def test_moments_of_pixels_are_numpys_over_training_rows(dataset: TrajectoryDataset) -> None:
+def test_moments_of_pixels_equal_numpys_over_training_rows(dataset: TrajectoryDataset) -> None:
     frames = dataset.observations(dataset.train_index).permute(0, 2, 3, 1).reshape(-1, 3).double().numpy()
     np.testing.assert_allclose(dataset.spec.mean, frames.mean(0), rtol=1e-9)
     np.testing.assert_allclose(dataset.spec.std[:2], frames.std(0)[:2], rtol=1e-9)
-    assert dataset.spec.std[2] == 1.0  # the empty blue channel is not divided by 0
+    assert dataset.spec.std[2] == 1.0  # the empty blue channel has no variance, so 1 instead of 0
 
 
 def test_moments_of_vectors_are_per_dimension() -> None:
@@ -209,8 +210,8 @@ def test_validation_rows_do_not_leak_into_the_moments() -> None:
     assert split(in_memory([10] * 6, noise)).spec.mean[2] == 0.0
 
 
-def test_moments_of_long_data_are_sampled_from_all_of_it() -> None:
-    """A sample of the first MOMENT_ROWS alone would miss the second half."""
+def test_moments_of_long_datasets_are_sampled_from_all_rows() -> None:
+    """A sample of only the first MOMENT_ROWS rows would miss the second half."""
     lengths = [100] * (6 * MOMENT_ROWS // 100)
     half = np.where(np.arange(sum(lengths)) < sum(lengths) // 2, 0.0, 1.0)
     spec = split(in_memory(lengths, half)).spec
@@ -218,7 +219,7 @@ def test_moments_of_long_data_are_sampled_from_all_of_it() -> None:
     assert spec.std[2] == pytest.approx(0.5, abs=0.05)
 
 
-def test_spec_holds_plain_values(dataset: TrajectoryDataset) -> None:
+def test_spec_contains_plain_values(dataset: TrajectoryDataset) -> None:
     for value in (*dataset.spec.mean, *dataset.spec.std):
         assert type(value) is float
     for number in (*dataset.spec.observation_shape, dataset.spec.action_dim, dataset.spec.num_actions):

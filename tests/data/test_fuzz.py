@@ -1,7 +1,7 @@
-"""Damaged files and folders of every format: each is read or refused in one line, whatever byte or file is wrong.
+"""Damaged files and folders of every format are either read or refused in one line.
 
-`JEPA_RAY_FUZZ=2000 pytest tests/data/test_fuzz.py` tries so many for each sample. A wrong program raises what is not a
-`DataError`, as Lance's panics, which are no `Exception` either; waits; or dies by a signal.
+`JEPA_RAY_FUZZ=2000 pytest tests/data/test_fuzz.py` runs 2000 cases per sample. An incorrect reader would raise an error
+that is not a `DataError` (such as a panic of Lance, which is not an `Exception`), hang, or be killed by a signal.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from jepa_ray.data.selection import select
 from jepa_ray.errors import DataError
 
 CASES = int(os.environ.get("JEPA_RAY_FUZZ", "15"))
-SECONDS = 60  # that a case may take, on a busy machine, of which a healthy one takes a fraction
+SECONDS = 60  # time limit of a case; valid cases take a fraction of it, even on a busy machine
 
-pytestmark = pytest.mark.timeout(0)  # its alarm clock is needed for each case
+pytestmark = pytest.mark.timeout(0)  # the plugin uses SIGALRM, which `time_limit` needs
 
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
@@ -42,17 +42,18 @@ FOLDERS = ("arrays npy", "DINO-WM", "swm folder", "Lance", "Minari HDF5", "Minar
 FILES = tuple(name for name in WRITERS if name not in FOLDERS)
 
 
-class TooLate(BaseException):
-    """A case takes too long; no `Exception`, so that nobody takes it for the dataset's fault."""
+class TimeLimitExceeded(BaseException):
+    """A case takes too long. Not an `Exception`, so that no reader reports it as a damaged dataset."""
 
 
 @contextmanager
-def limited() -> Iterator[None]:
-    rung = []
+def time_limit() -> Iterator[None]:
+    """Raise `TimeLimitExceeded` after `SECONDS`."""
+    alarms = []
 
     def ring(number: int, frame: FrameType | None) -> None:
-        rung.append(number)
-        raise TooLate
+        alarms.append(number)
+        raise TimeLimitExceeded
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
@@ -61,33 +62,33 @@ def limited() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert not rung, "took too long, and hid it"
+    assert not alarms, "took too long, and the exception was caught"
 
 
-def train(path: Path) -> None:
+def select_and_read(path: Path) -> None:
     with open_recording(path) as recording:
         selection = select(recording, DataConfig(path=path))
         for column in selection.trajectories.columns().values():
             assert len(column[slice(0, column.shape[0])]) == column.shape[0]
 
 
-def look(path: Path) -> None:
+def describe_dataset(path: Path) -> None:
     with open_recording(path) as recording:
         describe(recording)
 
 
-def read_or_refused(path: Path) -> None:
-    """The test itself: what is left of a dataset is read, or refused in one line that names it."""
-    for use in (train, look):
-        with limited():
+def assert_read_or_refused(path: Path) -> None:
+    """Assert that a damaged dataset is read, or refused with one line that names its path."""
+    for use in (select_and_read, describe_dataset):
+        with time_limit():
             try:
                 use(path)
             except DataError as error:
-                said = str(error)
+                message = str(error)
             else:
                 continue
-        assert "\n" not in said
-        assert str(path) in said
+        assert "\n" not in message
+        assert str(path) in message
 
 
 def made(name: str, folder: Path) -> Path:
@@ -95,12 +96,12 @@ def made(name: str, folder: Path) -> Path:
     if needed is not None and importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed")
     path = WRITERS[name](folder)
-    train(path)  # the control: undamaged, it is read
-    look(path)
+    select_and_read(path)  # control: the undamaged dataset is read
+    describe_dataset(path)
     return path
 
 
-places = st.floats(0, 1, exclude_max=True)  # of a file, or of a list of files: from its start to its end
+places = st.floats(0, 1, exclude_max=True)  # relative position in a file or in a list of files
 bytewise = st.lists(st.tuples(places, st.integers(0, 255)), min_size=1, max_size=6)
 keeps = st.one_of(st.just(1.0), st.floats(0, 1))
 often = settings(deadline=None, max_examples=CASES, suppress_health_check=list(HealthCheck))
@@ -120,10 +121,10 @@ def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @often
 @given(changes=bytewise, keep=keeps)
-def test_a_damaged_file(file: Path, changes: list[tuple[float, int]], keep: float) -> None:
+def test_damaged_file_is_read_or_refused(file: Path, changes: list[tuple[float, int]], keep: float) -> None:
     path = file.with_name(f"damaged-{file.name}")
     path.write_bytes(damaged(file.read_bytes(), changes, keep))
-    read_or_refused(path)
+    assert_read_or_refused(path)
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -139,7 +140,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     changes=bytewise,
     keep=keeps,
 )
-def test_a_damaged_folder(
+def test_damaged_folder_is_read_or_refused(
     folder: Path, what: str, which: float, other: float, changes: list[tuple[float, int]], keep: float
 ) -> None:
     path = folder.with_name(f"damaged-{folder.name}")
@@ -166,4 +167,4 @@ def test_a_damaged_folder(
         case "circle":
             one.unlink()
             one.symlink_to(one)
-    read_or_refused(path)
+    assert_read_or_refused(path)

@@ -27,7 +27,7 @@ Load = Callable[..., CachedTrajectories]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Loads a file through a cache of its own."""
+    """A function that loads a file through its own cache."""
 
     def load(path: Path, observation: str | None = None) -> CachedTrajectories:
         config = DataConfig(path=path, observation=observation, cache_dir=tmp_path / "cache")
@@ -36,10 +36,10 @@ def load(tmp_path: Path) -> Load:
     return load
 
 
-# -------------------------------------------------------------------------------------- what is read
+# -------------------------------------------------------------------------------------- valid files
 
 
-def test_simulation_comes_back_from_its_file_as_from_the_builtin(
+def test_simulation_read_from_a_file_equals_the_builtin_dataset(
     tmp_path: Path, rooms: TwoRoomsConfig, cache_dir: Path, load: Load
 ) -> None:
     episodes = simulate(rooms)
@@ -78,7 +78,7 @@ def test_real_file_of_stable_worldmodel_loads(load: Load) -> None:
 
 
 def test_real_file_is_aligned_as_documented(load: Load) -> None:
-    """action[t] explains the move t -> t + 1 better than action[t + 1] does: read shifted, this fails."""
+    """action[t] explains the move t -> t + 1 better than action[t + 1] does; shifted actions would fail."""
     data = load(SWM)
     assert data.state is not None
     rows = np.concatenate([np.arange(o, o + n - 2) for o, n in zip(data.offsets, data.lengths, strict=True)])
@@ -89,12 +89,12 @@ def test_real_file_is_aligned_as_documented(load: Load) -> None:
         assert own > later + 0.1
 
 
-def test_named_column_is_learned_from_instead_of_pixels(load: Load) -> None:
+def test_data_observation_selects_a_column_instead_of_pixels(load: Load) -> None:
     data = load(SWM, "observation")
     assert (data.observation.shape, data.observation.dtype) == ((232, 10), np.float32)
 
 
-def test_vectors_are_used_where_there_are_no_pixels(canonical_h5: MakeH5, load: Load) -> None:
+def test_vectors_are_used_if_there_are_no_pixels(canonical_h5: MakeH5, load: Load) -> None:
     data = load(canonical_h5(observation="vector"))
     assert data.observation[:, 0].tolist() == list(range(ROWS))
     assert data.lengths.tolist() == list(LENGTHS)
@@ -111,7 +111,7 @@ def test_double_precision_vectors_become_single(canonical_h5: MakeH5, load: Load
 def test_discrete_actions_of_any_width_become_int64(canonical_h5: MakeH5, load: Load, dtype: Any) -> None:
     actions = np.arange(ROWS).astype(dtype) % 5
     data = load(canonical_h5(columns={"action": actions}))
-    actions[np.cumsum(LENGTHS) - 1] = 0  # unused
+    actions[np.cumsum(LENGTHS) - 1] = 0  # the last actions are not used
     assert data.action.dtype == np.int64
     assert data.action.tolist() == actions.tolist()
 
@@ -129,11 +129,11 @@ def test_last_actions_may_be_nan_and_are_read_as_zero(canonical_h5: MakeH5, load
     assert (np.delete(loaded, last, axis=0) == 1).all()
 
 
-def test_single_row_episodes_are_allowed_beside_two_usable_ones(canonical_h5: MakeH5, load: Load) -> None:
+def test_single_row_episodes_are_allowed_with_two_usable_episodes(canonical_h5: MakeH5, load: Load) -> None:
     assert load(canonical_h5(lengths=(1, 4, 1, 3, 1))).lengths.tolist() == [1, 4, 1, 3, 1]
 
 
-def test_compressed_and_chunked_columns_read_the_same(canonical_h5: MakeH5, load: Load) -> None:
+def test_compressed_and_chunked_columns_give_the_same_values(canonical_h5: MakeH5, load: Load) -> None:
     path = canonical_h5()
     with h5py.File(path, "r+") as file:
         pixels = file["pixels"][()]
@@ -142,7 +142,7 @@ def test_compressed_and_chunked_columns_read_the_same(canonical_h5: MakeH5, load
     np.testing.assert_array_equal(load(path).observation, pixels)
 
 
-# ------------------------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------------------------ invalid files
 
 
 def at(values: np.ndarray, row: int, value: float) -> np.ndarray:
@@ -160,15 +160,18 @@ LAST = np.array([0, 0, 0, 1], np.int32)
 PREVIOUS = ACTION.copy()
 PREVIOUS[OFFSETS] = np.nan
 
-# name -> (columns that replace those of a valid file, what the message must say besides the file's name)
-BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+# name -> (columns that replace those of a valid file, texts that the message must contain)
+INVALID: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no pixels": ({"pixels": None}, ("lacks the column observation", "it has action, state")),
     "no action": ({"action": None}, ("lacks the column action", "it has ep_len, ep_offset, pixels, state")),
     "no ep_len": ({"ep_len": None}, ("lacks the column ep_len",)),
     "no ep_offset": ({"ep_offset": None}, ("lacks the column ep_offset",)),
     "NaN action": (
         {"action": at(ACTION, 14, np.nan)},
-        ("action is not finite at row 14 (episode 2, step 2)", "an episode's last, may be NaN"),
+        (
+            "action is not finite at row 14 (episode 2, step 2)",
+            "only an episode's last action, which is not used, may be NaN",
+        ),
     ),
     "infinite action": ({"action": at(ACTION, 5, np.inf)}, ("action is not finite at row 5 (episode 1, step 0)",)),
     "infinite vector": (
@@ -179,9 +182,12 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "NaN state": ({"state": at(VECTOR, 21, np.nan)}, ("state is not finite", "row 21")),
     "lengths too short": ({"ep_len": LEN - LAST}, ("ep_len adds up to 21 rows", "columns have 22")),
     "lengths too long": ({"ep_len": LEN + LAST}, ("ep_len adds up to 23 rows", "columns have 22")),
-    "offsets shifted": ({"ep_offset": OFFSETS + 1}, ("ep_offset[0] is 1", "add up to 0")),
-    "offsets inconsistent": ({"ep_offset": at(OFFSETS, 2, 11)}, ("ep_offset[2] is 11", "add up to 12")),
-    "fewer offsets": ({"ep_offset": OFFSETS[:3]}, ("ep_len has shape (4,)", "ep_offset (3,)")),
+    "offsets shifted": ({"ep_offset": OFFSETS + 1}, ("ep_offset[0] is 1", "must be 0: the sum of the lengths before")),
+    "offsets inconsistent": (
+        {"ep_offset": at(OFFSETS, 2, 11)},
+        ("ep_offset[2] is 11", "must be 12: the sum of the lengths before"),
+    ),
+    "fewer offsets": ({"ep_offset": OFFSETS[:3]}, ("ep_len has shape (4,)", "ep_offset has shape (3,)")),
     "empty episode": (
         {"ep_len": np.array([5, 0, 11, 6]), "ep_offset": np.array([0, 5, 5, 16])},
         ("ep_len[1] is 0", "at least one row"),
@@ -192,7 +198,7 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "no episodes": (
         {"pixels": PIXELS[:0], "action": ACTION[:0], "state": None, "ep_len": LEN[:0], "ep_offset": OFFSETS[:0]},
-        ("holds no episodes",),
+        ("contains no episodes",),
     ),
     "float pixels": ({"pixels": PIXELS.astype(np.float32)}, ("(22, 16, 16, 3) and dtype float32", "uint8")),
     "signed pixels": ({"pixels": PIXELS.astype(np.int16)}, ("dtype int16", "uint8")),
@@ -206,7 +212,7 @@ BROKEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "flat float actions": ({"action": ACTION[:, 0]}, ("action has shape (22,) and dtype float32",)),
     "negative discrete action": (
         {"action": at(np.zeros(ROWS, int), 7, -2)},
-        ("action holds -2", "discrete actions count from 0"),
+        ("action has the value -2", "discrete actions must be numbered from 0"),
     ),
     "text actions": ({"action": [b"left"] * ROWS}, ("action has shape (22,)",)),
     "text states": ({"state": [b"left"] * ROWS}, ("state",)),
@@ -230,9 +236,9 @@ def refusal(load: Load, path: Path, observation: str | None = None) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_broken_file_is_refused_by_file_column_and_rule(canonical_h5: MakeH5, load: Load, case: str) -> None:
-    columns, says = BROKEN[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_file_is_refused_with_file_column_and_rule(canonical_h5: MakeH5, load: Load, case: str) -> None:
+    columns, says = INVALID[case]
     path = canonical_h5(columns=columns)
     message = refusal(load, path)
     assert message.startswith(f"{path}: ")
@@ -249,18 +255,18 @@ def test_column_that_is_a_group_is_refused(canonical_h5: MakeH5, load: Load, col
     assert refusal(load, path) == f"{path}: {column} is a group, but must be a dataset"
 
 
-def test_named_column_that_is_missing_is_refused_though_pixels_exist(canonical_h5: MakeH5, load: Load) -> None:
+def test_missing_data_observation_is_refused(canonical_h5: MakeH5, load: Load) -> None:
     assert "lacks the column depth" in refusal(load, canonical_h5(), "depth")
 
 
-def test_named_column_inside_a_group_that_is_a_group_is_refused(canonical_h5: MakeH5, load: Load) -> None:
+def test_data_observation_that_is_a_group_is_refused(canonical_h5: MakeH5, load: Load) -> None:
     path = canonical_h5()
     with h5py.File(path, "r+") as file:
         file.create_group("camera/left")
     assert "camera/left" in refusal(load, path, "camera/left")
 
 
-def test_previous_actions_are_recognised_by_their_nans_and_shifted(canonical_h5: MakeH5, load: Load) -> None:
+def test_previous_actions_are_detected_by_nans_and_shifted(canonical_h5: MakeH5, load: Load) -> None:
     previous = np.arange(2 * ROWS, dtype=np.float32).reshape(ROWS, 2)
     previous[OFFSETS] = np.nan
     loaded = load(canonical_h5(columns={"action": previous})).action
@@ -270,12 +276,12 @@ def test_previous_actions_are_recognised_by_their_nans_and_shifted(canonical_h5:
     assert not loaded[last].any()
 
 
-def test_one_bad_action_among_previous_style_firsts_is_refused(canonical_h5: MakeH5, load: Load) -> None:
+def test_nan_inside_an_episode_of_previous_actions_is_refused(canonical_h5: MakeH5, load: Load) -> None:
     message = refusal(load, canonical_h5(columns={"action": at(PREVIOUS, 2, np.nan)}))
     assert "action is not finite at row 1 (episode 0, step 1)" in message
 
 
-def test_several_discrete_actions_become_one_hot_side_by_side(canonical_h5: MakeH5, load: Load) -> None:
+def test_several_discrete_actions_become_concatenated_one_hot_vectors(canonical_h5: MakeH5, load: Load) -> None:
     action = np.stack([np.arange(ROWS) % 2, np.arange(ROWS) % 3], 1)
     loaded = load(canonical_h5(columns={"action": action})).action
     assert loaded.shape == (ROWS, 5)

@@ -1,4 +1,4 @@
-"""A dataset that a URI names: fetched for the cache, and nothing of it is kept beside that."""
+"""Datasets at a URI: they are downloaded to build the cache, and only the cache is kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Put = Callable[[Path], str]
 
 @pytest.fixture
 def put(tmp_path: Path) -> Iterator[Put]:
-    """Copies a file or folder to a store, and says its URI."""
+    """A function that copies a file or folder to an object store and returns its URI."""
     store, root = fsspec.filesystem("memory"), f"/{tmp_path.name}"
 
     def copy(path: Path) -> str:
@@ -39,7 +39,7 @@ def same(a: CachedTrajectories, b: CachedTrajectories) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("observation", "action", "lengths"))
 
 
-def test_a_file_gives_the_cache_that_it_gives_on_disk(
+def test_remote_file_gives_the_same_cache_as_a_local_file(
     canonical_h5: Callable[..., Path], put: Put, tmp_path: Path
 ) -> None:
     path = canonical_h5()
@@ -48,7 +48,7 @@ def test_a_file_gives_the_cache_that_it_gives_on_disk(
     assert not list((tmp_path / "cache").glob(".fetched*"))
 
 
-def test_a_folder_comes_with_all_its_files(put: Put, tmp_path: Path) -> None:
+def test_remote_folder_is_downloaded_with_all_files(put: Put, tmp_path: Path) -> None:
     folder = tmp_path / "arrays"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -57,11 +57,11 @@ def test_a_folder_comes_with_all_its_files(put: Put, tmp_path: Path) -> None:
     assert same(load_trajectories(config(put(folder), tmp_path)), load_trajectories(config(folder, tmp_path)))
 
 
-def test_it_is_fetched_once_and_again_when_it_changed(
+def test_dataset_is_downloaded_once_and_again_after_a_change(
     canonical_h5: Callable[..., Path], put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetched, real = [], remote.fetched
-    monkeypatch.setattr(remote, "fetched", lambda uri, beside: fetched.append(uri) or real(uri, beside))
+    fetched, real = [], remote.fetched_dataset
+    monkeypatch.setattr(remote, "fetched_dataset", lambda uri, beside: fetched.append(uri) or real(uri, beside))
     there = config(put(canonical_h5()), tmp_path)
     first = ensure_cache(there)
     assert ensure_cache(there) == first
@@ -72,20 +72,20 @@ def test_it_is_fetched_once_and_again_when_it_changed(
 
 
 @pytest.mark.parametrize("name", ["none.h5", "none"])
-def test_what_is_not_there_is_said(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"data.path memory://nobody/{name}: there is no such file or folder"):
-        ensure_cache(config(f"memory://nobody/{name}", tmp_path))
+def test_missing_dataset_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"data.path memory://missing/{name}: there is no such file or folder"):
+        ensure_cache(config(f"memory://missing/{name}", tmp_path))
 
 
-def test_what_has_no_room_is_refused_before_it_is_fetched(
+def test_dataset_larger_than_the_disk_is_refused_before_the_download(
     canonical_h5: Callable[..., Path], put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = config(put(canonical_h5()), tmp_path)
     monkeypatch.setattr(remote.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(DataError, match=r"takes 0.0 GB, but .* has 0.0 GB free"):
+    with pytest.raises(DataError, match=r"needs 0.0 GB, but .* has 0.0 GB free"):
         ensure_cache(there)
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
-def test_the_query_of_a_uri_is_not_in_the_name() -> None:
-    assert remote.name_of("s3://bucket/sets/walls.h5?endpoint_override=store:9000&scheme=http") == "walls.h5"
+def test_name_of_a_dataset_omits_the_query_of_its_uri() -> None:
+    assert remote.dataset_name("s3://bucket/sets/walls.h5?endpoint_override=store:9000&scheme=http") == "walls.h5"

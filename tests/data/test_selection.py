@@ -25,7 +25,7 @@ MakeH5 = Callable[..., Path]
 
 
 def recording(lengths: Sequence[int] = LENGTHS, **columns: Any) -> Recording:
-    """Vectors (row, episode); action[t] is (row, -row)."""
+    """A recording of vectors (row, episode); action[t] is (row, -row)."""
     count = sum(lengths)
     row, episode = np.arange(count, dtype=np.float32), np.repeat(np.arange(len(lengths)), lengths).astype(np.float32)
     made = {"observation": np.stack([row, episode], 1), "action": np.stack([row, -row], 1), "state": row[:, None]}
@@ -49,7 +49,7 @@ def random_frames(count: int, size: tuple[int, int], channels: int = 3) -> np.nd
 
 
 @pytest.mark.parametrize("skip", [2, 3, 5])
-def test_frameskip_keeps_every_row_once_and_the_actions_between_frames(skip: int) -> None:
+def test_frameskip_keeps_all_rows_once_and_all_actions_between_frames(skip: int) -> None:
     selection = select(recording(), config(frameskip=skip))
     data, columns = selection.trajectories, read(selection)
     assert sorted(columns["observation"][:, 0]) == list(range(ROWS))
@@ -63,7 +63,7 @@ def test_frameskip_keeps_every_row_once_and_the_actions_between_frames(skip: int
     assert (columns["state"][:, 0] == columns["observation"][:, 0]).all()
 
 
-def test_frameskip_of_discrete_actions_lays_one_hot_vectors_side_by_side() -> None:
+def test_frameskip_concatenates_one_hot_vectors_of_discrete_actions() -> None:
     action = np.arange(ROWS) % 3
     selection = select(recording(action=action), config(frameskip=2))
     columns = read(selection)
@@ -72,7 +72,7 @@ def test_frameskip_of_discrete_actions_lays_one_hot_vectors_side_by_side() -> No
     np.testing.assert_array_equal(columns["action"][0], np.concatenate([one_hot[0], one_hot[1]]))
 
 
-def test_parts_of_an_episode_are_on_one_side_and_only_the_first_validates(canonical_h5: MakeH5, tmp_path: Path) -> None:
+def test_parts_of_an_episode_are_not_split_and_only_the_first_validates(canonical_h5: MakeH5, tmp_path: Path) -> None:
     path = canonical_h5(lengths=(9, 8, 7, 9, 8, 7), observation="vector")
     settings = config(path=path, frameskip=3, val_fraction=0.4, cache_dir=tmp_path / "cache")
     dataset = TrajectoryDataset.from_config(settings, CPU)
@@ -86,12 +86,12 @@ def test_parts_of_an_episode_are_on_one_side_and_only_the_first_validates(canoni
     assert dataset.spec.action_dim == 6
 
 
-def test_frameskip_that_leaves_nothing_is_refused() -> None:
+def test_frameskip_that_leaves_too_few_rows_is_refused() -> None:
     with pytest.raises(DataError, match=r"data.frameskip 8 .* fewer than 2 trajectories"):
         select(recording(), config(frameskip=8))
 
 
-def test_trajectories_are_picked_evenly() -> None:
+def test_max_trajectories_selects_evenly() -> None:
     selection = select(recording((3, 4, 5, 6, 7)), config(max_trajectories=3))
     assert selection.episode.tolist() == [0, 2, 4]
     assert selection.trajectories.lengths.tolist() == [3, 5, 7]
@@ -101,14 +101,14 @@ def test_trajectories_are_picked_evenly() -> None:
 # -------------------------------------------------------------------------------------------- frames
 
 
-def test_gray_is_pillows() -> None:
+def test_grayscale_equals_pillows() -> None:
     frames = random_frames(ROWS, (5, 4))
     got = read(select(recording(pixels=frames), config(grayscale=True)))["observation"]
     expected = np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in frames])[..., None]
     np.testing.assert_array_equal(got, expected)
 
 
-def test_resize_is_near_pillows_bilinear_and_keeps_the_channels_apart() -> None:
+def test_resize_is_close_to_pillows_bilinear_per_channel() -> None:
     frames = random_frames(ROWS, (24, 36))
     frames[..., 2] = 7
     got = read(select(recording(pixels=frames), config(resize=(8, 12))))["observation"]
@@ -123,8 +123,8 @@ def test_one_number_resizes_to_a_square() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"resize": 8}, {"grayscale": True}])
-def test_vectors_have_no_size_or_colour(settings: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=rf"planted: data.{next(iter(settings))} is for pixels"):
+def test_resize_and_grayscale_of_vectors_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=rf"planted: data.{next(iter(settings))} needs pixels"):
         select(recording(), config(**settings))
 
 
@@ -133,7 +133,7 @@ def test_channels_first_is_refused() -> None:
         select(recording(pixels=np.zeros((ROWS, 3, 32, 32), np.uint8)), config())
 
 
-def test_every_key_of_the_preparation_gets_a_cache_of_its_own(canonical_h5: MakeH5, tmp_path: Path) -> None:
+def test_every_preparation_key_changes_the_cache(canonical_h5: MakeH5, tmp_path: Path) -> None:
     path = canonical_h5(lengths=(9, 9, 9))
     plain = {"path": path, "cache_dir": tmp_path / "cache"}
     others = [
@@ -151,13 +151,13 @@ def test_every_key_of_the_preparation_gets_a_cache_of_its_own(canonical_h5: Make
 
 
 @pytest.mark.parametrize("observation", ["vector", "pixels"])
-def test_stack_holds_the_frames_before_oldest_first_and_repeats_the_first_row(
+def test_frame_stack_is_oldest_first_and_repeats_the_first_row(
     canonical_h5: MakeH5, tmp_path: Path, observation: str
 ) -> None:
     path = canonical_h5(lengths=(5, 4, 6), observation=observation)
     dataset = TrajectoryDataset.from_config(config(path=path, frame_stack=3, cache_dir=tmp_path / "cache"), CPU)
     seen = dataset.observations(torch.tensor([0, 1, 4, 5, 7]))
-    depth = 9  # three frames of three channels, or of three dimensions
+    depth = 9  # three frames with three channels or dimensions each
     assert dataset.spec.observation_shape == ((depth, 16, 16) if observation == "pixels" else (depth,))
     rows = seen[:, ::3, 0, 0] if observation == "pixels" else seen[:, ::3]
     assert rows.tolist() == [[0, 0, 0], [0, 0, 1], [2, 3, 4], [5, 5, 5], [5, 6, 7]]
@@ -165,7 +165,7 @@ def test_stack_holds_the_frames_before_oldest_first_and_repeats_the_first_row(
 
 
 def held_out_file(monkeypatch: pytest.MonkeyPatch, path: Path, held_out: Sequence[bool]) -> None:
-    """Let the reader of `path` say that the dataset itself keeps some episodes for validation."""
+    """Make the reader of `path` report that the dataset reserves some episodes for validation."""
     import dataclasses
 
     from jepa_ray.data import cache, selection
@@ -176,7 +176,7 @@ def held_out_file(monkeypatch: pytest.MonkeyPatch, path: Path, held_out: Sequenc
     monkeypatch.setattr(cache, "select", select_held_out)
 
 
-def test_datasets_own_split_is_kept_unless_a_fraction_is_asked_for(
+def test_datasets_own_split_is_used_unless_val_fraction_is_set(
     canonical_h5: MakeH5, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = canonical_h5(lengths=(5, 4, 6, 3), observation="vector")
@@ -184,12 +184,12 @@ def test_datasets_own_split_is_kept_unless_a_fraction_is_asked_for(
     settings = config(path=path, cache_dir=tmp_path / "cache")
     own = TrajectoryDataset(load_trajectories(settings), settings, CPU)
     assert own.val_offsets.tolist() == [5, 15]
-    asked = settings.model_copy(update={"val_fraction": 0.25})
-    assert len(TrajectoryDataset(load_trajectories(asked), asked, CPU).val_offsets) == 1
+    fraction = settings.model_copy(update={"val_fraction": 0.25})
+    assert len(TrajectoryDataset(load_trajectories(fraction), fraction, CPU).val_offsets) == 1
 
 
 @pytest.mark.parametrize("kind", ["zscore", "range"])
-def test_actions_are_normalised_by_the_training_rows_inside_the_model(
+def test_model_normalises_actions_with_moments_of_the_training_rows(
     canonical_h5: MakeH5, tmp_path: Path, kind: str
 ) -> None:
     from jepa_ray.model.encoders import action_encoder
@@ -207,7 +207,7 @@ def test_actions_are_normalised_by_the_training_rows_inside_the_model(
         np.testing.assert_allclose([got.min(0), got.max(0)], [[-1, -1], [1, 1]], rtol=1e-4)
 
 
-def test_action_that_never_changes_is_not_divided_by_zero(canonical_h5: MakeH5, tmp_path: Path) -> None:
+def test_constant_action_is_not_divided_by_zero(canonical_h5: MakeH5, tmp_path: Path) -> None:
     path = canonical_h5(observation="vector", columns={"action": np.ones((22, 2), np.float32)})
     for kind in ("zscore", "range"):
         settings = config(path=path, action_normalisation=kind, cache_dir=tmp_path / "cache")

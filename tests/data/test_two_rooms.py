@@ -17,7 +17,7 @@ from jepa_ray.data.two_rooms import (
     simulate,
 )
 
-TOLERANCE = 1e-3  # float32 positions of a 32-px frame
+TOLERANCE = 1e-3  # of float32 positions, in pixels of a 32-px frame
 WALLS = pytest.mark.parametrize("wall", ["fixed", "random"])
 
 
@@ -26,13 +26,13 @@ def one_room(wall_x: float = 16.0, door_y: float = 10.0) -> Rooms:
 
 
 def push(rooms: Rooms, start: tuple[float, float], action: tuple[float, float]) -> list[float]:
-    """Where one action takes a dot from `start`."""
+    """The position of a dot after one action from `start`."""
     moved = rooms.step(np.array([start], np.float32), np.array([action], np.float32))
     return list(moved[0].astype(float))
 
 
 def walk(wall: str, steps: int = 150, episodes: int = 600) -> Iterator[tuple[Rooms, np.ndarray, np.ndarray]]:
-    """Layouts, and positions before and after each step of hard pushes that meet the wall often."""
+    """Yield layouts, and positions before and after each step, for strong actions that often meet the wall."""
     rng = np.random.default_rng(7)
     rooms = Rooms.sample(episodes, wall, rng)
     before = rooms.starts(rng)
@@ -56,7 +56,7 @@ def test_same_config_gives_the_same_bytes(wall: str) -> None:
 
 
 @WALLS
-def test_another_seed_gives_other_data(wall: str) -> None:
+def test_different_seeds_give_different_data(wall: str) -> None:
     first, second = (simulate(TwoRoomsConfig(trajectories=5, steps=6, wall=wall, seed=seed)) for seed in (0, 1))
     for name in ("pixels", "action", "state"):
         assert not np.array_equal(getattr(first, name)[:, :-1], getattr(second, name)[:, :-1])
@@ -67,13 +67,13 @@ def test_episodes_of_one_seed_differ_from_each_other(rooms: TwoRoomsConfig) -> N
     assert len(np.unique(starts, axis=0)) == rooms.trajectories
 
 
-def test_frame_size_changes_no_positions() -> None:
+def test_frame_size_does_not_change_positions() -> None:
     small, large = (simulate(TwoRoomsConfig(trajectories=3, steps=4, image_size=size)) for size in (16, 48))
     assert np.array_equal(small.state, large.state)
     assert (small.pixels.shape, large.pixels.shape) == ((3, 5, 16, 16, 3), (3, 5, 48, 48, 3))
 
 
-def test_fixed_wall_is_shared_and_random_wall_is_not() -> None:
+def test_only_a_fixed_wall_is_shared_by_all_episodes() -> None:
     def layouts(wall: str) -> np.ndarray:
         first_frames = simulate(TwoRoomsConfig(trajectories=12, steps=1, wall=wall)).pixels[:, 0, :, :, 1]
         return np.unique(first_frames.reshape(12, -1), axis=0)
@@ -93,8 +93,8 @@ def test_only_the_last_action_is_nan(rooms: TwoRoomsConfig) -> None:
     assert np.abs(action[:, :-1]).max() <= 1
 
 
-def test_action_moves_its_row_to_the_next(rooms: TwoRoomsConfig) -> None:
-    """A file that stored the previous action would fail here: displacement is MAX_STEP * action in free space."""
+def test_action_leads_from_its_row_to_the_next_row(rooms: TwoRoomsConfig) -> None:
+    """In free space the displacement is MAX_STEP * action; storing the previous action instead would fail."""
     episodes = simulate(rooms)
     free = np.abs(episodes.state[:, :-1, 0] - SIDE / 2) > MAX_STEP + WALL_HALF
     free &= ((episodes.state[:, 1:] > MARGIN) & (episodes.state[:, 1:] < SIDE - MARGIN)).all(-1)
@@ -129,7 +129,7 @@ def test_wall_is_entered_only_through_the_door(wall: str) -> None:
         side = np.sign(before[:, 0] - rooms.wall_x)
         face = rooms.wall_x + side * WALL_HALF
         enters = (np.abs(before[:, 0] - rooms.wall_x) >= WALL_HALF) & ((after[:, 0] - face) * side < -TOLERANCE)
-        height = before[enters, 1]  # it moves across first, at the height it has
+        height = before[enters, 1]  # it moves in x first, at its current height
         assert (np.abs(height - rooms.door_y[enters]) <= DOOR_HALF + TOLERANCE).all()
         entered += int(enters.sum())
     assert entered > 100, "the walk proves nothing if the dot never goes through the door"
@@ -166,22 +166,23 @@ def test_simulated_episodes_change_rooms_only_at_the_door_too() -> None:
 @pytest.mark.parametrize(
     ("start", "action", "end"),
     [
-        ((13.5, 20.0), (1.0, 0.0), (15.0, 20.0)),  # wall from the left
-        ((18.5, 20.0), (-1.0, 0.0), (17.0, 20.0)),  # and from the right
-        ((13.5, 20.0), (1.0, 0.5), (15.0, 21.5)),  # it slides along the wall
-        ((15.0, 20.0), (1.0, 0.0), (15.0, 20.0)),  # leaning on it already
-        ((15.0, 20.0), (-1.0, 0.0), (12.0, 20.0)),  # and away from it
+        ((13.5, 20.0), (1.0, 0.0), (15.0, 20.0)),  # stopped by the wall from the left
+        ((18.5, 20.0), (-1.0, 0.0), (17.0, 20.0)),  # stopped by the wall from the right
+        ((13.5, 20.0), (1.0, 0.5), (15.0, 21.5)),  # slides along the wall
+        ((15.0, 20.0), (1.0, 0.0), (15.0, 20.0)),  # already touches the wall
+        ((15.0, 20.0), (-1.0, 0.0), (12.0, 20.0)),  # moves away from the wall
         ((14.5, 10.0), (1.0, 0.0), (17.5, 10.0)),  # through the door
-        ((17.5, 10.0), (-1.0, 0.0), (14.5, 10.0)),  # and back
-        ((14.5, 13.2), (1.0, 0.0), (15.0, 13.2)),  # just beside the door
-        ((14.5, 12.8), (1.0, 0.0), (17.5, 12.8)),  # just inside it
-        ((14.0, 16.0), (1.0, -1.0), (15.0, 13.0)),  # meets the wall at y = 15, though it ends at the door's height
-        ((3.0, 20.0), (-1.0, 0.0), (2.0, 20.0)),  # border
+        ((17.5, 10.0), (-1.0, 0.0), (14.5, 10.0)),  # back through the door
+        ((14.5, 13.2), (1.0, 0.0), (15.0, 13.2)),  # just outside the door
+        ((14.5, 12.8), (1.0, 0.0), (17.5, 12.8)),  # just inside the door
+        # Meets the wall at y = 15, although it ends at the height of the door.
+        ((14.0, 16.0), (1.0, -1.0), (15.0, 13.0)),
+        ((3.0, 20.0), (-1.0, 0.0), (2.0, 20.0)),  # stopped by the border
         ((10.0, 29.0), (0.0, 1.0), (10.0, 30.0)),
         ((10.0, 20.0), (0.5, -0.25), (11.5, 19.25)),  # free space
     ],
 )
-def test_push_ends_where_geometry_says(
+def test_positions_after_pushes_equal_the_geometry(
     start: tuple[float, float], action: tuple[float, float], end: tuple[float, float]
 ) -> None:
     assert push(one_room(), start, action) == pytest.approx(end, abs=1e-4)
@@ -198,7 +199,7 @@ def test_repeated_pushes_never_leak_through_the_wall() -> None:
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])
-def test_brightest_pixel_is_the_one_that_holds_the_position(size: int) -> None:
+def test_brightest_pixel_contains_the_position(size: int) -> None:
     rng = np.random.default_rng(0)
     position = rng.uniform(MARGIN, SIDE - MARGIN, (50, 2)).astype(np.float32)
     rooms = Rooms.sample(50, "fixed", rng)
@@ -217,14 +218,14 @@ def test_dot_is_a_gaussian_of_the_given_width(std: float) -> None:
 
 
 def test_dot_scales_with_the_frame() -> None:
-    """The share of the frame that is lit is the same in a frame of twice the side."""
+    """A frame of twice the side has the same share of lit pixels."""
     position = np.array([[8.0, 20.0]], np.float32)
     small, large = (one_room().render(position, size, 2.0)[0, :, :, 0] > 127 for size in (32, 64))
     assert large.sum() == pytest.approx(4 * small.sum(), rel=0.1)
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_wall_is_drawn_where_it_stops_the_dot_and_open_at_the_door(size: int) -> None:
+def test_drawn_wall_has_its_position_and_its_door(size: int) -> None:
     green = one_room(16.0, 10.0).render(np.array([[5.0, 5.0]], np.float32), size, 2.0)[0, :, :, 1]
     centres = (np.arange(size) + 0.5) * (SIDE / size)
     columns = np.abs(centres - 16) <= WALL_HALF
@@ -233,8 +234,9 @@ def test_wall_is_drawn_where_it_stops_the_dot_and_open_at_the_door(size: int) ->
     assert set(np.unique(green)) == {0, 255}
 
 
-def test_frames_show_the_states_they_are_stored_with(rooms: TwoRoomsConfig) -> None:
+def test_frames_show_the_states_of_their_rows(rooms: TwoRoomsConfig) -> None:
     episodes: TwoRoomsEpisodes = simulate(rooms.model_copy(update={"dot_std": 0.7}))
     red = episodes.pixels[..., 0].reshape(*episodes.state.shape[:2], -1)
     y, x = np.unravel_index(red.argmax(-1), episodes.pixels.shape[2:4])
-    assert np.abs(np.stack([x, y], -1) + 0.5 - episodes.state).max() <= 0.52  # half a pixel, and 8 bits of brightness
+    # Half a pixel, and the resolution of 8-bit brightness.
+    assert np.abs(np.stack([x, y], -1) + 0.5 - episodes.state).max() <= 0.52

@@ -1,6 +1,6 @@
-"""Ways to make a dataset bad: what `data/test_bad_inputs.py` gives to the commands is made by these.
+"""Functions that make datasets invalid, for `data/test_bad_inputs.py`.
 
-Most take the path of a healthy dataset of `written` and return that of what became of it.
+Most of them take the path of a valid dataset, made by `written`, and return the path of the changed dataset.
 """
 
 from __future__ import annotations
@@ -25,86 +25,87 @@ from PIL import Image
 from helpers import written
 from helpers.written import ACTION, LENGTHS, ROWS, SEEN
 
-SECRET = Path("/etc/passwd")  # what an attacker would like to have read
+SECRET = Path("/etc/passwd")  # a file that an attacker might want to read
 
 
-def at(values: np.ndarray, row: int, value: Any) -> np.ndarray:
+def replace_row(values: np.ndarray, row: int, value: Any) -> np.ndarray:
     """A copy with one row replaced."""
     changed = values.copy()
     changed[row] = value
     return changed
 
 
-def cut(path: Path, keep: float = 0.5) -> Path:
+def truncate(path: Path, keep: float = 0.5) -> Path:
+    """Keep the first part of a file."""
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     return path
 
 
-def with_bytes(path: Path, content: bytes) -> Path:
+def write_bytes(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
 
 
-def inside(made: Path, name: str, change: Callable[[Path], object]) -> Path:
-    """A folder, one of its files changed."""
+def change_file(made: Path, name: str, change: Callable[[Path], object]) -> Path:
+    """Change one file of a folder."""
     change(made / name)
     return made
 
 
-def each(made: Path, below: str, change: Callable[[Path], object]) -> Path:
-    """A folder, all files of one inside changed."""
+def change_each_file(made: Path, below: str, change: Callable[[Path], object]) -> Path:
+    """Change all files in a subfolder of a folder."""
     for file in list((made / below).iterdir()):
         change(file)
     return made
 
 
-def edited(path: Path, change: Callable[[h5py.File], object]) -> Path:
-    """An HDF5 file, changed."""
+def edit_hdf5(path: Path, change: Callable[[h5py.File], object]) -> Path:
+    """Change an HDF5 file."""
     with h5py.File(path, "r+") as file:
         change(file)
     return path
 
 
-def instead(path: Path, name: str, put: Callable[[h5py.File], object]) -> Path:
-    """An HDF5 file, one of its datasets replaced by something else."""
+def replace_dataset(path: Path, name: str, put: Callable[[h5py.File], object]) -> Path:
+    """Replace a dataset of an HDF5 file by another object."""
 
     def change(file: h5py.File) -> None:
         del file[name]
         put(file)
 
-    return edited(path, change)
+    return edit_hdf5(path, change)
 
 
-def replaced(path: Path, kind: Callable[[Path], object]) -> None:
-    """Something else at the path of a file."""
+def replace_file(path: Path, kind: Callable[[Path], object]) -> None:
+    """Replace a file by another object, such as a pipe."""
     path.unlink()
     kind(path)
 
 
-def pipe(path: Path) -> Path:
-    """A named pipe without a writer: whoever opens it waits forever."""
+def make_pipe(path: Path) -> Path:
+    """Create a named pipe without a writer: opening it waits forever."""
     os.mkfifo(path)
     return path
 
 
-def listening(path: Path) -> Path:
+def make_socket(path: Path) -> Path:
     with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as made:
-        made.bind(path.name)  # the whole path may be longer than a socket's address can be
+        made.bind(path.name)  # the full path may be longer than the address of a socket may be
     return path
 
 
-def link(path: Path, to: Path | str) -> Path:
+def make_link(path: Path, to: Path | str) -> Path:
     path.symlink_to(to)
     return path
 
 
-def circle(folder: Path) -> Path:
-    link(folder / "a", folder / "b")
-    return link(folder / "b", folder / "a")
+def make_link_cycle(folder: Path) -> Path:
+    make_link(folder / "a", folder / "b")
+    return make_link(folder / "b", folder / "a")
 
 
 class Hostile:
-    """Runs code when it is unpickled: makes a file `ran`."""
+    """Runs code when it is unpickled: creates a file `ran`."""
 
     def __init__(self, folder: Path) -> None:
         self._canary = folder / "ran"
@@ -113,45 +114,51 @@ class Hostile:
         return (Path.touch, (self._canary,))
 
 
-def npy(shape: tuple[int, ...], descr: str = "<f4", data: bytes = b"\0" * 64) -> bytes:
+def npy_bytes(shape: tuple[int, ...], descr: str = "<f4", data: bytes = b"\0" * 64) -> bytes:
     """An npy file whose header may claim anything."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
     return file.getvalue() + data
 
 
-def zipped(path: Path, members: list[tuple[str, bytes]], how: int = zipfile.ZIP_DEFLATED) -> Path:
-    """An npz, written member by member: names may be anything, and come twice."""
+def open_header() -> bytes:
+    """An npy file whose header has a bracket that is never closed."""
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (3, 3L\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+def write_zip(path: Path, members: list[tuple[str, bytes]], how: int = zipfile.ZIP_DEFLATED) -> Path:
+    """Write a zip file member by member; names may be invalid or duplicate."""
     with zipfile.ZipFile(path, "w", how) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of names that come twice
+        warnings.simplefilter("ignore", UserWarning)  # the warning about duplicate names
         for name, content in members:
             archive.writestr(name, content)
     return path
 
 
-def member(values: np.ndarray) -> bytes:
+def npy_member(values: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.save(file, values)
     return file.getvalue()
 
 
-def forged(path: Path, field: int, value: int) -> Path:
-    """A zip whose directory lies about its first member: field 20 is its size in the file, 24 its size when read."""
+def forge_zip_size(path: Path, field: int, value: int) -> Path:
+    """Forge a size of the first member in a zip's directory: field 20 is the compressed, 24 the uncompressed size."""
     content = bytearray(path.read_bytes())
     entry = content.index(b"PK\x01\x02") + field
     content[entry : entry + 4] = value.to_bytes(4, "little")
-    return with_bytes(path, content)
+    return write_bytes(path, content)
 
 
-def encrypted(path: Path) -> Path:
+def encrypt_zip(path: Path) -> Path:
     content = bytearray(path.read_bytes())
     for signature, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
         content[content.index(signature) + flags] |= 1
-    return with_bytes(path, content)
+    return write_bytes(path, content)
 
 
-def unknown_filter(path: Path) -> Path:
-    """Rows that went through a filter that nobody has."""
+def use_unknown_filter(path: Path) -> Path:
+    """Store the observations with an HDF5 filter that does not exist."""
 
     def put(file: h5py.File) -> None:
         made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -161,28 +168,28 @@ def unknown_filter(path: Path) -> Path:
         dataset = h5py.h5d.create(file.id, b"observation", h5py.h5t.IEEE_F32LE, rows, made)
         dataset.write_direct_chunk((0, 0), SEEN.tobytes())
 
-    return instead(path, "observation", put)
+    return replace_dataset(path, "observation", put)
 
 
-def many(name: str, shape: tuple[int, ...], dtype: str = "f4") -> Callable[[h5py.File], object]:
-    """A dataset that claims rows of which none is stored."""
+def unstored_rows(name: str, shape: tuple[int, ...], dtype: str = "f4") -> Callable[[h5py.File], object]:
+    """A dataset that claims rows, but stores no rows."""
     return lambda file: file.create_dataset(name, shape=shape, dtype=dtype, chunks=(64, *shape[1:]))
 
 
-def virtual(name: str) -> Callable[[h5py.File], object]:
-    """A dataset whose rows are in another file."""
+def virtual_dataset(name: str) -> Callable[[h5py.File], object]:
+    """A virtual dataset whose rows are in another file."""
     layout = h5py.VirtualLayout(SEEN.shape, "f4")
     layout[:] = h5py.VirtualSource(str(SECRET), "x", SEEN.shape)
     return lambda file: file.create_virtual_dataset(name, layout)
 
 
-def external(name: str, shape: tuple[int, ...], dtype: str) -> Callable[[h5py.File], object]:
-    """A dataset whose bytes are those of another file."""
+def external_dataset(name: str, shape: tuple[int, ...], dtype: str) -> Callable[[h5py.File], object]:
+    """A dataset whose bytes are the content of another file."""
     return lambda file: file.create_dataset(name, shape, dtype, external=[(str(SECRET), 0, h5py.h5f.UNLIMITED)])
 
 
-def elsewhere(path: Path, name: str) -> Path:
-    """A dataset moved to another HDF5 file, to which a link leads."""
+def move_to_other_file(path: Path, name: str) -> Path:
+    """Move a dataset to another HDF5 file, and link to it."""
     with h5py.File(path, "r+") as file, h5py.File(path.with_name("other.h5"), "w") as other:
         file.copy(name, other)
         del file[name]
@@ -190,16 +197,16 @@ def elsewhere(path: Path, name: str) -> Path:
     return path
 
 
-def ragged(values: np.ndarray) -> np.ndarray:
-    """Rows of one, two, three numbers, as an array of Python objects."""
+def ragged_rows(values: np.ndarray) -> np.ndarray:
+    """Rows of one, two or three numbers, as an array of Python objects."""
     out = np.empty(len(values), object)
     for row in range(len(values)):
         out[row] = np.ones(row % 3 + 1, np.float32)
     return out
 
 
-def put_ragged(name: str) -> Callable[[h5py.File], object]:
-    return lambda file: file.create_dataset(name, data=ragged(ACTION), dtype=h5py.vlen_dtype(np.float32))
+def ragged_dataset(name: str) -> Callable[[h5py.File], object]:
+    return lambda file: file.create_dataset(name, data=ragged_rows(ACTION), dtype=h5py.vlen_dtype(np.float32))
 
 
 def jpeg_bomb() -> bytes:
@@ -212,38 +219,38 @@ def jpeg_bomb() -> bytes:
     return bytes(content)
 
 
-def about(made: Path, **changes: Any) -> Path:
-    """A Minari dataset, its metadata changed."""
+def change_minari_metadata(made: Path, **changes: Any) -> Path:
+    """Change the metadata of a Minari dataset."""
     file = made / "data/metadata.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     return made
 
 
-def lerobot(folder: Path, **changes: Any) -> Path:
-    """A LeRobot dataset, its information changed."""
+def make_lerobot(folder: Path, **changes: Any) -> Path:
+    """Make a LeRobot dataset with changed metadata."""
     path = written.unzipped("lerobot", "vectors")(folder)
     file = path / "meta/info.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     return path
 
 
-def forged_storage(path: Path) -> Path:
-    """A torch file whose tensors claim far more than the file holds."""
+def forge_tensor_size(path: Path) -> Path:
+    """Change a torch file so that its tensors claim far more data than it contains."""
     with zipfile.ZipFile(path) as archive:
         members = [(info.filename, archive.read(info)) for info in archive.infolist()]
     rows = struct.pack("<BB", ord("K"), ROWS - len(LENGTHS))  # a pickled small integer
     out = [(n, c.replace(rows, b"J" + struct.pack("<i", 2**31 - 1)) if n.endswith(".pkl") else c) for n, c in members]
     assert out != members
-    return zipped(path, out, zipfile.ZIP_STORED)
+    return write_zip(path, out, zipfile.ZIP_STORED)
 
 
-def saved(path: Path, value: object, **options: Any) -> Path:
+def save_torch(path: Path, value: object, **options: Any) -> Path:
     torch.save(value, path, **options)
     return path
 
 
-def actions_backwards() -> dict[str, Any]:
-    """Many episodes in which action[t] plainly is the move that led to row t, not the one from it."""
+def previous_actions() -> dict[str, Any]:
+    """Episodes in which action[t] is clearly the move that led to row t, not the move from row t."""
     lengths = np.full(20, 12)
     action = np.random.default_rng(1).normal(size=(lengths.sum(), 2)).astype(np.float32)
     seen = np.concatenate([np.cumsum(part, axis=0) for part in np.split(action, 20)])
@@ -253,16 +260,16 @@ def actions_backwards() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def wraps() -> dict[str, Any]:
-    """Lengths whose sum, in 64 bits, is right."""
+def overflowing_lengths() -> dict[str, Any]:
+    """Lengths whose sum overflows in 64 bits to the right number of rows."""
     lengths = np.array([2**62, 2**62, 2**62, 2**62 + ROWS], np.int64)
     return {"ep_len": lengths, "ep_offset": np.cumsum(lengths) - lengths}
 
 
-def val_beside(folder: Path, **changes: Any) -> Path:
+def ogbench_with_validation(folder: Path, **changes: Any) -> Path:
     written.ogbench(folder, "ogbench-val.npz", **changes)
     return written.ogbench(folder)
 
 
-def nan_everywhere(values: np.ndarray) -> np.ndarray:
+def nan_like(values: np.ndarray) -> np.ndarray:
     return np.full_like(values, np.nan)

@@ -1,7 +1,7 @@
-"""A small dataset in every layout, written with plain numpy, h5py, torch, Pillow and Arrow: none of the package's code.
+"""Writes a small dataset in every format with numpy, h5py, torch, Pillow and Arrow, without any code of the package.
 
-All hold the same three episodes (`SEEN`, `ACTION`, `REWARD`), so whoever reads one knows what must come out. Keyword
-arguments replace arrays, or leave them out if None; whatever does not fit can be written so.
+All datasets contain the same three episodes (`SEEN`, `ACTION`, `REWARD`), so the result of reading them is known.
+Keyword arguments replace arrays, also by invalid ones; None leaves an array out.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from PIL import Image
 
 LENGTHS = (5, 7, 4)
 ROWS = sum(LENGTHS)
-ENDS = np.cumsum(LENGTHS)  # (E,) the row after each episode's last
+ENDS = np.cumsum(LENGTHS)  # (E,) the row after each episode's last row
 OFFSETS = ENDS - LENGTHS
-LAST = np.isin(np.arange(ROWS), ENDS - 1)  # (N,) whose action leads nowhere
+LAST = np.isin(np.arange(ROWS), ENDS - 1)  # (N,) whether a row is an episode's last, whose action is not used
 SPANS = [slice(start, start + length) for start, length in zip(OFFSETS, LENGTHS, strict=True)]
 
 _rng = np.random.default_rng(0)
@@ -52,7 +52,7 @@ def canonical(folder: Path, **changes: Any) -> Path:
 
 
 def vectors(folder: Path, **changes: Any) -> Path:
-    """Canonical without pixels."""
+    """Canonical HDF5 without pixels."""
     return canonical(folder, **({"pixels": None} | changes))
 
 
@@ -85,7 +85,7 @@ def arrays_npy(folder: Path, **changes: Any) -> Path:
 
 
 def padded(values: np.ndarray) -> np.ndarray:
-    """(N, ...) -> (E, T, ...), 7 where no row is."""
+    """(N, ...) -> (E, T, ...), padded with 7."""
     out = np.full((len(LENGTHS), max(LENGTHS), *values.shape[1:]), 7, values.dtype)
     for episode, span in enumerate(SPANS):
         out[episode, : LENGTHS[episode]] = values[span]
@@ -93,7 +93,7 @@ def padded(values: np.ndarray) -> np.ndarray:
 
 
 def played() -> Arrays:
-    """Each row but an episode's last as a transition."""
+    """All rows except the last row of each episode, as transitions."""
     rows = np.flatnonzero(~LAST)
     return {"state": SEEN[rows], "action": ACTION[rows], "next_state": SEEN[rows + 1], "reward": REWARD[rows]}
 
@@ -111,7 +111,7 @@ def transitions_pt(folder: Path, **changes: Any) -> Path:
 
 
 def dino_wm(folder: Path, **changes: Any) -> Path:
-    """`changes` by the files' stems; frames are `episode_000` and so on."""
+    """`changes` are given by the stems of files; frames are `episode_000` and so on."""
     import torch
 
     path = folder / "dino_wm"
@@ -137,7 +137,7 @@ def swm_folder(folder: Path, **changes: Any) -> Path:
 
 
 def png(frame: np.ndarray) -> bytes:
-    """Exact, unlike a JPEG; whatever its name ends in."""
+    """A PNG file, also for names that end in jpeg: its pixels are exact."""
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "PNG")
     return file.getvalue()
@@ -160,7 +160,7 @@ def lance(folder: Path, **changes: Any) -> Path:
 
 
 def lists(values: np.ndarray) -> Any:
-    """(N, K) as Arrow lists of K."""
+    """(N, K) as Arrow lists of length K."""
     import pyarrow as pa
 
     return pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
@@ -171,7 +171,7 @@ def space(width: int, dtype: str = "float32") -> Arrays:
 
 
 def minari(folder: Path, kind: str, **changes: Any) -> Path:
-    """`changes` of metadata.json."""
+    """`changes` are changes of metadata.json."""
     path = folder / f"minari_{kind}"
     (path / "data").mkdir(parents=True)
     spaces = {"observation_space": json.dumps(space(SEEN.shape[1])), "action_space": json.dumps(space(2))}
@@ -189,7 +189,7 @@ def minari(folder: Path, kind: str, **changes: Any) -> Path:
 
 
 def arrow(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """One episode; what has a row less than the observations ends in padding, as Minari writes it."""
+    """Write one episode; arrays that are one row shorter than the observations are padded, as in Minari."""
     import pyarrow as pa
 
     rows = len(arrays["observations"])
@@ -209,7 +209,7 @@ def minari_arrow(folder: Path, **changes: Any) -> Path:
 
 
 def unzipped(library: str, name: str) -> Callable[[Path], Path]:
-    """Writes a dataset of files/LIBRARY/datasets.zip, which the library itself made."""
+    """A function that extracts a dataset, written by the library itself, from files/LIBRARY/datasets.zip."""
 
     def unzip(folder: Path) -> Path:
         with zipfile.ZipFile(Path(__file__).parents[1] / "data/files" / library / "datasets.zip") as archive:
@@ -221,12 +221,12 @@ def unzipped(library: str, name: str) -> Callable[[Path], Path]:
 
 @dataclass(frozen=True)
 class Sample:
-    """One layout's writer, and which of the columns its dataset has."""
+    """The writer of one format, and the properties of its dataset."""
 
-    format: str  # the name of the reader that must read it
+    format: str  # name of the format that must be detected
     write: Callable[..., Path]  # (folder, **changes) -> path
     pixels: bool = False
-    needs: str | None = None  # a library without which it is neither written nor read
+    needs: str | None = None  # optional library that writing and reading need
 
 
 SAMPLES: dict[str, Sample] = {

@@ -1,1 +1,1 @@
-"""The commands of `python -m jepa_ray.data`: info, convert, collect."""
+"""The commands of `python -m jepa_ray.data`: info, convert and collect."""

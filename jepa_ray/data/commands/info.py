@@ -1,6 +1,6 @@
-"""What a dataset holds, before anything is trained on it, in numbers: `info_text` prints them, `sheet` draws episodes.
+"""Statistics of a dataset, for inspection before training: `info_text` prints them, `sheet` draws episodes.
 
-Columns are read chunk by chunk, pixels only once, and what training would refuse is looked at and told, never raised.
+Columns are read chunk by chunk, pixels only once. Data that training would refuse is reported, not raised as an error.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from jepa_ray.config import DataConfig
 from jepa_ray.data import alignment
 from jepa_ray.data.columns import Column, chunks
 from jepa_ray.data.recording import Alignment, Recording
-from jepa_ray.data.selection import choose, select
-from jepa_ray.data.trajectories import Trajectories, check_forms
+from jepa_ray.data.selection import choose_columns, select
+from jepa_ray.data.trajectories import Trajectories, check_shapes
 from jepa_ray.errors import DataError
 
-BINS = 10  # of the histogram of lengths, at most
-MAX_SHOWN = 10  # values of a discrete action, and constant dimensions of a column
-MAX_RANGES = 8  # dimensions of an action whose ranges are shown one by one
-LOADED_BYTES = {"u": 8, "i": 8, "f": 4, "b": 1}  # of a value in memory, by kind of dtype; but pixels stay bytes
+BINS = 10  # maximum number of bins in the histogram of lengths
+MAX_SHOWN = 10  # maximum number of values of a discrete action, or of constant dimensions, that are shown
+MAX_RANGES = 8  # up to this many dimensions, the range of each dimension of an action is shown
+LOADED_BYTES = {"u": 8, "i": 8, "f": 4, "b": 1}  # bytes per value in memory, by kind of dtype; pixels stay bytes
 
 
 Progress = Callable[[int, int], None]
@@ -53,21 +53,21 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Values:
-    """What a column of numbers holds; a dimension is one position in a row, counted in C order."""
+    """Statistics of a numeric column; a dimension is one position in a row, numbered in C order."""
 
-    low: float | None  # of the finite values; None if there are none
+    low: float | None  # minimum of the finite values; None if there are no finite values
     high: float | None
     mean: float | None
-    nan: int  # values that are NaN
+    nan: int  # number of NaN values
     infinite: int
     dims: int
-    constant: tuple[int, ...]  # dimensions without two different finite values
-    ranges: tuple[tuple[float, float], ...]  # (low, high) of each dimension, of no more than `MAX_RANGES`
+    constant: tuple[int, ...]  # dimensions with at most one distinct finite value
+    ranges: tuple[tuple[float, float], ...]  # (low, high) of each dimension; empty above `MAX_RANGES` dimensions
 
 
 @dataclass(frozen=True)
 class ColumnInfo:
-    """A column; `values` is None where it holds no numbers, or not one row per row of the dataset."""
+    """A column; `values` is None if it is not numeric, or does not have one row per row of the dataset."""
 
     name: str
     shape: tuple[int, ...]
@@ -88,7 +88,7 @@ class Discrete:
     """One integer per row."""
 
     distinct: int
-    shares: tuple[tuple[int, float], ...]  # (value, share of the rows), the most frequent ones, by value
+    shares: tuple[tuple[int, float], ...]  # (value, share of the rows) of the most frequent values, sorted by value
 
 
 @dataclass(frozen=True)
@@ -101,24 +101,24 @@ class MultiDiscrete:
 
 @dataclass(frozen=True)
 class ActionAlignment:
-    """Which way actions are read, and what speaks for it."""
+    """The alignment of actions, and the evidence for it."""
 
-    rule: Alignment  # the layout's
+    rule: Alignment  # the alignment by the rule of the file format
     evidence: str
-    verdict: Alignment | None  # of the evidence; None if it does not decide
+    verdict: Alignment | None  # the alignment that the evidence supports; None if it does not decide
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """What is in the data more than once."""
+    """Repeated content in the data."""
 
-    episodes: tuple[int, ...]  # whose observations and actions are those of an earlier one, byte for byte
-    still: float | None  # share of the steps in which the observation does not change; None without steps
+    episodes: tuple[int, ...]  # episodes whose observations and actions are byte-identical to an earlier episode
+    unchanged: float | None  # share of steps in which the observation does not change; None if there are no steps
 
 
 @dataclass(frozen=True)
 class Description:
-    """A recording in numbers; alignment and repeats are None where the columns don't have the forms they need."""
+    """Statistics of a recording; alignment and repeats are None if the columns have invalid shapes or dtypes."""
 
     source: str
     format: str
@@ -127,66 +127,66 @@ class Description:
     transitions: int
     lengths: Lengths | None  # None without trajectories
     columns: tuple[ColumnInfo, ...]
-    actions: Continuous | Discrete | MultiDiscrete | None  # None if they are none of these
+    actions: Continuous | Discrete | MultiDiscrete | None  # None for any other type
     alignment: ActionAlignment | None
     repeats: Repeats | None
-    memory: int  # bytes of observation, action and state, loaded for training
+    memory: int  # bytes of observation, action and state when loaded for training
     notes: tuple[str, ...]
-    refusal: str | None  # why training with default settings would refuse it
+    refusal: str | None  # the error of training with default settings; None if it would succeed
 
 
 def describe(recording: Recording, progress: Progress | None = None) -> Description:
-    """Everything `info` shows.
+    """Compute everything that `info` shows.
 
     Args:
-        recording: open, its columns still on disk; may be broken in any way that training would refuse.
-        progress: called with the rows read so far and all rows to read, each column's counted by itself.
+        recording: an open recording; it may be invalid in any way that training would refuse.
+        progress: called with the number of rows read so far and in total, summed over all columns.
 
-    Raises `DataError` only where a column cannot be read at all.
+    Raises `DataError` only if a column cannot be read at all.
     """
     lengths = np.ravel(recording.lengths)
-    chosen = _chosen(recording)
+    chosen = _training_columns(recording)
     rows = _common_rows(recording) if chosen is None else int(chosen.observation.shape[0])
-    watched = () if chosen is None else tuple(_Watched(recording) for _ in range(2))
-    roles = dict(zip((_observation(recording), "action"), watched, strict=False))
-    counted = [name for name, column in recording.columns.items() if _is_counted(column, rows)]
-    pace = _Pace(progress or (lambda done, total: None), rows * len(counted))
-    scanned = {name: _scan(recording.columns[name], roles.get(name), pace) for name in counted}
+    detector = () if chosen is None else tuple(_RepeatDetector(recording) for _ in range(2))
+    roles = dict(zip((_observation_column(recording), "action"), detector, strict=False))
+    measured = [name for name, column in recording.columns.items() if _has_statistics(column, rows)]
+    counter = _ProgressCounter(progress or (lambda done, total: None), rows * len(measured))
+    scanned = {name: _scan(recording.columns[name], roles.get(name), counter) for name in measured}
     return Description(
         source=recording.source,
         format=recording.format,
         trajectories=len(lengths),
         rows=rows,
         transitions=int(np.maximum(lengths - 1, 0).sum()),
-        lengths=_lengths(lengths),
+        lengths=_summarize_lengths(lengths),
         columns=tuple(
             ColumnInfo(name, tuple(column.shape), str(column.dtype), scanned.get(name))
             for name, column in recording.columns.items()
         ),
-        actions=_action_space(recording, scanned.get("action")),
-        alignment=None if chosen is None else _alignment(recording, chosen),
-        repeats=_repeats(*watched) if watched else None,
-        memory=_memory(recording),
+        actions=_describe_actions(recording, scanned.get("action")),
+        alignment=None if chosen is None else _describe_alignment(recording, chosen),
+        repeats=_find_repeats(*detector) if detector else None,
+        memory=_training_bytes(recording),
         notes=recording.notes,
         refusal=_refusal(recording),
     )
 
 
 def _common_rows(recording: Recording) -> int:
-    """The rows that most columns have; what the lengths add up to may be wrong."""
+    """The number of rows that most columns have; the sum of the episode lengths may be wrong."""
     counts = Counter(column.shape[0] for column in recording.columns.values() if column.shape)
     return int(counts.most_common(1)[0][0]) if counts else 0
 
 
-def _observation(recording: Recording) -> str:
+def _observation_column(recording: Recording) -> str:
     return "pixels" if "pixels" in recording.columns else "observation"
 
 
-def _chosen(recording: Recording) -> Trajectories | None:
-    """The columns that play a role; None if their forms would be refused."""
+def _training_columns(recording: Recording) -> Trajectories | None:
+    """The columns that training would use; None if their shapes or dtypes would be refused."""
     try:
-        chosen = choose(recording, None)
-        check_forms(chosen)
+        chosen = choose_columns(recording, None)
+        check_shapes(chosen)
     except DataError:
         return None
     return chosen
@@ -200,12 +200,12 @@ def _refusal(recording: Recording) -> str | None:
     return None
 
 
-def _alignment(recording: Recording, chosen: Trajectories) -> ActionAlignment:
-    evidence = alignment.gather(recording, chosen.action, chosen.changing)
+def _describe_alignment(recording: Recording, chosen: Trajectories) -> ActionAlignment:
+    evidence = alignment.gather_evidence(recording, chosen.action, chosen.state_or_observation)
     return ActionAlignment(recording.alignment, str(evidence), evidence.verdict)
 
 
-def _lengths(lengths: NDArray[np.int64]) -> Lengths | None:
+def _summarize_lengths(lengths: NDArray[np.int64]) -> Lengths | None:
     if not len(lengths):
         return None
     low, high = int(lengths.min()), int(lengths.max())
@@ -216,8 +216,8 @@ def _lengths(lengths: NDArray[np.int64]) -> Lengths | None:
     return Lengths(low, float(np.median(lengths)), high, tuple(bins))
 
 
-def _memory(recording: Recording) -> int:
-    roles = (_observation(recording), "action", "state")
+def _training_bytes(recording: Recording) -> int:
+    roles = (_observation_column(recording), "action", "state")
     return sum(_loaded_bytes(recording.columns[name]) for name in roles if name in recording.columns)
 
 
@@ -226,11 +226,11 @@ def _loaded_bytes(column: Column) -> int:
     return int(np.prod(column.shape, dtype=object)) * (1 if pixels else LOADED_BYTES.get(column.dtype.kind, 0))
 
 
-# One pass over a column: its numbers, and for observations and actions what repeats.
+# One pass over a column computes its statistics, and finds repetitions in observations and actions.
 
 
-class _Pace:
-    """Tells a callback how many rows have been read."""
+class _ProgressCounter:
+    """Reports to a callback how many rows have been read."""
 
     def __init__(self, callback: Progress, total: int) -> None:
         self._callback, self._done, self._total = callback, 0, total
@@ -240,23 +240,23 @@ class _Pace:
         self._callback(self._done, self._total)
 
 
-def _is_counted(column: Column, rows: int) -> bool:
+def _has_statistics(column: Column, rows: int) -> bool:
     return column.dtype.kind in LOADED_BYTES and len(column.shape) >= 1 and column.shape[0] == rows
 
 
-def _scan(column: Column, watched: _Watched | None, pace: _Pace) -> Values:
-    tally = _Tally(column)
+def _scan(column: Column, detector: _RepeatDetector | None, counter: _ProgressCounter) -> Values:
+    statistics = _Statistics(column)
     for rows in chunks(column):
-        block = column[rows].reshape(rows.stop - rows.start, tally.dims)
-        tally.add(block)
-        if watched is not None:
-            watched.add(rows, block)
-        pace.step(len(block))
-    return tally.values()
+        block = column[rows].reshape(rows.stop - rows.start, statistics.dims)
+        statistics.add(block)
+        if detector is not None:
+            detector.add(rows, block)
+        counter.step(len(block))
+    return statistics.values()
 
 
-class _Tally:
-    """Running extremes of each dimension, and counts over all of them."""
+class _Statistics:
+    """Running minimum and maximum of each dimension, and sums over all dimensions."""
 
     def __init__(self, column: Column) -> None:
         self.dims = int(np.prod(column.shape[1:], dtype=object))
@@ -264,8 +264,8 @@ class _Tally:
         self.total, self.finite, self.nan, self.infinite = 0.0, 0, 0, 0
 
     def add(self, block: NDArray[Any]) -> None:
-        """Take a block (n, dims) into account."""
-        finite: NDArray[np.bool_] | bool = True  # without a mask for numbers that are always finite
+        """Add a block (n, dims)."""
+        finite: NDArray[np.bool_] | bool = True  # no mask is needed if all numbers are finite
         count = block.size
         lowest: Any = block
         highest: Any = block
@@ -280,7 +280,7 @@ class _Tally:
         self.finite += count
 
     def values(self) -> Values:
-        """What was added up; constant dimensions include those with no finite value at all."""
+        """The statistics of all added blocks; dimensions without any finite value count as constant."""
         constant = tuple(np.flatnonzero(self.low >= self.high).tolist())
         few = self.dims <= MAX_RANGES
         ranges = tuple(zip(self.low.tolist(), self.high.tolist(), strict=True)) if few else ()
@@ -290,19 +290,19 @@ class _Tally:
         return Values(low, high, mean, self.nan, self.infinite, self.dims, constant, ranges)
 
 
-class _Watched:
-    """A digest of each episode of a column, and whether each row equals the one before it."""
+class _RepeatDetector:
+    """Finds repetitions in a column: a digest of each episode, and the number of rows that equal the row before."""
 
     def __init__(self, recording: Recording) -> None:
         self.starts = recording.offsets
         self.ends = recording.offsets + recording.lengths
         self.digests: list[bytes] = []
-        self.still = 0
+        self.unchanged = 0
         self._open = hashlib.blake2b(digest_size=16)
         self._before: NDArray[Any] | None = None
 
     def add(self, rows: slice, block: NDArray[Any]) -> None:
-        """Take `block` (n, dims), the rows `rows`, into account; blocks come in order and without gaps."""
+        """Add `block` (n, dims), which are the rows `rows`; blocks must be added in order and without gaps."""
         self._compare(rows, block)
         position = rows.start
         while position < rows.stop:
@@ -320,12 +320,12 @@ class _Watched:
         if self._before is not None:
             same[0] = np.array_equal(block[0], self._before)
         low, high = np.searchsorted(self.starts, [rows.start, rows.stop])
-        same[self.starts[low:high] - rows.start] = False  # an episode's first row follows none
-        self.still += int(same.sum())
+        same[self.starts[low:high] - rows.start] = False  # an episode's first row has no row before it
+        self.unchanged += int(same.sum())
         self._before = block[-1].copy()
 
 
-def _repeats(observation: _Watched, action: _Watched) -> Repeats:
+def _find_repeats(observation: _RepeatDetector, action: _RepeatDetector) -> Repeats:
     seen: set[tuple[bytes, bytes]] = set()
     again = []
     for episode, both in enumerate(zip(observation.digests, action.digests, strict=True)):
@@ -333,10 +333,10 @@ def _repeats(observation: _Watched, action: _Watched) -> Repeats:
             again.append(episode)
         seen.add(both)
     steps = int((observation.ends - observation.starts - 1).sum())
-    return Repeats(tuple(again), observation.still / steps if steps else None)
+    return Repeats(tuple(again), observation.unchanged / steps if steps else None)
 
 
-def _action_space(recording: Recording, values: Values | None) -> Continuous | Discrete | MultiDiscrete | None:
+def _describe_actions(recording: Recording, values: Values | None) -> Continuous | Discrete | MultiDiscrete | None:
     if values is None or not values.dims:
         return None
     action = recording.columns["action"]
@@ -344,13 +344,13 @@ def _action_space(recording: Recording, values: Values | None) -> Continuous | D
         case "f", 2:
             return Continuous(values.dims, values.ranges)
         case "i" | "u", 1:
-            return _discrete(action)
+            return _describe_discrete_actions(action)
         case "i" | "u", 2:
             return MultiDiscrete(values.dims, values.ranges)
     return None
 
 
-def _discrete(action: Column) -> Discrete:
+def _describe_discrete_actions(action: Column) -> Discrete:
     counts: Counter[int] = Counter()
     for rows in chunks(action):
         found, times = np.unique(action[rows], return_counts=True)

@@ -1,7 +1,7 @@
-"""One module per on-disk format, each yielding a `Recording`; which one reads a path is told from its content.
+"""One module per on-disk format; each reads a dataset as a `Recording`. The format is detected from the content.
 
-A format is an object with a name, `recognises(peek)`, `files(path)`, and `open(path)`. To add one, write the class and
-name it in `FORMATS`.
+A format is an object with a name, `recognises(peek)`, `files(path)` and `open(path)`. To add a format, write its class
+and add an instance to `FORMATS`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jepa_ray.data.formats.lance import Lance
 from jepa_ray.data.formats.lerobot import LeRobot
 from jepa_ray.data.formats.minari import Minari
 from jepa_ray.data.formats.ogbench import OGBench
-from jepa_ray.data.formats.peek import BROKEN, Peek, check_kind, first_line, peek, readable
+from jepa_ray.data.formats.peek import PARSER_ERRORS, Peek, check_kind, peek, readable, short_reason
 from jepa_ray.data.formats.swm_folder import SwmFolder
 from jepa_ray.data.formats.transitions import Transitions
 from jepa_ray.data.recording import Recording
@@ -31,15 +31,15 @@ from jepa_ray.errors import DataError
 
 
 class Format(Protocol):
-    """How one layout is told from others, and read."""
+    """Recognises one format, and reads it."""
 
     @property
     def name(self) -> str:
-        """For people, and for messages."""
+        """The name of the format in messages and in `info`."""
         ...
 
     def recognises(self, seen: Peek) -> bool:
-        """Whether what lies there is of this format, by kind and names alone."""
+        """Whether the path has this format, judged only by its kind and the names in it."""
         ...
 
     def files(self, path: Path) -> list[Path]:
@@ -47,11 +47,11 @@ class Format(Protocol):
         ...
 
     def open(self, path: Path) -> AbstractContextManager[Recording]:
-        """The recording, its columns still on disk. May raise `DataError`, or anything of `peek.BROKEN`."""
+        """The recording, its columns still on disk. May raise `DataError`, or any of `peek.PARSER_ERRORS`."""
         ...
 
 
-# From the most particular to the most general; the first that recognises a path reads it.
+# From the most specific to the most general; the first format that recognises a path reads it.
 FORMATS: tuple[Format, ...] = (
     Minari(),
     Lance(),
@@ -67,31 +67,31 @@ FORMATS: tuple[Format, ...] = (
 
 
 def format_of(path: Path) -> Format:
-    """The format that reads `path`. Raises `DataError` if there is none."""
+    """The format of the dataset at `path`. Raises `DataError` if no format recognises it."""
     seen = peek(path)
     for candidate in FORMATS:
         if candidate.recognises(seen):
             return candidate
-    names = ", ".join(sorted(seen.names)[:8]) or "nothing that could be read"
+    names = ", ".join(sorted(seen.names)[:8]) or "no named entries"
     known = ", ".join(candidate.name for candidate in FORMATS)
-    raise DataError(f"{path}: is of no known format: it has {names}; known are {known}")
+    raise DataError(f"{path}: is not in a supported format: it contains {names}; supported formats are {known}")
 
 
 @contextmanager
 def open_recording(path: Path) -> Iterator[Recording]:
-    """What lies at `path`, read as what it is. Raises `DataError` for what cannot be read."""
+    """Open the dataset at `path` in its detected format. Raises `DataError` if it cannot be read."""
     reader = format_of(path)
     with ExitStack() as stack:
         with readable(path, reader.name):
             for file in reader.files(path):
                 check_kind(file)
             recording = stack.enter_context(reader.open(path))
-        columns = {name: Guarded(column, name, path) for name, column in recording.columns.items()}
+        columns = {name: GuardedColumn(column, name, path) for name, column in recording.columns.items()}
         yield replace(recording, columns=columns)
 
 
-class Guarded:
-    """A column whose damage, met when it is read, is reported as what it is: bad data."""
+class GuardedColumn:
+    """Wraps a column so that damage found while reading it is raised as a `DataError`."""
 
     def __init__(self, column: Column, name: str, path: Path) -> None:
         self._column, self._name, self._path = column, name, path
@@ -100,5 +100,5 @@ class Guarded:
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         try:
             return self._column[rows]
-        except BROKEN as error:
-            raise DataError(f"{self._path}: {self._name} cannot be read ({first_line(error)})") from error
+        except PARSER_ERRORS as error:
+            raise DataError(f"{self._path}: {self._name} cannot be read ({short_reason(error)})") from error

@@ -1,4 +1,4 @@
-"""Plain arrays, an npz or a folder of npy: batched (E, T, ...), or flat (N, ...) with something that tells episodes."""
+"""Plain arrays, in an npz file or a folder of npy files: batched (E, T, ...), or flat (N, ...) with episode ends."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_ray.data.columns import Column, Concatenated
-from jepa_ray.data.formats.npz import File, Stored, members
-from jepa_ray.data.formats.ogbench import OGBench, check_marks, until
+from jepa_ray.data.formats.npz import File, StoredArray, members
+from jepa_ray.data.formats.ogbench import OGBench, check_end_marks, lengths_from_ends
 from jepa_ray.data.formats.peek import Peek
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
 
 Lengths = NDArray[np.int64]
-Table = Mapping[str, Stored]
+Table = Mapping[str, StoredArray]
 
 ACTIONS = ("actions", "action")
-SEEN = ("observations", "observation", "obs", "pixels", "images", "frames", "states", "state")
+OBSERVATIONS = ("observations", "observation", "obs", "pixels", "images", "frames", "states", "state")
 LENGTHS = ("ep_len", "lengths", "seq_lengths")
-TELLERS = (*LENGTHS, "episode_ends", "episode_ids", "dones")  # each tells all there is
-MARKS = ("terminals", "timeouts", "terminated", "truncated")  # together they do, at best
+EPISODE_ARRAYS = (*LENGTHS, "episode_ends", "episode_ids", "dones")  # each of these arrays defines all episodes
+# These arrays mark ends; all of them together define the episodes.
+MARKS = ("terminals", "timeouts", "terminated", "truncated")
 NAMES = dict.fromkeys(("observations", "observation", "obs"), "observation")
 NAMES |= dict.fromkeys(("pixels", "images", "frames"), "pixels")
 NAMES |= {"actions": "action", "rewards": "reward", "states": "state"}
-NEEDED = ("action", "observation", "pixels", "state")
+ROLES = ("action", "observation", "pixels", "state")
 
 
 class Arrays:
-    """`action[t]` moves row t to t + 1."""
+    """Arrays of numpy; `action[t]` leads from row t to t + 1."""
 
     name = "plain arrays"
 
@@ -47,80 +48,87 @@ class Arrays:
     @contextmanager
     def open(self, path: Path) -> Iterator[Recording]:
         table: Table = {f.stem: File(f) for f in self.files(path)} if path.is_dir() else members(path)
-        seen = next((name for name in SEEN if name in table), None)
+        seen = next((name for name in OBSERVATIONS if name in table), None)
         action = next((name for name in ACTIONS if name in table), None)
         if seen is None or action is None:
-            raise DataError(f"{path}: lacks {'actions' if action is None else 'observations'}")
+            raise DataError(f"{path}: lacks {'actions' if action is None else 'observations'} (it has {_names(table)})")
         batched = _is_batched(table, seen, action)
-        lengths, columns, notes = (_batched if batched else _flat)(table, seen, path)
+        lengths, columns, notes = (_read_batched if batched else _read_flat)(table, seen, path)
         marks = [(name, columns.pop(name)) for name in (*MARKS, "dones") if name in columns]
         _check_marks(marks, lengths, batched, path)
-        yield Recording.consecutive(str(path), self.name, _named(columns, path), lengths, notes=notes)
+        yield Recording.consecutive(str(path), self.name, _rename_columns(columns, path), lengths, notes=notes)
 
 
 def _is_batched(table: Table, seen: str, action: str) -> bool:
-    """Whether rows are (E, T, ...): told by the axes, unless a row of its own tells where episodes end."""
+    """Whether arrays are (E, T, ...), judged by their axes; a flat array of episode ends means that they are not."""
     if any(name in table and len(table[name].shape) == 1 for name in ("episode_ends", "episode_ids", "dones", *MARKS)):
         return False
     return len(table[seen].shape) in (3, 5) and table[action].shape[0] == table[seen].shape[0]
 
 
-def _batched(table: Table, seen: str, path: Path) -> tuple[Lengths, dict[str, Column], tuple[str, ...]]:
-    """From (E, T, ...), with (E, T - 1, ...) where nothing follows the last row: lengths, columns and notes."""
+def _read_batched(table: Table, seen: str, path: Path) -> tuple[Lengths, dict[str, Column], tuple[str, ...]]:
+    """Read lengths, columns and notes from arrays (E, T, ...); arrays without a last row may be (E, T - 1, ...)."""
     episodes, steps = table[seen].shape[:2]
-    tellers = {name: _integers(table[name], name, path) for name in LENGTHS if name in table}
-    lengths = _agreed(tellers, path) if tellers else np.full(episodes, steps, np.int64)
+    length_arrays = {name: _read_integers(table[name], name, path) for name in LENGTHS if name in table}
+    lengths = _common_lengths(length_arrays, path) if length_arrays else np.full(episodes, steps, np.int64)
     if lengths.shape != (episodes,) or (lengths < 1).any() or (lengths > steps).any():
-        raise DataError(f"{path}: {_list(tellers) or seen} must tell {episodes} lengths from 1 to {steps}")
+        raise DataError(
+            f"{path}: {_join_names(length_arrays) or seen} must contain {episodes} lengths from 1 to {steps}"
+        )
     rest = {name: column for name, column in table.items() if name not in LENGTHS}
     fits = [n for n, c in rest.items() if c.shape[0] == episodes and c.shape[1:2] in ((steps,), (steps - 1,))]
-    columns: dict[str, Column] = {name: _unpadded(rest[name], lengths) for name in fits}
-    return lengths, columns, _left(rest, columns, f"({episodes}, {steps} or {steps - 1}, ...)", path)
+    columns: dict[str, Column] = {name: _remove_padding(rest[name], lengths) for name in fits}
+    return lengths, columns, _note_unread(rest, columns, f"({episodes}, {steps} or {steps - 1}, ...)", path)
 
 
-def _flat(table: Table, seen: str, path: Path) -> tuple[Lengths, dict[str, Column], tuple[str, ...]]:
-    """From (N, ...): lengths, columns and notes."""
+def _read_flat(table: Table, seen: str, path: Path) -> tuple[Lengths, dict[str, Column], tuple[str, ...]]:
+    """Read lengths, columns and notes from arrays (N, ...)."""
     rows = table[seen].shape[0]
-    told = {name: _told(name, table[name], path) for name in TELLERS if name in table}
-    marks = [_bools(table[name], name, path) for name in MARKS if name in table]
-    if not told and not marks:
-        raise DataError(f"{path}: nothing tells where episodes end; add one of {', '.join((*TELLERS, *MARKS))}")
+    found = {name: _read_lengths(name, table[name], path) for name in EPISODE_ARRAYS if name in table}
+    marks = [_read_marks(table[name], name, path) for name in MARKS if name in table]
+    if not found and not marks:
+        raise DataError(f"{path}: no array says where episodes end: add one of {', '.join((*EPISODE_ARRAYS, *MARKS))}")
     for name, values in zip((n for n in MARKS if n in table), marks, strict=True):
         if len(values) != rows:
             raise DataError(f"{path}: {name} has {len(values)} rows, but {seen} has {rows}")
-    lengths = _agreed(told, path) if told else until(np.logical_or.reduce(marks))
+    lengths = _common_lengths(found, path) if found else lengths_from_ends(np.logical_or.reduce(marks))
     if not len(lengths) or (lengths < 1).any() or (lengths > rows).any() or lengths.sum() != rows:
-        raise DataError(f"{path}: {_list(told) or _list(table)} must tell episodes of {rows} rows in all")
-    rest = {name: column for name, column in table.items() if name not in TELLERS}
+        raise DataError(
+            f"{path}: {_join_names(found) or _join_names(table)} must describe episodes of 1 row or more"
+            f" that add up to {rows} rows"
+        )
+    rest = {name: column for name, column in table.items() if name not in EPISODE_ARRAYS}
     columns: dict[str, Column] = {name: column for name, column in rest.items() if column.shape[0] == rows}
-    return lengths, columns, _left(rest, columns, f"({rows}, ...)", path)
+    return lengths, columns, _note_unread(rest, columns, f"({rows}, ...)", path)
 
 
-def _left(rest: Table, taken: Mapping[str, Column], must: str, path: Path) -> tuple[str, ...]:
-    """Notes on arrays that do not fit. Raises `DataError` for one that plays a role."""
+def _note_unread(rest: Table, taken: Mapping[str, Column], must: str, path: Path) -> tuple[str, ...]:
+    """Notes on arrays of other shapes. Raises `DataError` for such an array if it is needed."""
     left = [name for name in rest if name not in taken]
     for name in left:
-        if NAMES.get(name, name) in NEEDED or name in (*MARKS, "dones"):
+        if NAMES.get(name, name) in ROLES or name in (*MARKS, "dones"):
             raise DataError(f"{path}: {name} has shape {rest[name].shape}, but must be {must}")
     return tuple(f"{name} is not read: it has shape {rest[name].shape}, not {must}" for name in left)
 
 
-def _named(columns: Mapping[str, Column], path: Path) -> dict[str, Column]:
-    """Columns by the names of a recording; states are also the observation where there is no other."""
+def _rename_columns(columns: Mapping[str, Column], path: Path) -> dict[str, Column]:
+    """Columns under their names in a recording; the state is also the observation if there is no other."""
     named: dict[str, Column] = {}
     for name, column in columns.items():
         known = NAMES.get(name, name)
         if known == "observation" and column.dtype == np.uint8 and len(column.shape) == 4:
             known = "pixels"
         if known in named:
-            raise DataError(f"{path}: {name} is one {known} too many; leave one in")
+            raise DataError(
+                f"{path}: {name} is a second array for {known}, but there must be only one: remove one of them"
+            )
         named[known] = column
     return ({"observation": named["state"]} if "state" in named else {}) | named
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Rows of a column from `start` on, `rows` of them."""
+class _Slice:
+    """`rows` rows of a column, beginning at row `start`."""
 
     column: Column
     start: int
@@ -139,62 +147,70 @@ class _Part:
         return self.column[slice(self.start + start, self.start + max(start, stop))]
 
 
-def _unpadded(column: Stored, lengths: Lengths) -> Column:
-    """(E, T, ...) or (E, T - 1, ...) -> (N, ...), without what lies behind an episode's end."""
+def _remove_padding(column: StoredArray, lengths: Lengths) -> Column:
+    """(E, T, ...) or (E, T - 1, ...) -> (N, ...), without the padding after an episode's end."""
     steps = column.shape[1]
     flat = column.merged()
-    return Concatenated([_Part(flat, e * steps, min(int(n), steps)) for e, n in enumerate(lengths)], lengths)
+    return Concatenated([_Slice(flat, e * steps, min(int(n), steps)) for e, n in enumerate(lengths)], lengths)
 
 
-def _told(name: str, column: Column, path: Path) -> Lengths:
-    """(E,) rows per episode that one array tells of."""
+def _read_lengths(name: str, column: Column, path: Path) -> Lengths:
+    """(E,) rows per episode, as defined by one array."""
     if name == "dones":
-        return until(_bools(column, name, path))
-    told = _integers(column, name, path)
+        return lengths_from_ends(_read_marks(column, name, path))
+    values = _read_integers(column, name, path)
     if name == "episode_ends":
-        return np.asarray(np.diff(told, prepend=0), np.int64)
+        return np.asarray(np.diff(values, prepend=0), np.int64)
     if name != "episode_ids":
-        return told
-    lengths = until(np.append(told[1:] != told[:-1], np.ones(min(1, len(told)), bool)))
-    if len(np.unique(told)) != len(lengths):
-        raise DataError(f"{path}: {name} comes back to an episode that had ended")
+        return values
+    lengths = lengths_from_ends(np.append(values[1:] != values[:-1], np.ones(min(1, len(values)), bool)))
+    if len(np.unique(values)) != len(lengths):
+        raise DataError(f"{path}: {name} returns to an earlier episode: sort the rows by episode")
     return lengths
 
 
-def _agreed(told: Mapping[str, Lengths], path: Path) -> Lengths:
-    (first, lengths), *others = told.items()
+def _common_lengths(found: Mapping[str, Lengths], path: Path) -> Lengths:
+    """The lengths (E,) that all arrays agree on. Raises `DataError` if they differ."""
+    (first, lengths), *others = found.items()
     for name, theirs in others:
         if not np.array_equal(lengths, theirs):
-            raise DataError(f"{path}: {first} and {name} tell different episodes; leave out the one that is wrong")
+            raise DataError(f"{path}: {first} and {name} define different episodes: remove the wrong one")
     return lengths
 
 
 def _check_marks(marks: list[tuple[str, Column]], lengths: Lengths, batched: bool, path: Path) -> None:
-    """Raise `DataError` for an end inside an episode. Ends without a mark are fine: time may have been up."""
+    """Raise `DataError` for an end mark inside an episode. Ends without a mark are valid, such as time limits."""
     inside = np.ones(int(lengths.sum()), bool)
     inside[np.cumsum(lengths) - 1] = False
-    if batched:  # marks may belong to the T - 1 actions, of which the last is in the row before the episode's last
+    if batched:  # marks may belong to the T - 1 actions; the last of these is in the episode's second-last row
         inside[np.cumsum(lengths)[lengths > 1] - 2] = False
     for name, column in marks:
-        bad = np.flatnonzero(inside & _bools(column, name, path))
+        bad = np.flatnonzero(inside & _read_marks(column, name, path))
         if len(bad):
-            raise DataError(f"{path}: {name} ends an episode at row {bad[0]}, but other arrays tell that it goes on")
+            raise DataError(
+                f"{path}: {name} ends an episode at row {bad[0]}, but by the other arrays that episode continues"
+            )
 
 
-def _integers(column: Column, name: str, path: Path) -> Lengths:
-    """(E,) or (E, 1) whole numbers -> (E,)."""
+def _read_integers(column: Column, name: str, path: Path) -> Lengths:
+    """Integers (E,) or (E, 1) as (E,)."""
     if not np.issubdtype(column.dtype, np.integer) or column.shape[1:] not in ((), (1,)):
         raise DataError(f"{path}: {name} has shape {column.shape} and dtype {column.dtype}, but must be (n,) integers")
     return np.asarray(column[:], np.int64).reshape(-1)
 
 
-def _bools(column: Column, name: str, path: Path) -> NDArray[np.bool_]:
-    """(N,) or (N, 1) -> (N,) where it is not zero."""
+def _read_marks(column: Column, name: str, path: Path) -> NDArray[np.bool_]:
+    """Marks (N,) or (N, 1) as (N,): true where the value is not zero."""
     if column.shape[1:] not in ((), (1,)):
         raise DataError(f"{path}: {name} has shape {column.shape}, but must be (N,)")
-    check_marks(column, path, name)
+    check_end_marks(column, path, name)
     return np.nan_to_num(np.asarray(column[:], np.float64)).astype(bool).reshape(-1)
 
 
-def _list(names: Mapping[str, object]) -> str:
-    return " and ".join(name for name in names if name in (*TELLERS, *MARKS))
+def _names(table: Table) -> str:
+    return ", ".join(sorted(table)) or "no arrays"
+
+
+def _join_names(names: Mapping[str, object]) -> str:
+    """The names of the arrays that define episodes, for a message."""
+    return " and ".join(name for name in names if name in (*EPISODE_ARRAYS, *MARKS))

@@ -2,7 +2,7 @@
 
 `pixels (N, H, W, C) uint8` or `observation (N, D)`, `action (N, A) float` or `(N,) int`, optional `state (N, S)`,
 `ep_len (E,) int32`, `ep_offset (E,) int64`, optional `ep_held_out (E,) bool`: episodes kept for validation.
-`action[t]` moves row t to row t + 1. stable-worldmodel writes it so, too.
+`action[t]` leads from row t to row t + 1. stable-worldmodel writes the same format.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLUMNS = ("pixels", "observation", "action", "state")
 
 
 class Canonical:
-    """Also what any HDF5 file that no other format recognises is judged by."""
+    """Canonical HDF5; also reads, or refuses, every HDF5 file that no other format recognises."""
 
     name = "canonical HDF5"
 
@@ -44,19 +44,20 @@ class Canonical:
                     if name in file and not isinstance(file[name], h5py.Dataset):
                         raise DataError(f"{path}: {name} is a group, but must be a dataset")
                     if name in file:
-                        Dataset(file[name], path)  # refuses what lies in another file, or is not stored at all
+                        # Raises for data that is stored in another file, or not stored at all.
+                        Dataset(file[name], path)
             for name in ("action", *EPISODES):
                 if name not in file:
                     has = ", ".join(sorted(map(str, file))) or "nothing"
                     raise DataError(f"{path}: lacks the column {name} (it has {has})")
-            lengths, offsets = (_integers(file[name], path) for name in EPISODES)
-            columns = {name: Dataset(dataset, path) for name, dataset in _datasets(file).items()}
-            held_out = _flags(file[HELD_OUT], path, len(lengths)) if HELD_OUT in file else None
+            lengths, offsets = (_read_integers(file[name], path) for name in EPISODES)
+            columns = {name: Dataset(dataset, path) for name, dataset in _find_datasets(file).items()}
+            held_out = _read_flags(file[HELD_OUT], path, len(lengths)) if HELD_OUT in file else None
             yield Recording(str(path), self.name, columns, lengths, offsets, held_out=held_out)
 
 
-def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Every dataset by its name, those in groups too; links to other files are not followed."""
+def _find_datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """All datasets by name, including those in groups; links to other files are not followed."""
     found: dict[str, h5py.Dataset] = {}
 
     def visit(name: str | bytes, item: h5py.HLObject) -> None:
@@ -67,7 +68,7 @@ def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     return found
 
 
-def _flags(column: h5py.Dataset, path: Path, episodes: int) -> NDArray[np.bool_]:
+def _read_flags(column: h5py.Dataset, path: Path, episodes: int) -> NDArray[np.bool_]:
     if column.dtype != np.bool_ or column.shape != (episodes,):
         raise DataError(
             f"{path}: {HELD_OUT} has shape {column.shape} and dtype {column.dtype}, but must be ({episodes},) bool"
@@ -75,7 +76,7 @@ def _flags(column: h5py.Dataset, path: Path, episodes: int) -> NDArray[np.bool_]
     return np.asarray(column[()])
 
 
-def _integers(column: h5py.Dataset, path: Path) -> NDArray[np.int64]:
+def _read_integers(column: h5py.Dataset, path: Path) -> NDArray[np.int64]:
     if not np.issubdtype(column.dtype, np.integer):
         raise DataError(f"{path}: {column.name[1:]} has dtype {column.dtype}, but must be integers")
     return np.asarray(column[()], np.int64)

@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from jepa_ray.data.columns import Column
 from jepa_ray.data.formats.hdf5 import Dataset, open_file
-from jepa_ray.data.formats.ogbench import check_marks, kind_of, until, with_state
+from jepa_ray.data.formats.ogbench import check_end_marks, join_state, lengths_from_ends, observation_name
 from jepa_ray.data.formats.peek import Peek
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
 
 NAMES = {"actions": "action", "rewards": "reward"}
 ENDS = ("terminals", "timeouts")
-MAX_NAMED = 8  # columns that a note names
+MAX_NAMED = 8  # maximum number of columns that a note lists
 
 
 class D4RL:
-    """`action[t]` moves row t to t + 1."""
+    """D4RL files; `action[t]` leads from row t to t + 1."""
 
     name = "D4RL HDF5"
 
@@ -36,19 +36,21 @@ class D4RL:
     @contextmanager
     def open(self, path: Path) -> Iterator[Recording]:
         with open_file(path) as file:
-            found, notes = _per_row(file, path)
-            marks = [_marks(found.pop(name), path, name) for name in ENDS if name in found]
+            found, notes = _row_datasets(file, path)
+            marks = [_read_marks(found.pop(name), path, name) for name in ENDS if name in found]
             if found.pop("next_observations", None) is not None:
                 notes += ("next_observations is not read",)
-            columns = with_state(found, "infos/qpos", "infos/qvel")
+            columns = join_state(found, "infos/qpos", "infos/qvel")
             seen = columns.pop("observations")
-            columns = {NAMES.get(name, name): column for name, column in columns.items()} | {kind_of(seen): seen}
-            lengths = until(np.logical_or.reduce(marks))
+            columns = {NAMES.get(name, name): column for name, column in columns.items()} | {
+                observation_name(seen): seen
+            }
+            lengths = lengths_from_ends(np.logical_or.reduce(marks))
             yield Recording.consecutive(str(path), self.name, columns, lengths, notes=notes)
 
 
-def _per_row(file: h5py.File, path: Path) -> tuple[dict[str, Column], tuple[str, ...]]:
-    """Every dataset with as many rows as `actions`, and a note on the others; links are not followed."""
+def _row_datasets(file: h5py.File, path: Path) -> tuple[dict[str, Column], tuple[str, ...]]:
+    """All datasets with as many rows as `actions`, and a note on the others; links are not followed."""
     held: dict[str, h5py.Dataset] = {}
 
     def visit(name: str, item: h5py.HLObject) -> None:
@@ -56,30 +58,30 @@ def _per_row(file: h5py.File, path: Path) -> tuple[dict[str, Column], tuple[str,
             held[name] = item
 
     file.visititems(visit)
-    rows = _shape(held, "actions", path)[0]
+    rows = _shape_of(held, "actions", path)[0]
     for name in ("observations", *(name for name in ENDS if name in file)):
-        if _shape(held, name, path)[0] != rows:
+        if _shape_of(held, name, path)[0] != rows:
             raise DataError(f"{path}: {name} has shape {held[name].shape}, but actions has {rows} rows")
     fits = {name for name, item in held.items() if item.shape and item.shape[0] == rows}
     others = sorted(set(held) - fits)
     named = ", ".join(others[:MAX_NAMED]) + (", ..." if len(others) > MAX_NAMED else "")
-    notes = (f"not read, for they have other than {rows} rows: {named}",) if others else ()
+    notes = (f"not read, because they do not have {rows} rows: {named}",) if others else ()
     return {name: Dataset(held[name], path) for name in sorted(fits)}, notes
 
 
-def _shape(held: dict[str, h5py.Dataset], name: str, path: Path) -> tuple[int, ...]:
-    """Of a dataset that must be there, and have rows."""
+def _shape_of(held: dict[str, h5py.Dataset], name: str, path: Path) -> tuple[int, ...]:
+    """The shape of a dataset. Raises `DataError` if it is missing or has no rows."""
     if name not in held:
-        raise DataError(f"{path}: {name} is not a dataset in this file")
+        raise DataError(f"{path}: {name} is not a dataset of this file, but must be")
     shape: tuple[int, ...] | None = held[name].shape
     if not shape or not shape[0]:
         raise DataError(f"{path}: {name} has shape {shape}, but must have rows")
     return shape
 
 
-def _marks(column: Column, path: Path, name: str) -> NDArray[np.bool_]:
-    """(N,) or (N, 1) -> (N,) where episodes end."""
+def _read_marks(column: Column, path: Path, name: str) -> NDArray[np.bool_]:
+    """Marks (N,) or (N, 1) as (N,): true in the last row of an episode."""
     if column.shape not in ((column.shape[0],), (column.shape[0], 1)):
         raise DataError(f"{path}: {name} has shape {column.shape}, but must be (N,)")
-    check_marks(column, path, name)
+    check_end_marks(column, path, name)
     return np.asarray(column[:], bool).reshape(-1)

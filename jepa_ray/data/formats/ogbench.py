@@ -1,4 +1,4 @@
-"""OGBench: an npz of flat rows, `terminals` 1 in each trajectory's last; `NAME-val.npz` beside it is held out."""
+"""OGBench: an npz of flat rows; `terminals` is 1 in the last row of a trajectory; `NAME-val.npz` is held out."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
 
 REQUIRED = ("observations", "actions", "terminals")
-# What tells episodes elsewhere: with one of these beside them, terminals need not be all the ends.
-FOREIGN = frozenset({
+# Arrays that define episodes in other formats; if one of them exists, `terminals` may not mark all ends.
+OTHER_EPISODE_ARRAYS = frozenset({
     "ep_len", "lengths", "seq_lengths", "episode_ends", "episode_ids", "dones", "timeouts", "terminated", "truncated",
 })  # fmt: skip
 
 
 class OGBench:
-    """`action[t]` moves row t to t + 1; a trajectory's last action leads nowhere."""
+    """OGBench files; `action[t]` leads from row t to t + 1, and a trajectory's last action is not used."""
 
     name = "OGBench"
 
     def recognises(self, seen: Peek) -> bool:
-        return seen.kind == "npz" and seen.has(*REQUIRED) and seen.names.isdisjoint(FOREIGN)
+        return seen.kind == "npz" and seen.has(*REQUIRED) and seen.names.isdisjoint(OTHER_EPISODE_ARRAYS)
 
     def files(self, path: Path) -> list[Path]:
         held_out = path.with_name(f"{path.stem}-val.npz")
@@ -37,14 +37,14 @@ class OGBench:
     @contextmanager
     def open(self, path: Path) -> Iterator[Recording]:
         files = self.files(path)
-        tables = [_table(file) for file in files]
-        ends = [_ends(table, file) for table, file in zip(tables, files, strict=True)]
-        lengths = [until(marks) for marks in ends]
-        joined, notes = _joined(tables, files, np.array([len(marks) for marks in ends], np.int64))
-        columns = with_state(joined, "qpos", "qvel")
+        tables = [_read_table(file) for file in files]
+        ends = [_pop_ends(table, file) for table, file in zip(tables, files, strict=True)]
+        lengths = [lengths_from_ends(marks) for marks in ends]
+        joined, notes = _join_files(tables, files, np.array([len(marks) for marks in ends], np.int64))
+        columns = join_state(joined, "qpos", "qvel")
         columns["action"] = columns.pop("actions")
         seen = columns.pop("observations")
-        columns[kind_of(seen)] = seen
+        columns[observation_name(seen)] = seen
         held_out = np.repeat([False, True][: len(files)], [len(part) for part in lengths])
         yield Recording.consecutive(
             str(path),
@@ -56,37 +56,37 @@ class OGBench:
         )
 
 
-def with_state(columns: Mapping[str, Column], *names: str) -> dict[str, Column]:
-    """The columns, those of `names` that are there made one, `state`."""
+def join_state(columns: Mapping[str, Column], *names: str) -> dict[str, Column]:
+    """The columns, with those of `names` that exist joined to one column `state`."""
     found = [columns[name] for name in names if name in columns]
     rest = {name: column for name, column in columns.items() if name not in names}
     return rest | {"state": found[0] if len(found) == 1 else SideBySide(found)} if found else rest
 
 
-def kind_of(seen: Column) -> str:
-    """What an observation is called."""
+def observation_name(seen: Column) -> str:
+    """The name of an observation column: `pixels` or `observation`."""
     return "pixels" if seen.dtype == np.uint8 and len(seen.shape) == 4 else "observation"
 
 
-def until(ends: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(N,) true in an episode's last row -> (E,) rows per episode; what follows the last end is an episode too."""
+def lengths_from_ends(ends: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(N,) true in an episode's last row -> (E,) rows per episode; rows after the last end are an episode too."""
     last = np.flatnonzero(ends)
     if len(ends) and not ends[-1]:
         last = np.append(last, len(ends) - 1)
     return np.diff(last, prepend=-1).astype(np.int64)
 
 
-def check_marks(column: Column, path: Path, name: str) -> None:
-    """Raise `DataError` unless values are numbers or booleans, of which those other than 0 mark an end."""
+def check_end_marks(column: Column, path: Path, name: str) -> None:
+    """Raise `DataError` unless end marks are numbers or booleans."""
     if column.dtype.kind not in "biuf":
         raise DataError(f"{path}: {name} has dtype {column.dtype}, but must be numbers or booleans")
 
 
-def _table(path: Path) -> dict[str, Member]:
+def _read_table(path: Path) -> dict[str, Member]:
     found = members(path)
     for name in REQUIRED:
         if name not in found:
-            raise DataError(f"{path}: lacks {name}")
+            raise DataError(f"{path}: lacks {name} (it has {', '.join(sorted(found)) or 'no arrays'})")
     rows = found["terminals"].shape[0]
     for name, column in found.items():
         if column.shape[0] != rows:
@@ -94,27 +94,27 @@ def _table(path: Path) -> dict[str, Member]:
     return found
 
 
-def _ends(table: dict[str, Member], path: Path) -> NDArray[np.bool_]:
-    """(N,) where trajectories end, taken out of the table."""
+def _pop_ends(table: dict[str, Member], path: Path) -> NDArray[np.bool_]:
+    """Remove the end marks (N,) of trajectories from the table, and return them."""
     terminals = table.pop("terminals")
     if len(terminals.shape) != 1 or not terminals.shape[0]:
-        raise DataError(f"{path}: terminals has shape {terminals.shape}, but must be (N,) with rows in it")
-    check_marks(terminals, path, "terminals")
+        raise DataError(f"{path}: terminals has shape {terminals.shape}, but must be (N,) with at least one row")
+    check_end_marks(terminals, path, "terminals")
     return np.asarray(terminals[:], bool)
 
 
-def _joined(
+def _join_files(
     tables: list[dict[str, Member]], files: list[Path], rows: NDArray[np.int64]
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
-    """Columns that all files have, one file after another, and notes on the others."""
+    """The columns that all files have, concatenated, and notes on the others."""
     first, last = tables[0], tables[-1]
     columns: dict[str, Column] = {}
     for name in (name for name in first if name in last):
         ours, theirs = first[name], last[name]
         if ours.shape[1:] != theirs.shape[1:] or ours.dtype != theirs.dtype:
             raise DataError(
-                f"{files[-1]}: {name} has rows of shape {theirs.shape[1:]} and dtype {theirs.dtype}, but"
-                f" {files[0].name} {ours.shape[1:]} and {ours.dtype}"
+                f"{files[-1]}: {name} has rows of shape {theirs.shape[1:]} and dtype {theirs.dtype}, but must"
+                f" have {ours.shape[1:]} and {ours.dtype} as in {files[0].name}"
             )
         columns[name] = Concatenated([table[name] for table in tables], rows)
     alone = [(name, files[0]) for name in first if name not in last]

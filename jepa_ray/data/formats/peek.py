@@ -1,13 +1,14 @@
-"""A first look at a path: what it is and which names are in it, without reading any data.
+"""A first look at a path: its kind and the names in it, without reading any data.
 
-Formats are told apart by this alone. Nothing is unpickled: where a pickle lies in the way, the refusal names
-the command that converts it in a place where it is trusted.
+Formats are distinguished by this alone. Nothing is unpickled: the error for a pickle gives the command that
+converts it, for users who trust the file.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,32 +18,33 @@ from typing import Literal
 
 import h5py
 
-from jepa_ray.errors import DataError
+from jepa_ray.errors import DataError, first_line
 
 Kind = Literal["folder", "hdf5", "npz", "npy", "torch", "unknown"]
 
-# What parsers raise for files that are damaged, or made to do harm; each is the file's fault, not ours.
-BROKEN = (
+# The exceptions that parsers raise for damaged or malicious files: these are faults of the file, not bugs here.
+PARSER_ERRORS = (
     OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, EOFError, OverflowError,
-    MemoryError, SyntaxError, ArithmeticError, NotImplementedError, AssertionError, zipfile.BadZipFile,
+    MemoryError, SyntaxError, ArithmeticError, NotImplementedError, AssertionError, tokenize.TokenError,
+    zipfile.BadZipFile,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Peek:
-    """What lies at a path."""
+    """The kind of a path and the names in it."""
 
     path: Path
     kind: Kind
-    names: frozenset[str]  # top-level: entries of a folder, datasets and groups of HDF5, arrays of npz
+    names: frozenset[str]  # top-level names: entries of a folder, datasets and groups of HDF5, or arrays of npz
 
     def has(self, *names: str) -> bool:
-        """Whether all of `names` are there."""
+        """Whether all of `names` exist."""
         return self.names.issuperset(names)
 
 
 def peek(path: Path) -> Peek:
-    """Look at `path`. Raises `DataError` if it cannot be read, or is a pickle."""
+    """Inspect `path`. Raises `DataError` if it cannot be read, or is a pickle."""
     check_kind(path)
     try:
         if path.is_dir():
@@ -63,46 +65,46 @@ def peek(path: Path) -> Peek:
         with readable(path, "HDF5 file"), h5py.File(path, "r") as opened:
             return Peek(path, "hdf5", frozenset(map(str, opened)))
     if path.suffix in (".pkl", ".pickle") or head[:1] == b"\x80":
-        raise DataError(refusal_of_pickle(path))
+        raise DataError(explain_pickle_refusal(path))
     return Peek(path, "unknown", frozenset())
 
 
 def check_kind(path: Path) -> None:
-    """Raise `DataError` unless a file or a folder is there, or a link to one: opening a pipe would wait forever."""
+    """Raise `DataError` unless the path is a file or folder, or a link to one: opening a pipe would wait forever."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise DataError(f"{path}: is neither a file nor a folder")
+        raise DataError(f"{path}: is neither a file nor a folder, but must be one")
 
 
-def refusal_of_pickle(path: Path) -> str:
-    """Why a pickle is not read, and the command that makes it something that is."""
+def explain_pickle_refusal(path: Path) -> str:
+    """The error message for a pickle: why it is not read, and the command that converts it."""
     out = path.with_suffix(".pth")
     return (
-        f"{path}: is a pickle, which can run code when it is read; where you trust it, convert it:"
+        f"{path}: is a pickle, which can run code when it is read: if you trust it, convert it with"
         f" python -c \"import pickle, torch; torch.save(torch.as_tensor(pickle.load(open('{path}', 'rb'))), '{out}')\""
     )
 
 
 @contextmanager
 def readable(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a parser raises for a bad file into one clear line."""
+    """Raise the errors of a parser for a bad file as a one-line `DataError`."""
     try:
         yield
-    except BROKEN as error:
-        raise DataError(f"{path}: is not a readable {what} ({first_line(error)})") from error
+    except PARSER_ERRORS as error:
+        raise DataError(f"{path}: is not a readable {what} ({short_reason(error)})") from error
 
 
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line of bearable length."""
-    lines = str((isinstance(error, OSError) and error.strerror) or error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def short_reason(error: BaseException) -> str:
+    """The first line of an error's message, or of the operating system's reason; at most 200 characters."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return first_line(reason or error)[:200]
 
 
 def files_below(path: Path) -> list[Path]:
-    """`path` itself if it is a file, else every file in the folder and below; links to folders are not followed."""
+    """`path` if it is a file, else all files in the folder and its subfolders; links to folders are not followed."""
     if not path.is_dir():
         return [path]
     return [Path(folder, name) for folder, folders, names in _walk(path) for name in sorted(names)]

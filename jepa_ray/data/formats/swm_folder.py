@@ -1,4 +1,4 @@
-"""stable-worldmodel's folder: an npz per column, images as `NAME/ep_E_step_T.jpeg`."""
+"""stable-worldmodel's folders: an npz file per column, and images as `NAME/ep_E_step_T.jpeg`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from PIL import Image
 
 from jepa_ray.data.columns import Column
 from jepa_ray.data.formats.npz import Member
-from jepa_ray.data.formats.peek import BROKEN, Peek, files_below, first_line
+from jepa_ray.data.formats.peek import PARSER_ERRORS, Peek, files_below, short_reason
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
 
 
 class SwmFolder:
-    """`action[t]` moves row t to t + 1."""
+    """A folder of stable-worldmodel; `action[t]` leads from row t to t + 1."""
 
     name = "stable-worldmodel folder"
 
@@ -32,18 +32,20 @@ class SwmFolder:
     @contextmanager
     def open(self, path: Path) -> Iterator[Recording]:
         columns: dict[str, Column] = {file.stem: Member(file, "arr_0") for file in sorted(path.glob("*.npz"))}
-        lengths, offsets = (_integers(columns.pop(name), path / f"{name}.npz") for name in ("ep_len", "ep_offset"))
+        lengths, offsets = (_read_integers(columns.pop(name), path / f"{name}.npz") for name in ("ep_len", "ep_offset"))
         _check_episodes(lengths, offsets, path)
         for name, column in columns.items():
-            if column.shape[0] != (rows := sum(lengths.tolist())):  # not numpy's sum, which may wrap around
-                raise DataError(f"{path}: {name} has shape {column.shape}, but ep_len adds up to {rows} rows")
+            if column.shape[0] != (rows := sum(lengths.tolist())):  # Python's sum, because numpy's may overflow
+                raise DataError(
+                    f"{path}: {name} has shape {column.shape}, but must have {rows} rows, the sum of ep_len"
+                )
         for folder in sorted(file.parent for file in path.glob("*/ep_0_step_0.jpeg")):
             columns[folder.name] = _Images(folder, lengths, offsets)
         yield Recording(str(path), self.name, columns, lengths, offsets)
 
 
 class _Images:
-    """(N, H, W, 3) uint8, decoded as they are sliced."""
+    """Images (N, H, W, 3) uint8, decoded when they are sliced."""
 
     def __init__(self, folder: Path, lengths: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
         self._folder, self._offsets = folder, offsets
@@ -56,34 +58,44 @@ class _Images:
         for row in range(start, stop):
             image = self._image(row)
             if image.shape != self.shape[1:]:
-                raise DataError(f"{self._folder}: row {row} is {image.shape}, but the first {self.shape[1:]}")
+                raise DataError(
+                    f"{self._folder}: row {row} has shape {image.shape}, but the first row has shape {self.shape[1:]}"
+                )
             out[row - start] = image
         return out
 
     def _image(self, row: int) -> NDArray[np.uint8]:
-        """(H, W, 3)."""
+        """The image (H, W, 3) of a row."""
         episode = int(np.searchsorted(self._offsets, row, side="right")) - 1
         file = self._folder / f"ep_{episode}_step_{row - int(self._offsets[episode])}.jpeg"
         try:
-            with Image.open(file, formats=("JPEG", "PNG")) as image:  # some of Pillow's others start programs
+            # Some of Pillow's other formats start external programs.
+            with Image.open(file, formats=("JPEG", "PNG")) as image:
                 return np.asarray(image.convert("RGB"))
-        except (*BROKEN, Image.DecompressionBombError) as error:
-            raise DataError(f"{file}: cannot be read ({first_line(error)})") from None
+        except (*PARSER_ERRORS, Image.DecompressionBombError) as error:
+            raise DataError(f"{file}: cannot be read ({short_reason(error)})") from None
 
 
-def _integers(column: Column, file: Path) -> NDArray[np.int64]:
+def _read_integers(column: Column, file: Path) -> NDArray[np.int64]:
     if not np.issubdtype(column.dtype, np.integer) or len(column.shape) != 1:
         raise DataError(f"{file}: has shape {column.shape} and dtype {column.dtype}, but must be (episodes,) integers")
     return np.asarray(column[:], np.int64)
 
 
 def _check_episodes(lengths: NDArray[np.int64], offsets: NDArray[np.int64], path: Path) -> None:
-    """Raise `DataError` unless episodes lie one after another: a row's image is found by them."""
+    """Raise `DataError` unless episodes are consecutive: the file of an image is found from them."""
     if lengths.shape != offsets.shape or not len(lengths):
-        raise DataError(f"{path}: ep_len tells of {len(lengths)} episodes and ep_offset of {len(offsets)}")
+        raise DataError(
+            f"{path}: ep_len has {len(lengths)} episodes and ep_offset {len(offsets)}, but both must have the same"
+            " number, at least 1"
+        )
     if (lengths < 1).any():
-        raise DataError(f"{path}: ep_len[{np.argmax(lengths < 1)}] is {lengths.min()}, but must be 1 or more")
-    wrong = offsets != np.cumsum(lengths) - lengths
+        bad = int(np.argmax(lengths < 1))
+        raise DataError(f"{path}: ep_len[{bad}] is {lengths[bad]}, but must be 1 or more")
+    expected = np.cumsum(lengths) - lengths
+    wrong = offsets != expected
     if wrong.any():
         bad = int(np.argmax(wrong))
-        raise DataError(f"{path}: ep_offset[{bad}] is {offsets[bad]}, but the lengths before it add up to another row")
+        raise DataError(
+            f"{path}: ep_offset[{bad}] is {offsets[bad]}, but must be {expected[bad]}: the sum of the lengths before"
+        )

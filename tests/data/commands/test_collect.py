@@ -1,4 +1,4 @@
-"""Every row says which episode and step it is of, so that what belongs together is checked exactly."""
+"""Collects from an environment whose observations contain the episode and step, so that every row can be checked."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from jepa_ray.errors import DataError  # noqa: E402
 
 
 class Counting(gym.Env):
-    """Episode e has 2 + e % 3 steps; observes (episode, step, last action); reward is 10 e + step."""
+    """Episode e has 2 + e % 3 steps; observations are (episode, step, last action), the reward is 10 e + step."""
 
     def __init__(self, actions=None, fail_at=None, error=RuntimeError):
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float64)
@@ -65,7 +65,7 @@ def made(tmp_path, env, **kwargs):
 
 
 def check_rows(data, episodes):
-    """An independent account of what the file must hold."""
+    """Compare with the expected content, computed independently."""
     seen, at = data["observation"], 0
     assert data["ep_len"].tolist() == [3 + e % 3 for e in episodes]
     for e, rows, offset in zip(episodes, data["ep_len"], data["ep_offset"], strict=True):
@@ -87,39 +87,39 @@ def test_rows_actions_and_rewards_of_one_environment(tmp_path):
     assert data["observation"].dtype == np.float32
 
 
-def test_each_of_several_environments_gives_its_share(tmp_path):
+def test_parallel_environments_share_the_episodes(tmp_path):
     data = made(tmp_path, "Counting-v0", episodes=5, num_envs=2)
     check_rows(data, [0, 0, 1, 1, 2])
 
 
-def test_same_seed_same_content(tmp_path):
+def test_content_depends_on_the_seed_only(tmp_path):
     one, two, other = (made(tmp_path, "Counting-v0", seed=seed)["action"] for seed in (3, 3, 4))
     np.testing.assert_array_equal(one, two)
     assert (one != other).any()
 
 
-def test_multi_discrete_counts_from_0(tmp_path):
+def test_multi_discrete_actions_are_numbered_from_0(tmp_path):
     data = made(tmp_path, "Multi-v0")
     assert data["action"].shape[1:] == (2,)
     inner = data["observation"][1:, 1] > 0
     np.testing.assert_array_equal(data["action"][:-1, 0][inner] + 2, data["observation"][1:, 2][inner])
 
 
-def test_box_actions_end_in_nan(tmp_path):
+def test_last_box_action_of_an_episode_is_nan(tmp_path):
     data = made(tmp_path, "Box-v0")
     assert data["action"].shape[1:] == (4,)
     last = data["ep_offset"] + data["ep_len"] - 1
     assert np.flatnonzero(np.isnan(data["action"]).any(1)).tolist() == last.tolist()
 
 
-def test_dict_without_texts_and_one_leaf(tmp_path):
+def test_dict_observation_omits_texts_and_key_selects_one_entry(tmp_path):
     whole = made(tmp_path, "Nested-v0")["observation"]
     assert whole.shape[1] == 6
     assert whole[0].tolist() == [0, 1, 0, 0, 0, -1]
     check_rows(made(tmp_path, "Nested-v0", key="b"), [0, 1, 2, 3])
 
 
-def test_max_steps_cuts(tmp_path):
+def test_max_steps_limits_episodes(tmp_path):
     assert made(tmp_path, "Counting-v0", max_steps=2)["ep_len"].tolist() == [3] * 4
 
 
@@ -128,19 +128,19 @@ def test_max_steps_cuts(tmp_path):
     [
         ("Failing-v0", {}, "Failing-v0: RuntimeError: boom line"),
         ("Absent-v0", {}, "Absent-v0: NameNotFound"),
-        ("Counting-v0", {"observe": "pixels"}, "no rgb_array"),
-        ("Counting-v0", {"policy": "nowhere:fn"}, "policy nowhere:fn"),
-        ("Nested-v0", {"key": "c"}, "no key c"),
+        ("Counting-v0", {"observe": "pixels"}, "has no render mode rgb_array"),
+        ("Counting-v0", {"policy": "nowhere:fn"}, "--policy is nowhere:fn, but must be random or MODULE:FN"),
+        ("Nested-v0", {"key": "c"}, "has no key c"),
     ],
 )
-def test_errors_are_one_line_and_leave_nothing(tmp_path, env, kwargs, says):
+def test_errors_are_one_line_and_leave_no_files(tmp_path, env, kwargs, says):
     with pytest.raises(DataError, match=says) as error:
         made(tmp_path, env, **kwargs)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_leaves_nothing(tmp_path):
+def test_interrupt_leaves_no_files(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path, "Interrupted-v0")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The commands of `python -m jepa_ray.data`, each as a process of its own."""
+"""The commands of `python -m jepa_ray.data`, each run in a separate process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def data(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_convert_writes_what_training_reads(canonical_h5: MakeH5, tmp_path: Path) -> None:
+def test_convert_applies_its_options(canonical_h5: MakeH5, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out.h5"
     done = data("convert", canonical_h5(), out, "--frameskip", 2, "--resize", "8x10", "--keys", "pixels,action")
     assert (done.returncode, done.stderr) == (0, "")
@@ -55,7 +55,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert not (tmp_path / "out.h5").exists()
 
 
-def test_collected_episodes_can_be_looked_at(tmp_path: Path) -> None:
+def test_collected_episodes_are_shown_by_info(tmp_path: Path) -> None:
     pytest.importorskip("gymnasium")
     out = tmp_path / "episodes.h5"
     made = data("collect", "--env", "MountainCar-v0", "--out", out, "--episodes", 3, "--max-steps", 5)

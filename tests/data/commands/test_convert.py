@@ -1,4 +1,4 @@
-"""Conversion to canonical HDF5: exact, and the same after a kill."""
+"""Conversion to canonical HDF5: values are exact, also after a kill and a restart."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from jepa_ray.errors import DataError
 
 MakeH5 = Callable[..., Path]
 
-# Parts of 16 rows or fewer; dies by SIGKILL when two parts are there.
+# Writes parts of 16 rows or fewer, and kills itself with SIGKILL when two parts exist.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from jepa_ray.data import convert as module
-module.PART = 1 << 12
+from jepa_ray.data.commands import convert as module
+module.PART_BYTES = 1 << 12
 def progress(done, total):
     if done == 2 and total > 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -68,7 +68,7 @@ def test_round_trip_is_exact(source: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out.h5.partial").exists()
 
 
-def test_frameskip_and_gray_against_a_loop(source: Path, tmp_path: Path) -> None:
+def test_frameskip_and_grayscale_equal_a_loop_over_rows(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "out.h5", frameskip=3, grayscale=True)
     old, new = read(source), read(tmp_path / "out.h5")
     row = 0
@@ -83,7 +83,7 @@ def test_frameskip_and_gray_against_a_loop(source: Path, tmp_path: Path) -> None
     assert row == len(new["state"]) == new["ep_len"].sum()
 
 
-def test_killed_and_run_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conversion_resumes_after_a_kill(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.h5"
     died = subprocess.run([sys.executable, "-c", KILLED, str(source), str(out)], check=False)
     assert died.returncode == -signal.SIGKILL
@@ -91,31 +91,31 @@ def test_killed_and_run_again(source: Path, tmp_path: Path, monkeypatch: pytest.
     assert len(parts) == 2
     assert not out.exists()
     before = [part.stat().st_mtime_ns for part in parts]
-    monkeypatch.setattr("jepa_ray.data.commands.convert.PART", 1 << 12)
+    monkeypatch.setattr("jepa_ray.data.commands.convert.PART_BYTES", 1 << 12)
     seen: list[list[int]] = []
     convert(source, out, progress=lambda done, total: seen.append([part.stat().st_mtime_ns for part in parts]))
     assert seen[0] == seen[-1] == before
     assert_same(read(source), read(out))
 
 
-def test_a_disk_without_room_stops_it_and_keeps_what_is_there(
+def test_full_disk_stops_the_conversion_and_keeps_finished_parts(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.h5"
-    monkeypatch.setattr("jepa_ray.data.commands.convert.PART", 1 << 12)
+    monkeypatch.setattr("jepa_ray.data.commands.convert.PART_BYTES", 1 << 12)
     real = shutil.disk_usage(tmp_path)
-    free = iter([real.free, real.free])  # before the first part and the second; then it is full
+    free = iter([real.free, real.free])  # free space before the first and the second part; then the disk is full
     monkeypatch.setattr("shutil.disk_usage", lambda _: real._replace(free=next(free, 0)))
-    with pytest.raises(DataError, match=r"must be free to go on, but the disk has 0\.0 GB"):
+    with pytest.raises(DataError, match=r"needs 0\.0 GB of free disk space, but the disk has 0\.0 GB"):
         convert(source, out)
     assert len(list((tmp_path / "out.h5.partial").glob("*.h5"))) == 2
     monkeypatch.undo()
-    monkeypatch.setattr("jepa_ray.data.commands.convert.PART", 1 << 12)
+    monkeypatch.setattr("jepa_ray.data.commands.convert.PART_BYTES", 1 << 12)
     convert(source, out)
     assert_same(read(source), read(out))
 
 
-def test_the_datasets_own_split_is_kept(source: Path, tmp_path: Path) -> None:
+def test_datasets_own_split_is_kept(source: Path, tmp_path: Path) -> None:
     with h5py.File(source, "r+") as file:
         file["ep_held_out"] = np.arange(6) >= 4
     convert(source, tmp_path / "out.h5", frameskip=2)
@@ -124,7 +124,7 @@ def test_the_datasets_own_split_is_kept(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [np.zeros(5, bool), np.zeros(6, np.int8)])
-def test_a_split_of_another_form_is_refused(source: Path, tmp_path: Path, flags: np.ndarray) -> None:
+def test_invalid_split_is_refused(source: Path, tmp_path: Path, flags: np.ndarray) -> None:
     with h5py.File(source, "r+") as file:
         file["ep_held_out"] = flags
     with pytest.raises(DataError, match=r"ep_held_out has shape .* but must be \(6,\) bool"):
@@ -133,7 +133,8 @@ def test_a_split_of_another_form_is_refused(source: Path, tmp_path: Path, flags:
 
 def test_changed_source_discards_parts(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    subprocess.run([sys.executable, "-c", KILLED, str(source), str(out)], check=False)
+    died = subprocess.run([sys.executable, "-c", KILLED, str(source), str(out)], check=False)
+    assert died.returncode == -signal.SIGKILL
     with h5py.File(source, "r+") as file:
         file["state"][0] = 7
     os.utime(source)
@@ -141,27 +142,27 @@ def test_changed_source_discards_parts(source: Path, tmp_path: Path) -> None:
     assert_same(read(source), read(out))
 
 
-def test_refusals(source: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is the source itself"):
         convert(source, source)
     with pytest.raises(DataError, match="lacks the column nothing"):
         convert(source, tmp_path / "out.h5", keys=["nothing"])
-    with pytest.raises(DataError, match="no name of a column"):
+    with pytest.raises(DataError, match="is not a valid column name"):
         convert(source, tmp_path / "out.h5", keys=["../x"])
     (tmp_path / "out.h5").touch()
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         convert(source, tmp_path / "out.h5")
 
 
-def test_killed_after_the_rename_it_only_clears_up(canonical_h5: MakeH5, tmp_path: Path) -> None:
+def test_conversion_killed_after_the_rename_only_removes_its_parts(canonical_h5: MakeH5, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
     convert(canonical_h5(), out)
     written = out.read_bytes()
-    (tmp_path / "out.h5.partial").mkdir()  # as a conversion leaves it that dies before it removes its parts
+    (tmp_path / "out.h5.partial").mkdir()  # the state after a conversion died before it removed its parts
     convert(canonical_h5(), out)
     assert out.read_bytes() == written
     assert not (tmp_path / "out.h5.partial").exists()
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         convert(canonical_h5(), out)
 
 
@@ -174,7 +175,7 @@ def test_previous_actions_are_written_as_next(canonical_h5: MakeH5, tmp_path: Pa
         np.testing.assert_array_equal(file["action"][()][used], action[used + 1])
 
 
-def test_resized_frames_are_those_that_training_would_see(canonical_h5: MakeH5, tmp_path: Path) -> None:
+def test_resized_frames_equal_those_of_training(canonical_h5: MakeH5, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (22, 16, 20, 3), np.uint8)
     source = canonical_h5(columns={"pixels": pixels})
     convert(source, tmp_path / "out.h5", resize=(8, 10), grayscale=True)
@@ -184,7 +185,7 @@ def test_resized_frames_are_those_that_training_would_see(canonical_h5: MakeH5, 
 
 
 @pytest.mark.parametrize("keys", [[], ["depth"], ["../pixels"], ["/pixels"]])
-def test_columns_that_are_not_there_are_refused(canonical_h5: MakeH5, tmp_path: Path, keys: list[str]) -> None:
+def test_missing_columns_are_refused(canonical_h5: MakeH5, tmp_path: Path, keys: list[str]) -> None:
     with pytest.raises(DataError):
         convert(canonical_h5(), tmp_path / "out.h5", keys=keys)
     assert not (tmp_path / "out.h5").exists()

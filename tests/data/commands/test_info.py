@@ -1,4 +1,4 @@
-"""Numbers, texts and pictures of planted data: each count is known beforehand."""
+"""Statistics, text and pictures of datasets with known content."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from jepa_ray.data.commands.info_text import print_description
 from jepa_ray.data.commands.sheet import contact_sheet
 from jepa_ray.data.formats import open_recording
 
-LENGTHS = (5, 7, 4, 6)  # of `canonical_h5`: 22 rows
+LENGTHS = (5, 7, 4, 6)  # of the files that `canonical_h5` writes: 22 rows
 
 
 def described(path: Path) -> Description:
@@ -50,7 +50,7 @@ def values(description: Description, name: str) -> Values:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 3 rows, so that episodes and comparisons cross their borders."""
+    """Use chunks of 3 rows, so that episodes and comparisons cross the borders of chunks."""
     three = lambda column: chunks(column, 3 * max(1, int(np.prod(column.shape[1:])) * column.dtype.itemsize))  # noqa: E731
     monkeypatch.setattr(info, "chunks", three)
 
@@ -74,7 +74,7 @@ def test_at_most_ten_bins_hold_every_trajectory(canonical_h5: MakeH5) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_values_of_a_column(canonical_h5: MakeH5) -> None:
+def test_statistics_of_a_column(canonical_h5: MakeH5) -> None:
     extra = np.arange(22 * 3, dtype=np.float32).reshape(22, 3)
     extra[:, 1] = 7
     extra[4, 0] = extra[21, 2] = np.nan
@@ -87,12 +87,12 @@ def test_values_of_a_column(canonical_h5: MakeH5) -> None:
     assert found.ranges == ((0, 63), (7, 7), (2, 62))
 
 
-def test_a_column_without_finite_values(canonical_h5: MakeH5) -> None:
+def test_column_without_finite_values_has_no_statistics(canonical_h5: MakeH5) -> None:
     found = values(described(canonical_h5(columns={"extra": np.full((22, 2), np.nan)})), "extra")
     assert (found.low, found.high, found.mean, found.nan, found.constant) == (None, None, None, 44, (0, 1))
 
 
-def test_columns_that_hold_no_numbers_per_row_have_only_a_form(canonical_h5: MakeH5) -> None:
+def test_columns_without_numbers_per_row_have_only_a_shape(canonical_h5: MakeH5) -> None:
     odd = {"names": np.array([b"a"] * 22), "fps": 10, "short": np.zeros(3)}
     found = described(canonical_h5(columns=odd))
     assert {column.name: column.shape for column in found.columns if column.values is None} == {
@@ -114,42 +114,45 @@ def test_action_spaces(canonical_h5: MakeH5) -> None:
     assert described(canonical_h5(columns={"action": np.zeros(22)})).actions is None
 
 
-def test_the_most_frequent_of_many_values(canonical_h5: MakeH5) -> None:
-    keys = np.array([*range(12), *range(2, 12)])  # 0 and 1 once, the others twice
+def test_most_frequent_values_of_discrete_actions_are_shown(canonical_h5: MakeH5) -> None:
+    keys = np.array([*range(12), *range(2, 12)])  # 0 and 1 occur once, the others twice
     found = described(canonical_h5(columns={"action": keys}))
     assert found.actions == Discrete(12, tuple((value, 2 / 22) for value in range(2, 12)))
     assert "12 values: 2 (9.1%)" in printed(found)
-    assert "and 2 rarer ones" in printed(found)
+    assert "and 2 rarer values" in printed(found)
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("still", [0, 3])
-def test_repeated_episodes_and_still_rows(canonical_h5: MakeH5, still: int) -> None:
+@pytest.mark.parametrize("unchanged", [0, 3])
+def test_repeated_episodes_and_unchanged_rows(canonical_h5: MakeH5, unchanged: int) -> None:
     lengths = (5, 4, 5, 5, 5)  # 24 rows, 19 steps
     seen = np.arange(24, dtype=np.float32)[:, None] + np.zeros((1, 2), np.float32)
     act = np.arange(24, dtype=np.float32)[:, None]
-    seen[9:14], act[9:14] = seen[:5], act[:5]  # episode 2 is episode 0
-    seen[14:19] = seen[:5]  # episode 3 only looks like it
-    act[19:24] = act[:5]  # episode 4 only acts like it
-    seen[5] = seen[4]  # across two episodes: no step
-    seen[6 : 6 + still] = seen[5]
+    seen[9:14], act[9:14] = seen[:5], act[:5]  # episode 2 repeats episode 0
+    seen[14:19] = seen[:5]  # episode 3 repeats only the observations
+    act[19:24] = act[:5]  # episode 4 repeats only the actions
+    seen[5] = seen[4]  # between two episodes, so not a step
+    seen[6 : 6 + unchanged] = seen[5]
     path = canonical_h5(lengths=lengths, observation="vector", columns={"observation": seen, "action": act})
-    assert described(path).repeats == Repeats((2,), still / 19)
+    assert described(path).repeats == Repeats((2,), unchanged / 19)
 
 
-def test_alignment_and_its_evidence(canonical_h5: MakeH5) -> None:
+def test_alignment_and_evidence_are_shown(canonical_h5: MakeH5) -> None:
     found = described(canonical_h5())
     assert found.alignment == ActionAlignment("next", "every episode's last action is NaN", "next")
-    assert "the data says next: every episode's last action is NaN" in printed(found)
+    assert (
+        "alignment   next by the format (action[t] leads from row t to t + 1);"
+        " the data says next: every episode's last action is NaN"
+    ) in printed(found)
 
 
-def test_what_training_refuses_is_told_and_not_raised(canonical_h5: MakeH5) -> None:
+def test_data_that_training_refuses_gives_a_warning(canonical_h5: MakeH5) -> None:
     bad = np.zeros((22, 3), np.float32)
     bad[8, 1] = np.nan
     found = described(canonical_h5(observation="vector", columns={"observation": bad}))
     assert found.refusal is not None
     assert "observation is not finite (NaN or inf) at row 8" in found.refusal
-    assert f"warning: training would refuse this: {found.refusal}" in printed(found, width=80)
+    assert f"warning: training would refuse this dataset: {found.refusal}" in printed(found, width=80)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,7 @@ def test_what_training_refuses_is_told_and_not_raised(canonical_h5: MakeH5) -> N
         {"action": np.array([b"left"] * 22)},
     ],
 )
-def test_broken_datasets_are_described_all_the_same(canonical_h5: MakeH5, broken: dict[str, Any]) -> None:
+def test_invalid_datasets_are_described(canonical_h5: MakeH5, broken: dict[str, Any]) -> None:
     found = described(canonical_h5(columns=broken))
     assert found.rows == 22
     assert found.alignment is None
@@ -180,37 +183,37 @@ def test_progress_reaches_its_total(canonical_h5: MakeH5) -> None:
     assert calls == [(22, 66), (44, 66), (66, 66)]  # action, pixels, state
 
 
-def test_everything_is_visible(canonical_h5: MakeH5) -> None:
+def test_all_parts_of_a_description_are_printed(canonical_h5: MakeH5) -> None:
     constant = np.arange(22)[:, None] * np.array([1, 0, 0, 0, 1, 0])
     text = printed(described(canonical_h5(columns={"[red]odd": constant})))
     for words in (
         "canonical HDF5",
-        "4 trajectories, 22 rows, 18 transitions",
-        "min 4, median 5.5, max 7",
+        "size        4 trajectories, 22 rows, 18 transitions",
+        "rows per trajectory: min 4, median 5.5, max 7",
         "█ 1",
         "[red]odd",
         "22x16x16x3",
         "4 of 6: 1-3, 5",
         "continuous, 2 dimensions: -",
         "0 episodes identical to an earlier one; the observation stays the same in 0.0% of steps",
-        "16.8 KiB when loaded",
+        "16.8 KiB when loaded for training (observation, action and state)",
     ):
         assert words in text
     assert "warning" not in text
 
 
 def test_sheet_shows_evenly_spaced_frames_of_evenly_spaced_episodes(canonical_h5: MakeH5, tmp_path: Path) -> None:
-    """Each frame has a colour of its own: the sheet holds a 64 x 64 square of each expected one, in order."""
+    """Each frame has a unique colour: the sheet contains a 64 x 64 square of each expected colour, in order."""
     out = tmp_path / "new" / "sheet.png"
     frames = np.zeros((24, 16, 16, 3), np.uint8)
-    frames[..., 0], frames[..., 2] = 10 * np.arange(24)[:, None, None], 255  # text is gray
+    frames[..., 0], frames[..., 2] = 10 * np.arange(24)[:, None, None], 255  # unlike text, which is gray
     with open_recording(canonical_h5(lengths=(5, 7, 1, 6, 5), columns={"pixels": frames})) as recording:
         contact_sheet(recording, out, episodes=3, frames=3)
     with Image.open(out) as image:
         sheet = np.asarray(image.convert("RGB"))
     squares = {row: (sheet == (10 * row, 0, 255)).all(2) for row in range(24)}
     corners = {row: tuple(np.argwhere(at)[0]) for row, at in squares.items() if at.any()}
-    drawn = [0, 2, 4, 12, 19, 21, 23]  # three rows of episode 0, the only one of episode 2, three of episode 4
+    drawn = [0, 2, 4, 12, 19, 21, 23]  # three rows of episode 0, the only row of episode 2, three rows of episode 4
     assert sorted(corners, key=lambda row: corners[row]) == drawn
     assert len({corners[row][0] for row in drawn}) == 3
     for row in drawn:
@@ -227,12 +230,12 @@ def test_sheet_of_vectors_draws_lines(canonical_h5: MakeH5, tmp_path: Path, acti
     with Image.open(out) as image:
         sheet = np.asarray(image.convert("RGB")).astype(int)
     assert sheet.shape == (260, 320, 3)
-    coloured = (sheet.max(2) - sheet.min(2)) > 80  # lines; axes and text are gray
+    coloured = (sheet.max(2) - sheet.min(2)) > 80  # lines are coloured; axes and text are gray
     assert coloured[:150].sum() > 50
     assert coloured[150:].sum() > 50
 
 
-def test_a_narrow_console_loses_nothing(canonical_h5: MakeH5) -> None:
+def test_narrow_console_shows_all_values(canonical_h5: MakeH5) -> None:
     constant = np.arange(22)[:, None] * np.array([1, 0, 0, 0, 1, 0])
     text = printed(described(canonical_h5(columns={"distance_to_target": constant})), width=80)
     assert "distance_to_target" in text

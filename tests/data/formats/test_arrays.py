@@ -25,11 +25,11 @@ def save(folder: Path, kind: str, **table: np.ndarray) -> Path:
 
 @pytest.mark.parametrize("kind", ["npz", "npy"])
 @pytest.mark.parametrize("steps", [5, 4])
-@pytest.mark.parametrize("teller", [None, "lengths", "seq_lengths", "ep_len"])
-def test_batches(tmp_path: Path, kind: str, steps: int, teller: str | None) -> None:
-    lengths = [5, 5, 5] if teller is None else [2, 5, 3]
-    told = {} if teller is None else {teller: np.array(lengths)}
-    path = save(tmp_path, kind, obs=SEEN, actions=ACTS[:, :steps], goal=np.zeros((3, 9)), **told)
+@pytest.mark.parametrize("length_array", [None, "lengths", "seq_lengths", "ep_len"])
+def test_batched_arrays_are_read(tmp_path: Path, kind: str, steps: int, length_array: str | None) -> None:
+    lengths = [5, 5, 5] if length_array is None else [2, 5, 3]
+    lengths_in_file = {} if length_array is None else {length_array: np.array(lengths)}
+    path = save(tmp_path, kind, obs=SEEN, actions=ACTS[:, :steps], goal=np.zeros((3, 9)), **lengths_in_file)
     assert Arrays().recognises(peek(path))
     with Arrays().open(path) as got:
         assert got.lengths.tolist() == lengths
@@ -44,7 +44,7 @@ def test_batches(tmp_path: Path, kind: str, steps: int, teller: str | None) -> N
 
 
 @pytest.mark.parametrize(
-    "told",
+    "episodes",
     [
         {"ep_len": np.array([4, 11])},
         {"episode_ends": np.array([4, 15])},
@@ -54,14 +54,14 @@ def test_batches(tmp_path: Path, kind: str, steps: int, teller: str | None) -> N
         {"ep_len": np.array([4, 11]), "terminals": np.arange(15) == 14},
     ],
 )
-def test_flat(tmp_path: Path, told: dict[str, np.ndarray]) -> None:
-    with Arrays().open(save(tmp_path, "npz", **FLAT, **told)) as got:
+def test_flat_arrays_are_read(tmp_path: Path, episodes: dict[str, np.ndarray]) -> None:
+    with Arrays().open(save(tmp_path, "npz", **FLAT, **episodes)) as got:
         assert got.lengths.tolist() == [4, 11]
         np.testing.assert_array_equal(got.columns["action"][3:9], FLAT["actions"][3:9])
 
 
 @pytest.mark.parametrize(
-    "told",
+    "episodes",
     [
         {},
         {"ep_len": np.array([4, 11]), "episode_ends": np.array([5, 15])},
@@ -73,11 +73,11 @@ def test_flat(tmp_path: Path, told: dict[str, np.ndarray]) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["npz", "npy"])
-def test_tellers_that_cannot_be_right_are_refused(tmp_path: Path, kind: str, told: dict[str, np.ndarray]) -> None:
-    with pytest.raises(DataError), Arrays().open(save(tmp_path, kind, **FLAT, **told)):
+def test_invalid_episodes_are_refused(tmp_path: Path, kind: str, episodes: dict[str, np.ndarray]) -> None:
+    with pytest.raises(DataError), Arrays().open(save(tmp_path, kind, **FLAT, **episodes)):
         pass
 
 
-def test_ogbenchs_are_left_to_it(tmp_path: Path) -> None:
+def test_ogbench_files_are_not_recognised_as_plain_arrays(tmp_path: Path) -> None:
     assert not Arrays().recognises(peek(save(tmp_path, "npz", **FLAT, terminals=np.zeros(15))))
     assert Arrays().recognises(peek(save(tmp_path, "npz", **FLAT, terminals=np.zeros(15), timeouts=np.zeros(15))))

@@ -1,7 +1,7 @@
-"""What every reader owes whoever reads through it, whatever the format: one class of tests over all of them.
+"""The contract of all readers: one class of tests, run on a sample of every format.
 
-`SAMPLES` are written by the tests themselves and hold the same episodes, so values are known; `REAL` were written by
-the formats' own libraries. A format that is in `FORMATS` and in neither is a failure.
+`SAMPLES` are written by the tests and contain known episodes; `REAL` were written by the formats' own libraries. A test
+fails if a format in `FORMATS` has no sample.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from jepa_ray.data.commands.info import describe
 from jepa_ray.data.formats import FORMATS, format_of, open_recording
 from jepa_ray.data.formats.canonical import Canonical
 from jepa_ray.data.formats.peek import peek
-from jepa_ray.data.selection import aligned, choose, select
+from jepa_ray.data.selection import align_actions, choose_columns, select
 
 FILES = Path(__file__).parents[1] / "files"
-IO = Path("/proc/self/io")  # Linux' count of what this process has read
+IO = Path("/proc/self/io")  # Linux: number of bytes that this process has read
 
 
 def ogbench(folder: Path) -> Path:
@@ -36,14 +36,14 @@ def ogbench(folder: Path) -> Path:
     return folder / "a.npz"
 
 
-def there(name: str) -> Callable[[Path], Path]:
+def stored(name: str) -> Callable[[Path], Path]:
     return lambda folder: FILES / name
 
 
 REAL: dict[str, Sample] = {
-    "real swm HDF5": Sample("canonical HDF5", there("swm_tworoom.h5")),
-    "real swm folder": Sample("stable-worldmodel folder", there("swm_folder")),
-    "real Lance": Sample("Lance table", there("swm_small.lance"), needs="lance"),
+    "real swm HDF5": Sample("canonical HDF5", stored("swm_tworoom.h5")),
+    "real swm folder": Sample("stable-worldmodel folder", stored("swm_folder")),
+    "real Lance": Sample("Lance table", stored("swm_small.lance"), needs="lance"),
     "real OGBench": Sample("OGBench", ogbench),
     "real Minari HDF5": Sample("Minari", unzipped("minari", "pendulum_hdf5")),
     "real Minari Arrow, images": Sample("Minari", unzipped("minari", "sights_arrow_jpeg"), needs="pyarrow"),
@@ -54,12 +54,12 @@ REAL: dict[str, Sample] = {
 }
 ALL = SAMPLES | REAL
 
-# Reads every state to find where episodes end; Arrow's files are mapped, whose pages are no reads.
+# These readers read all states to find the ends of episodes. (Mapped pages of Arrow files do not count as reads.)
 READS_ALL = {"transitions h5", "transitions pt"}
 
 
 def sample_at(name: str, folder: Path) -> Path:
-    """The dataset, made in a folder of its own."""
+    """Write the dataset to its own folder. Skips the test if a library is missing."""
     needed = ALL[name].needs
     if needed is not None and importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed")
@@ -68,7 +68,7 @@ def sample_at(name: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module", params=ALL)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A sample's name, and its path; not to be changed."""
+    """Name and path of a sample; tests must not change it."""
     return request.param, sample_at(request.param, tmp_path_factory.mktemp("sample"))
 
 
@@ -78,7 +78,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def selected(path: Path) -> dict[str, np.ndarray]:
-    """What training would get."""
+    """The data that training would use."""
     with open_recording(path) as recording:
         data = select(recording, DataConfig(path=path)).trajectories
         return {name: column[slice(None)] for name, column in data.columns().items()} | {"lengths": data.lengths}
@@ -95,16 +95,16 @@ def test_every_format_has_a_sample() -> None:
 
 
 class TestEveryReader:
-    def test_is_told_from_all_others(self, made: tuple[str, Path]) -> None:
-        """None but the one that reads it says it is its own, except for canonical, which any HDF5 file is judged by."""
+    def test_format_is_detected_uniquely(self, made: tuple[str, Path]) -> None:
+        """No other format recognises the sample, except canonical HDF5, which recognises every HDF5 file."""
         name, path = made
         seen = peek(path)
-        its = [known for known in FORMATS if known.recognises(seen)]
-        assert its[0].name == format_of(path).name == ALL[name].format
-        assert all(isinstance(known, Canonical) for known in its[1:])
+        matches = [known for known in FORMATS if known.recognises(seen)]
+        assert matches[0].name == format_of(path).name == ALL[name].format
+        assert all(isinstance(known, Canonical) for known in matches[1:])
 
-    def test_names_its_files(self, made: tuple[str, Path]) -> None:
-        """Each that is named is there, none twice, in the same order again: a cache is known by them."""
+    def test_lists_its_files(self, made: tuple[str, Path]) -> None:
+        """All listed files exist, without duplicates and in a fixed order: the name of a cache depends on them."""
         _, path = made
         files = format_of(path).files(path)
         assert files == format_of(path).files(path)
@@ -116,15 +116,15 @@ class TestEveryReader:
     def test_can_be_described(self, made: tuple[str, Path]) -> None:
         name, path = made
         with open_recording(path) as recording:
-            told = describe(recording)
-        assert told.refusal is None
-        assert told.format == ALL[name].format
-        assert told.actions is not None
-        assert told.alignment is not None
-        assert told.rows == told.transitions + told.trajectories
-        assert all(column.values is not None for column in told.columns if column.dtype in ("uint8", "float32"))
+            description = describe(recording)
+        assert description.refusal is None
+        assert description.format == ALL[name].format
+        assert description.actions is not None
+        assert description.alignment is not None
+        assert description.rows == description.transitions + description.trajectories
+        assert all(column.values is not None for column in description.columns if column.dtype in ("uint8", "float32"))
 
-    def test_gives_columns_of_one_length(self, made: tuple[str, Path]) -> None:
+    def test_columns_have_equal_lengths(self, made: tuple[str, Path]) -> None:
         _, path = made
         with open_recording(path) as recording:
             rows = int(recording.lengths.sum())
@@ -135,7 +135,7 @@ class TestEveryReader:
                 assert (got.shape, got.dtype) == (column.shape, column.dtype)
 
     @pytest.mark.parametrize("step", [1, 3, 7, 1000])
-    def test_reads_in_pieces_what_it_reads_at_once(self, made: tuple[str, Path], step: int) -> None:
+    def test_slices_equal_the_whole_column(self, made: tuple[str, Path], step: int) -> None:
         _, path = made
         whole = read(path)
         with open_recording(path) as recording:
@@ -148,23 +148,23 @@ class TestEveryReader:
                     np.testing.assert_array_equal(column[slice(start, start + step)], whole[name][start : start + step])
                 assert column[slice(count, count + step)].shape == (0, *column.shape[1:])
 
-    def test_reads_the_same_twice(self, made: tuple[str, Path]) -> None:
+    def test_reading_twice_gives_the_same_values(self, made: tuple[str, Path]) -> None:
         assert_same(read(made[1]), read(made[1]))
 
-    def test_gives_trajectories(self, made: tuple[str, Path]) -> None:
+    def test_can_be_selected_for_training(self, made: tuple[str, Path]) -> None:
         _, path = made
         with open_recording(path) as recording:
             data = select(recording, DataConfig(path=path)).trajectories
             assert data.lengths.tolist() == recording.lengths.tolist()
             assert data.observation.shape[0] == data.action.shape[0] == recording.lengths.sum()
 
-    def test_survives_conversion(self, made: tuple[str, Path], tmp_path: Path) -> None:
-        """Every array of numbers, exactly; and what training gets of it."""
+    def test_conversion_keeps_all_values(self, made: tuple[str, Path], tmp_path: Path) -> None:
+        """All numeric arrays are equal, and so is the data that training would use."""
         _, path = made
         convert(path, tmp_path / "converted.h5")
         before, after = read(path), read(tmp_path / "converted.h5")
         with open_recording(path) as recording:
-            actions = aligned(recording, choose(recording, None), "auto").action[slice(None)]
+            actions = align_actions(recording, choose_columns(recording, None), "auto").action[slice(None)]
         numbers = {name: values for name, values in before.items() if values.dtype.kind in "biuf"}
         assert_same(numbers | {"action": actions}, after)
         assert_same(selected(path), selected(tmp_path / "converted.h5"))
@@ -175,7 +175,7 @@ class TestEveryReader:
                 None if other.held_out is None else other.held_out.tolist()
             )
 
-    def test_does_not_change_what_it_reads(self, made: tuple[str, Path]) -> None:
+    def test_reading_does_not_change_the_files(self, made: tuple[str, Path]) -> None:
         _, path = made
         files = format_of(path).files(path)
         before = {file: file.read_bytes() for file in files}
@@ -183,14 +183,14 @@ class TestEveryReader:
         assert format_of(path).files(path) == files
         assert {file: file.read_bytes() for file in files} == before
 
-    def test_works_through_a_link(self, made: tuple[str, Path], tmp_path: Path) -> None:
+    def test_link_to_the_dataset_is_read(self, made: tuple[str, Path], tmp_path: Path) -> None:
         name, path = made
         link = tmp_path / f"link{path.suffix}"
         link.symlink_to(path)
         assert format_of(link).name == ALL[name].format
         assert_same(read(link), read(path))
 
-    def test_works_in_a_place_of_any_name(self, made: tuple[str, Path], tmp_path: Path) -> None:
+    def test_paths_with_special_characters_are_read(self, made: tuple[str, Path], tmp_path: Path) -> None:
         name, path = made
         place = tmp_path / "ümlaut, blank #1%20 [x] *"
         place.mkdir()
@@ -201,8 +201,8 @@ class TestEveryReader:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_values_are_those_that_were_written(name: str, tmp_path: Path) -> None:
-    """Read shifted by a row, padded, transposed or mixed up between episodes, they would not be."""
+def test_values_equal_the_written_values(name: str, tmp_path: Path) -> None:
+    """Fails for values that are shifted by a row, padded, transposed, or mixed up between episodes."""
     sample = SAMPLES[name]
     path = sample_at(name, tmp_path)
     got = read(path)
@@ -219,26 +219,27 @@ def test_values_are_those_that_were_written(name: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def wide(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Makes the samples' observations so wide that they are nearly all of a file; yields their bytes."""
+def wide_observations(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Make the observations of the samples so wide that they dominate the size of a file; yields their bytes."""
     values = np.random.default_rng(0).normal(size=(ROWS, 50_000)).astype(np.float32)
     monkeypatch.setattr(written, "SEEN", values)
     return values.nbytes
 
 
-@pytest.mark.skipif(not IO.exists(), reason="needs Linux' count of what a process has read")
+@pytest.mark.skipif(not IO.exists(), reason="needs Linux, which counts the bytes that a process reads")
 @pytest.mark.parametrize("name", [name for name in SAMPLES if name not in READS_ALL])
-def test_opening_reads_no_column(name: str, wide: int, tmp_path: Path) -> None:
+def test_opening_a_dataset_reads_no_column(name: str, wide_observations: int, tmp_path: Path) -> None:
     def bytes_read() -> int:
         return int(IO.read_text().split()[1])
 
     path = sample_at(name, tmp_path)
-    with open_recording(path):  # imports what it needs
+    with open_recording(path):  # imports the needed modules
         pass
     tracemalloc.start()
     before = bytes_read()
     with open_recording(path) as recording:
-        opened, (_, most) = bytes_read() - before, tracemalloc.get_traced_memory()
+        opened, (_, peak) = bytes_read() - before, tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert max(opened, most) < wide / 4, (opened, most)
-        assert recording.columns["observation"][slice(None)].nbytes == wide  # the control: it could be read
+        assert max(opened, peak) < wide_observations / 4, (opened, peak)
+        # Control: the column can be read.
+        assert recording.columns["observation"][slice(None)].nbytes == wide_observations

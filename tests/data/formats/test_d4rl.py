@@ -1,4 +1,4 @@
-"""Against a writer of D4RL's published layout."""
+"""D4RL files, written in D4RL's published layout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jepa_ray.errors import DataError
 RNG = np.random.default_rng(0)
 
 
-def written(path: Path, **changes: np.ndarray) -> dict[str, np.ndarray]:
+def write(path: Path, **changes: np.ndarray) -> dict[str, np.ndarray]:
     ends = np.zeros((2, 9), bool)
     ends[0, 3] = ends[1, 6] = True  # terminal after 4 rows, timeout after 3 more, 2 left over
     table = {"observations": RNG.normal(size=(9, 3)).astype("f4"), "actions": RNG.normal(size=(9, 2)).astype("f4")}
@@ -27,7 +27,7 @@ def written(path: Path, **changes: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def test_terminals_and_timeouts_end_episodes(tmp_path: Path) -> None:
-    table = written(tmp_path / "a.hdf5", **{"metadata/weights": np.zeros(4), "next_observations": np.zeros((9, 3))})
+    table = write(tmp_path / "a.hdf5", **{"metadata/weights": np.zeros(4), "next_observations": np.zeros((9, 3))})
     with D4RL().open(tmp_path / "a.hdf5") as got:
         assert got.lengths.tolist() == [4, 3, 2]
         for ours, theirs in (("observation", "observations"), ("action", "actions"), ("reward", "rewards")):
@@ -39,7 +39,7 @@ def test_terminals_and_timeouts_end_episodes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["observations", "terminals", "timeouts"])
 @pytest.mark.parametrize("values", [np.zeros(8), np.float64(1)])
-def test_rows_that_disagree_are_refused(tmp_path: Path, name: str, values: np.ndarray) -> None:
-    written(tmp_path / "a.hdf5", **{name: values})
+def test_columns_of_different_lengths_are_refused(tmp_path: Path, name: str, values: np.ndarray) -> None:
+    write(tmp_path / "a.hdf5", **{name: values})
     with pytest.raises(DataError, match=f"{name} has shape"), D4RL().open(tmp_path / "a.hdf5"):
         pass

@@ -1,4 +1,4 @@
-"""DINO-WM's folders, written as its repository reads them."""
+"""DINO-WM's folders, written in the layout that its repository reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = 5
 
 
 def write(folder: Path, seed: int = 0, actions: str = "actions.pth", frames: bool = True) -> dict[str, Any]:
-    """Three episodes padded to `ROWS`; what their used rows hold, one after another."""
+    """Write three episodes padded to `ROWS`; returns the columns without padding."""
     make = torch.Generator().manual_seed(seed)
     table = {"states.pth": torch.rand(3, ROWS, 4, generator=make), actions: torch.rand(3, ROWS, 2, generator=make)}
     (folder / "obses").mkdir(parents=True)
@@ -36,13 +36,13 @@ def write(folder: Path, seed: int = 0, actions: str = "actions.pth", frames: boo
     return {"state": used["states.pth"].numpy(), "action": used[actions].numpy(), "pixels": torch.cat(pixels).numpy()}
 
 
-def refused(folder: Path, said: str) -> None:
-    with pytest.raises(DataError, match=said), DinoWM().open(folder):
+def assert_refused(folder: Path, message: str) -> None:
+    with pytest.raises(DataError, match=message), DinoWM().open(folder):
         pass
 
 
 @pytest.mark.parametrize("actions", ["actions.pth", "rel_actions.pth"])
-def test_reads_what_was_written(tmp_path: Path, actions: str) -> None:
+def test_read_values_equal_the_written_values(tmp_path: Path, actions: str) -> None:
     written = write(tmp_path, actions=actions)
     assert DinoWM().recognises(peek(tmp_path))
     assert len(DinoWM().files(tmp_path)) == 6
@@ -66,10 +66,10 @@ def test_velocities_join_the_state_and_relative_actions_are_preferred(tmp_path: 
         assert (state[:, 4:] == 7).all()
         assert state.shape == (12, 6)
         np.testing.assert_array_equal(got.columns["action"][:], written["action"])
-        assert got.notes == ("the actions are those of rel_actions.pth, not of abs_actions.pth",)
+        assert got.notes == ("the actions are read from rel_actions.pth, not from abs_actions.pth",)
 
 
-def test_all_rows_are_used_without_lengths_and_particles_are_vectors(tmp_path: Path) -> None:
+def test_without_lengths_all_rows_are_used_and_particles_become_vectors(tmp_path: Path) -> None:
     write(tmp_path, frames=False)
     (tmp_path / "seq_lengths.pth").unlink()
     particles = torch.rand(3, ROWS, 7, 3)
@@ -79,7 +79,7 @@ def test_all_rows_are_used_without_lengths_and_particles_are_vectors(tmp_path: P
         np.testing.assert_array_equal(got.columns["observation"][:], particles.reshape(15, 21).numpy())
 
 
-def test_val_is_held_out(tmp_path: Path) -> None:
+def test_val_folder_is_held_out(tmp_path: Path) -> None:
     parts = [write(tmp_path / name, seed) for seed, name in enumerate(("train", "val"))]
     assert DinoWM().recognises(peek(tmp_path))
     with DinoWM().open(tmp_path) as got:
@@ -90,7 +90,7 @@ def test_val_is_held_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("train", "val", "only"), [(True, False, "train"), (False, True, "val")])
-def test_a_column_of_one_part_alone_is_noted(tmp_path: Path, train: bool, val: bool, only: str) -> None:
+def test_column_of_only_one_part_is_noted(tmp_path: Path, train: bool, val: bool, only: str) -> None:
     write(tmp_path / "train", frames=train)
     write(tmp_path / "val", frames=val)
     with DinoWM().open(tmp_path) as got:
@@ -98,7 +98,7 @@ def test_a_column_of_one_part_alone_is_noted(tmp_path: Path, train: bool, val: b
         assert got.notes == (f"pixels is not read: only {only}/ has it",)
 
 
-def test_pickled_lengths_are_refused_and_do_not_run(tmp_path: Path) -> None:
+def test_pickled_lengths_are_refused_and_their_code_does_not_run(tmp_path: Path) -> None:
     write(tmp_path)
     canary, path = tmp_path / "ran", tmp_path / "seq_lengths.pkl"
     (tmp_path / "seq_lengths.pth").unlink()
@@ -108,13 +108,13 @@ def test_pickled_lengths_are_refused_and_do_not_run(tmp_path: Path) -> None:
             return (Path.touch, (canary,))
 
     path.write_bytes(pickle.dumps(Hostile()))
-    refused(tmp_path, "python -c .*torch.save.*seq_lengths.pth")
+    assert_refused(tmp_path, "python -c .*torch.save.*seq_lengths.pth")
     assert not canary.exists()
-    pickle.loads(path.read_bytes())  # the payload works where pickles are trusted
+    pickle.loads(path.read_bytes())  # control: the code runs when the pickle is loaded
     assert canary.exists()
 
 
-def test_the_command_that_is_named_for_pickled_lengths_helps(tmp_path: Path) -> None:
+def test_command_in_the_error_converts_pickled_lengths(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "seq_lengths.pth").unlink()
     (tmp_path / "seq_lengths.pkl").write_bytes(pickle.dumps(list(LENGTHS)))
@@ -126,13 +126,13 @@ def test_the_command_that_is_named_for_pickled_lengths_helps(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "held", "said"),
+    ("name", "content", "message"),
     [
         ("states.pth", torch.zeros(3, ROWS), "must be floats"),
         ("states.pth", torch.zeros(0, ROWS, 4), "must be floats"),
         ("states.pth", [torch.zeros(3, ROWS, 4)], "dense tensor"),
-        ("actions.pth", torch.zeros(3, ROWS + 1, 2), "differ"),
-        ("actions.pth", torch.zeros(2, ROWS, 2), "differ"),
+        ("actions.pth", torch.zeros(3, ROWS + 1, 2), r"a table has \(3, 6\) episodes and rows, but must have \(3, 5\)"),
+        ("actions.pth", torch.zeros(2, ROWS, 2), r"a table has \(2, 5\) episodes and rows, but must have \(3, 5\)"),
         ("seq_lengths.pth", torch.tensor([5, 3]), "integers"),
         ("seq_lengths.pth", torch.tensor([5.0, 3, 4]), "integers"),
         ("seq_lengths.pth", torch.tensor([5, 0, 4]), "outside 1 to 5"),
@@ -141,23 +141,23 @@ def test_the_command_that_is_named_for_pickled_lengths_helps(tmp_path: Path) -> 
         ("obses/episode_000.pth", torch.zeros(5, 6, 8, 3), "must be uint8"),
     ],
 )
-def test_what_does_not_fit_is_refused(tmp_path: Path, name: str, held: object, said: str) -> None:
+def test_inconsistent_files_are_refused(tmp_path: Path, name: str, content: object, message: str) -> None:
     write(tmp_path)
-    torch.save(held, tmp_path / name)
-    refused(tmp_path, said)
+    torch.save(content, tmp_path / name)
+    assert_refused(tmp_path, message)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("actions.pth", "lacks the actions"), ("obses/episode_001.pth", "is missing")]
+    ("name", "message"), [("actions.pth", "lacks the actions"), ("obses/episode_001.pth", "is missing")]
 )
-def test_missing_files_are_refused(tmp_path: Path, name: str, said: str) -> None:
+def test_missing_files_are_refused(tmp_path: Path, name: str, message: str) -> None:
     write(tmp_path)
     (tmp_path / name).unlink()
-    refused(tmp_path, said)
+    assert_refused(tmp_path, message)
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 8, 3), (3, 6, 9, 3), (3, 3, 6, 8)])
-def test_frames_of_a_later_episode_that_do_not_fit_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_invalid_frames_of_a_later_episode_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     write(tmp_path)
     torch.save(torch.zeros(shape, dtype=torch.uint8), tmp_path / "obses" / "episode_001.pth")
     with DinoWM().open(tmp_path) as got, pytest.raises(DataError, match="episode_001"):
@@ -165,15 +165,15 @@ def test_frames_of_a_later_episode_that_do_not_fit_are_refused(tmp_path: Path, s
 
 
 @pytest.mark.parametrize("name", ["states.pth", "obses/episode_000.pth"])
-def test_a_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
-    refused(tmp_path, "readable|damaged")
+    assert_refused(tmp_path, "readable|damaged")
 
 
 def video(path: Path, frames: int) -> None:
-    """An mp4 of grey frames, each 20 brighter than the one before."""
+    """Write an mp4 of grey frames; each is 20 brighter than the one before."""
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)

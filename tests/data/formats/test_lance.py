@@ -1,4 +1,4 @@
-"""Against a table of stable-worldmodel's own LanceWriter, and what its LanceDataset loads from it."""
+"""Compares with a table that stable-worldmodel's LanceWriter wrote, and with the data that its LanceDataset loads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_ray.data.formats import Guarded
+from jepa_ray.data.formats import GuardedColumn
 from jepa_ray.data.formats.lance import Lance
 from jepa_ray.data.formats.peek import peek, readable
 from jepa_ray.errors import DataError
@@ -38,19 +38,19 @@ def written(folder: Path, episode=(0, 0, 1, 1), step=(0, 1, 0, 1), leave_out: st
 
 
 def read(path: Path) -> None:
-    """Open the table and read all of it, guarded as the registry guards it."""
+    """Open the table and read all of it, with errors handled as in `open_recording`."""
     with readable(path, "Lance table"), Lance().open(path) as opened:
         for name, column in opened.columns.items():
-            Guarded(column, name, path)[slice(None)]
+            GuardedColumn(column, name, path)[slice(None)]
 
 
-def refused(path: Path, match: str) -> None:
+def assert_refused(path: Path, match: str) -> None:
     with pytest.raises(DataError, match=match) as raised:
         read(path)
     assert "\n" not in str(raised.value)
 
 
-def test_rows_are_those_of_the_library_itself():
+def test_rows_equal_those_of_stable_worldmodel():
     with np.load(FILES / "swm_small_lance.npz") as theirs, Lance().open(TABLE) as ours:
         assert ours.lengths.tolist() == theirs["lengths"].tolist()
         for rows in (slice(None), slice(3, 9), slice(4, 4)):
@@ -58,12 +58,12 @@ def test_rows_are_those_of_the_library_itself():
             np.testing.assert_array_equal(ours.columns["action"][rows], theirs["action"][rows])
             np.testing.assert_array_equal(ours.columns["state"][rows], theirs["state"][rows])
             np.testing.assert_array_equal(ours.columns["reward"][rows], theirs["reward"][rows, 0])
-        assert ours.notes == ("task is of type string, and left out",)
+        assert ours.notes == ("task is not read: it has type string",)
         for column in ours.columns.values():
             assert (column[2:5].shape, column[2:5].dtype) == ((3, *column.shape[1:]), column.dtype)
 
 
-def test_a_folder_of_one_table_is_that_table(tmp_path):
+def test_folder_with_one_table_is_read_as_that_table(tmp_path):
     table = written(tmp_path)
     for path in (table, tmp_path):
         assert Lance().recognises(peek(path))
@@ -77,26 +77,26 @@ def test_a_folder_of_one_table_is_that_table(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"step": (0, 2, 0, 1)}, "episode_idx 0 has step_idx 2 where 1 must be"),
-        ({"step": (0, 1, 1, 2)}, "episode_idx 1 has step_idx 1 where 0 must be"),
-        ({"episode": (0, 1, 1, 0), "step": (0, 0, 1, 0)}, "episode_idx 0 comes back"),
+        ({"step": (0, 2, 0, 1)}, r"step_idx of row 1 is 2 \(episode_idx 0\), but must be 1"),
+        ({"step": (0, 1, 1, 2)}, r"step_idx of row 2 is 1 \(episode_idx 1\), but must be 0"),
+        ({"episode": (0, 1, 1, 0), "step": (0, 0, 1, 0)}, "episode_idx 0 appears again after another episode"),
         ({"leave_out": "action"}, "lacks the column action"),
         ({"leave_out": "step_idx"}, "lacks the column step_idx"),
-        ({"sizes": (4, 4, 5, 4)}, "pixels of row 2 has the shape"),
+        ({"sizes": (4, 4, 5, 4)}, "pixels of row 2 has shape"),
     ],
 )
-def test_tables_that_are_not_episodes_are_refused(tmp_path, changes, match):
-    refused(written(tmp_path, **changes), match)
+def test_tables_with_invalid_episodes_are_refused(tmp_path, changes, match):
+    assert_refused(written(tmp_path, **changes), match)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
-def test_a_truncated_data_file_is_refused(tmp_path, keep):
+def test_truncated_data_file_is_refused(tmp_path, keep):
     file = next((written(tmp_path) / "data").iterdir())
     file.write_bytes(file.read_bytes()[: int(keep * file.stat().st_size)])
-    refused(tmp_path, "cannot be read")
+    assert_refused(tmp_path, "cannot be read")
 
 
-def test_a_damaged_data_file_is_refused(tmp_path):
+def test_damaged_data_file_is_refused(tmp_path):
     file = next((written(tmp_path) / "data").iterdir())
     file.write_bytes(b"\xff" * file.stat().st_size)
-    refused(tmp_path, "cannot be read")
+    assert_refused(tmp_path, "cannot be read")

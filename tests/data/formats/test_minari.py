@@ -1,4 +1,4 @@
-"""Against datasets that Minari itself wrote, and what it reads from them; see files/minari/make.py."""
+"""Compares with datasets that Minari wrote, and the data that Minari reads from them; see files/minari/make.py."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ IMAGE = {"type": "Box", "dtype": "uint8", "shape": [4, 4, 3], "low": 0, "high": 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """Folder of the datasets, not to be changed."""
+    """Folder of the datasets; tests must not change it."""
     folder = tmp_path_factory.mktemp("minari")
     with zipfile.ZipFile(ZIPPED) as archive:
         archive.extractall(folder)
@@ -50,14 +50,14 @@ def real(tmp_path_factory):
 
 @pytest.fixture
 def copied(real, tmp_path):
-    """A copy of an Arrow dataset, and of an HDF5 one, for a test to damage."""
+    """Copies of an Arrow and an HDF5 dataset, which a test may damage."""
     for kind in ("arrow", "hdf5"):
         shutil.copytree(real / f"pendulum_{kind}", tmp_path / kind)
     return tmp_path
 
 
-def written(folder: Path, episodes: int = 3, **changes: object) -> Path:
-    """Episode e has e + 2 observations, each of value e."""
+def write(folder: Path, episodes: int = 3, **changes: object) -> Path:
+    """Write episodes; episode e has e + 2 observations, all with the value e."""
     (folder / "data").mkdir()
     about = {"total_episodes": episodes, "data_format": "hdf5", "observation_space": json.dumps(BOX)}
     about |= {"action_space": json.dumps({"type": "Discrete", "n": 2, "start": 0})} | changes
@@ -70,7 +70,7 @@ def written(folder: Path, episodes: int = 3, **changes: object) -> Path:
     return folder
 
 
-def described(path: Path, **changes: object) -> None:
+def change_metadata(path: Path, **changes: object) -> None:
     about = path / "data/metadata.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | changes))
 
@@ -80,13 +80,13 @@ def columns_of(path: Path) -> dict[str, np.ndarray]:
         return {name: column[slice(None)] for name, column in recording.columns.items()}
 
 
-def refused(path: Path, match: str) -> None:
+def assert_refused(path: Path, match: str) -> None:
     with pytest.raises(DataError, match=match), readable(path, "Minari"):
         columns_of(path)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_columns_are_what_minari_reads_episode_by_episode(real, name):
+def test_columns_equal_those_that_minari_reads(real, name):
     theirs = np.load(real / f"{name}.npz")
     with Minari().open(real / name) as recording:
         assert set(recording.columns) == set(NAMES[name])
@@ -102,7 +102,7 @@ def test_columns_are_what_minari_reads_episode_by_episode(real, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_last_row_of_what_is_done_is_unused(real, name):
+def test_last_action_and_reward_of_an_episode_are_unused(real, name):
     with Minari().open(real / name) as recording:
         ends = np.cumsum(recording.lengths) - 1
         assert np.isnan(recording.columns["reward"][slice(None)][ends]).all()
@@ -111,7 +111,7 @@ def test_the_last_row_of_what_is_done_is_unused(real, name):
 
 
 @pytest.mark.parametrize("name", ["pendulum_{}", "sights_{}", "sights_{}_jpeg"])
-def test_hdf5_and_arrow_are_read_alike(real, name):
+def test_hdf5_and_arrow_give_the_same_columns(real, name):
     hdf5, arrow = (columns_of(real / name.format(kind)) for kind in ("hdf5", "arrow"))
     assert list(hdf5) == list(arrow)
     for key in hdf5:
@@ -119,7 +119,7 @@ def test_hdf5_and_arrow_are_read_alike(real, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_slice_is_of_the_whole(real, name):
+def test_slices_equal_the_whole_column(real, name):
     whole = columns_of(real / name)
     with Minari().open(real / name) as recording:
         for key, column in recording.columns.items():
@@ -127,19 +127,19 @@ def test_any_slice_is_of_the_whole(real, name):
                 np.testing.assert_array_equal(column[rows], whole[key][rows])
 
 
-def test_text_is_left_out_with_a_note(real):
+def test_text_is_not_read_and_noted(real):
     with Minari().open(real / "sights_arrow") as recording:
-        assert recording.notes == ("observations mission is of the space Text, and left out",)
+        assert recording.notes == ("observations mission is not read: its space is Text",)
 
 
-def test_jpeg_files_lie_in_the_fixtures_that_say_so(real):
+def test_jpeg_fixtures_contain_jpeg_files(real):
     with h5py.File(real / "sights_hdf5_jpeg/data/main_data.hdf5") as file:
         assert file["episode_0/observations/camera"].ndim < 3
     with h5py.File(real / "sights_hdf5/data/main_data.hdf5") as file:
         assert file["episode_0/observations/camera"].shape == (6, 40, 32, 3)
 
 
-def test_a_slice_of_an_arrow_file_reads_no_more_than_itself(tmp_path):
+def test_slice_of_an_arrow_file_reads_only_its_rows(tmp_path):
     write_arrow(tmp_path, np.zeros((100_000, 2), np.float32))
     with Minari().open(tmp_path) as recording:
         before = pa.total_allocated_bytes()
@@ -161,33 +161,33 @@ def write_arrow(folder: Path, observations: np.ndarray, **changes: object) -> No
 
 @pytest.mark.parametrize("total", [10**15, 13, 11, 0, -1, 12.0, True, "12", None])
 @pytest.mark.parametrize("kind", ["arrow", "hdf5"])
-def test_a_wrong_number_of_episodes_is_refused(copied, kind, total):
-    described(copied / kind, total_episodes=total)
-    refused(copied / kind, "total_episodes")
+def test_wrong_number_of_episodes_is_refused(copied, kind, total):
+    change_metadata(copied / kind, total_episodes=total)
+    assert_refused(copied / kind, "total_episodes")
 
 
-def test_other_damaged_metadata_is_refused(tmp_path):
-    path = written(tmp_path)
+def test_invalid_metadata_is_refused(tmp_path):
+    path = write(tmp_path)
     for changes in ({"data_format": "../x"}, {"observation_space": "{"}, {"observation_space": "[]"}):
         kept = (path / "data/metadata.json").read_text()
-        described(path, **changes)
-        refused(path, "data_format|readable")
+        change_metadata(path, **changes)
+        assert_refused(path, "data_format|readable")
         (path / "data/metadata.json").write_text(kept)
 
 
-def test_a_missing_episode_is_named(copied):
+def test_missing_episode_is_named(copied):
     with h5py.File(copied / "hdf5/data/main_data.hdf5", "a") as file:
         del file["episode_7"]
-    refused(copied / "hdf5", "lacks episode_7")
+    assert_refused(copied / "hdf5", "lacks episode_7")
     shutil.rmtree(copied / "arrow/data/7")
-    refused(copied / "arrow", "lacks episode_7")
+    assert_refused(copied / "arrow", "lacks episode_7")
 
 
 def test_missing_files_are_named(copied):
     (copied / "arrow/data/3/part-0.arrow").unlink()
-    refused(copied / "arrow", re.escape("data/3/part-0.arrow: is missing"))
+    assert_refused(copied / "arrow", re.escape("data/3/part-0.arrow: is missing"))
     (copied / "hdf5/data/main_data.hdf5").unlink()
-    refused(copied / "hdf5", re.escape("main_data.hdf5: is missing"))
+    assert_refused(copied / "hdf5", re.escape("main_data.hdf5: is missing"))
 
 
 def test_linked_files_are_followed_and_linked_folders_are_not(copied):
@@ -199,23 +199,23 @@ def test_linked_files_are_followed_and_linked_folders_are_not(copied):
         assert file in Minari().files(copied / file.relative_to(copied).parts[0])
     (copied / "arrow/data/5").rename(copied / "five")
     (copied / "arrow/data/5").symlink_to(copied / "five")
-    refused(copied / "arrow", "data/5: is a link")
+    assert_refused(copied / "arrow", "data/5: is a link")
     file.unlink()
     file.symlink_to(copied / "nowhere")
-    refused(copied / "hdf5", "link to nothing")
+    assert_refused(copied / "hdf5", "or is a broken link")
 
 
-def test_an_episode_in_another_hdf5_file_is_not_followed(copied):
+def test_episode_in_another_hdf5_file_is_refused(copied):
     with h5py.File(copied / "other.h5", "w") as other, h5py.File(copied / "hdf5/data/main_data.hdf5", "a") as file:
         file.copy("episode_2", other)
         del file["episode_2"]
         file["episode_2"] = h5py.ExternalLink(str(copied / "other.h5"), "episode_2")
-    refused(copied / "hdf5", "another file")
+    assert_refused(copied / "hdf5", "another file")
 
 
 @pytest.mark.parametrize("rows", [(3, 48), (3, 4, 12), (3, 3, 4, 4)])
-def test_an_image_of_another_shape_is_not_taken_for_jpeg(tmp_path, rows):
-    path = written(tmp_path, 1, observation_space=json.dumps(IMAGE))
+def test_uint8_image_of_another_shape_is_not_decoded_as_jpeg(tmp_path, rows):
+    path = write(tmp_path, 1, observation_space=json.dumps(IMAGE))
     values = np.arange(np.prod(rows), dtype=np.uint8).reshape(rows)[:2]
     with h5py.File(path / "data/main_data.hdf5", "a") as file:
         del file["episode_0/observations"]
@@ -223,9 +223,9 @@ def test_an_image_of_another_shape_is_not_taken_for_jpeg(tmp_path, rows):
     np.testing.assert_array_equal(columns_of(path)["pixels"], values)
 
 
-def test_jpeg_files_of_one_length_are_a_plain_array(tmp_path):
-    """What Minari writes where no frame's file is longer than another's."""
-    path = written(tmp_path, 1, observation_space=json.dumps(IMAGE))
+def test_jpeg_files_of_equal_length_are_decoded(tmp_path):
+    """Minari stores JPEG files of equal length as a plain array."""
+    path = write(tmp_path, 1, observation_space=json.dumps(IMAGE))
     frame = io.BytesIO()
     Image.new("RGB", (4, 4), (128, 128, 128)).save(frame, format="JPEG")
     with h5py.File(path / "data/main_data.hdf5", "a") as file:
@@ -240,25 +240,25 @@ def test_jpeg_of_another_size_is_refused(real, tmp_path):
         about = json.loads((tmp_path / kind / "data/metadata.json").read_text())
         space = json.loads(about["observation_space"])
         space["subspaces"]["camera"]["shape"] = [32, 40, 3]
-        described(tmp_path / kind, observation_space=json.dumps(space))
-        refused(tmp_path / kind, "cannot be decoded")
+        change_metadata(tmp_path / kind, observation_space=json.dumps(space))
+        assert_refused(tmp_path / kind, "cannot be decoded")
 
 
-def test_an_observation_named_as_an_action_keeps_both(tmp_path):
-    path = written(tmp_path, 1, observation_space=json.dumps({"type": "Dict", "subspaces": {"action": BOX}}))
+def test_observation_named_action_does_not_replace_the_action(tmp_path):
+    path = write(tmp_path, 1, observation_space=json.dumps({"type": "Dict", "subspaces": {"action": BOX}}))
     with h5py.File(path / "data/main_data.hdf5", "a") as file:
         file.move("episode_0/observations", "episode_0/x")
         file["episode_0/observations/action"] = file["episode_0/x"]
     assert set(columns_of(path)) == {"observation/action", "action", "reward"}
 
 
-def test_an_arrow_file_of_another_shape_is_refused(tmp_path):
+def test_arrow_file_of_another_shape_is_refused(tmp_path):
     write_arrow(tmp_path, np.zeros((5, 3), np.float32))
-    refused(tmp_path, "observations is stored as fixed_size_list")
+    assert_refused(tmp_path, "observations is stored as fixed_size_list")
 
 
-def test_damaged_bytes_are_refused_or_read(copied):
-    """Whatever is in an Arrow file: never a crash."""
+def test_damaged_bytes_never_crash(copied):
+    """Reading a damaged Arrow file either succeeds or raises `DataError`."""
     file = copied / "arrow/data/0/part-0.arrow"
     whole = file.read_bytes()
     random = np.random.default_rng(0)
@@ -271,7 +271,7 @@ def test_damaged_bytes_are_refused_or_read(copied):
             columns_of(copied / "arrow")
 
 
-def test_recognised_by_more_than_a_metadata_file(real, tmp_path):
+def test_metadata_file_alone_is_not_recognised(real, tmp_path):
     for path in (real / "sights_arrow", real / "sights_arrow/data", real / "pendulum_hdf5/data"):
         assert Minari().recognises(peek(path))
     (tmp_path / "metadata.json").write_text("{}")

@@ -10,7 +10,7 @@ from jepa_ray.errors import DataError
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_slices_forward_and_backward_are_numpys(tmp_path: Path, save) -> None:
+def test_slices_forward_and_backward_equal_numpys(tmp_path: Path, save) -> None:
     array = np.arange(60, dtype=np.float32).reshape(20, 3)
     save(tmp_path / "a.npz", x=array)
     column = members(tmp_path / "a.npz")["x"]
@@ -25,7 +25,7 @@ def test_python_objects_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_truncated_member_is_one_clear_error(tmp_path: Path, save) -> None:
+def test_damaged_member_is_refused(tmp_path: Path, save) -> None:
     save(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(500, 4)))
     data = bytearray((tmp_path / "a.npz").read_bytes())
     data[3000:3200] = bytes(200)
@@ -34,19 +34,19 @@ def test_a_truncated_member_is_one_clear_error(tmp_path: Path, save) -> None:
         members(tmp_path / "a.npz")["x"][:]
 
 
-def test_names_outside_the_archive_are_refused(tmp_path: Path) -> None:
+def test_names_that_lead_outside_the_archive_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **{"../x": np.zeros(3)})
     with pytest.raises(DataError, match="outside"):
         members(tmp_path / "a.npz")
 
 
-def test_a_single_number_is_refused(tmp_path: Path) -> None:
+def test_single_number_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.float32(1))
     with pytest.raises(DataError, match="must have rows"):
         members(tmp_path / "a.npz")
 
 
-def test_a_forged_size_is_refused(tmp_path: Path) -> None:
+def test_forged_size_is_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(10))
     data = bytearray((tmp_path / "a.npz").read_bytes())
     size = data.index(b"PK\x01\x02") + 24  # of the member, in the central directory

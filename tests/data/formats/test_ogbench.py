@@ -1,4 +1,4 @@
-"""Against arrays that ogbench 1.2.2's load_dataset made of a tiny file (kept in files/ogbench_expected.npz)."""
+"""Compares with arrays that load_dataset of ogbench 1.2.2 made from a tiny file (see files/ogbench_expected.npz)."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ EXPECTED = np.load(Path(__file__).parents[1] / "files/ogbench_expected.npz")
 FILE = {name.removeprefix("file_"): EXPECTED[name] for name in EXPECTED if name.startswith("file_")}
 
 
-def test_rows_and_transitions_are_the_librarys(tmp_path: Path) -> None:
+def test_rows_and_transitions_equal_those_of_ogbench(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", **FILE)
     with OGBench().open(tmp_path / "a.npz") as got:
         seen, action, state = (got.columns[name][slice(None)] for name in ("observation", "action", "state"))
         assert got.held_out is None
         assert got.lengths.tolist() == [5, 3, 6]
         np.testing.assert_array_equal(got.columns["state"][slice(2, 2)], np.empty((0, 5)))
-        leads = np.ones(14, bool)
-        leads[got.offsets + got.lengths - 1] = False
-    np.testing.assert_array_equal(leads, EXPECTED["compact_valids"].astype(bool))
+        has_next = np.ones(14, bool)
+        has_next[got.offsets + got.lengths - 1] = False
+    np.testing.assert_array_equal(has_next, EXPECTED["compact_valids"].astype(bool))
     np.testing.assert_array_equal(seen, EXPECTED["compact_observations"])
     np.testing.assert_array_equal(action, EXPECTED["compact_actions"])
     np.testing.assert_array_equal(state, np.hstack([EXPECTED["compact_qpos"], EXPECTED["compact_qvel"]]))
-    np.testing.assert_array_equal(seen[leads], EXPECTED["regular_observations"])
-    np.testing.assert_array_equal(action[leads], EXPECTED["regular_actions"])
-    np.testing.assert_array_equal(seen[1:][leads[:-1]], EXPECTED["regular_next_observations"])
+    np.testing.assert_array_equal(seen[has_next], EXPECTED["regular_observations"])
+    np.testing.assert_array_equal(action[has_next], EXPECTED["regular_actions"])
+    np.testing.assert_array_equal(seen[1:][has_next[:-1]], EXPECTED["regular_next_observations"])
 
 
-def test_the_val_file_is_held_out(tmp_path: Path) -> None:
+def test_val_file_is_held_out(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **FILE)
     np.savez(tmp_path / "a-val.npz", **{name: value[:8] for name, value in FILE.items() if name != "qvel"})
     with OGBench().open(tmp_path / "a.npz") as got:
@@ -42,7 +42,7 @@ def test_the_val_file_is_held_out(tmp_path: Path) -> None:
         np.testing.assert_array_equal(got.columns["state"][12:16], np.r_[FILE["qpos"][12:], FILE["qpos"][:2]])
 
 
-def test_rows_that_disagree_are_refused(tmp_path: Path) -> None:
+def test_columns_of_different_shapes_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **FILE | {"qpos": FILE["qpos"][:-1]})
     with pytest.raises(DataError, match="qpos has shape"), OGBench().open(tmp_path / "a.npz"):
         pass

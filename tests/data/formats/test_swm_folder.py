@@ -1,4 +1,4 @@
-"""Three episodes that stable-worldmodel wrote, against Pillow and numpy."""
+"""Compares the reader with Pillow and numpy on three episodes that stable-worldmodel wrote."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jepa_ray.errors import DataError
 FOLDER = Path(__file__).parents[1] / "files/swm_folder"
 
 
-def test_values_are_pillows_and_numpys() -> None:
+def test_values_equal_those_of_pillow_and_numpy() -> None:
     with SwmFolder().open(FOLDER) as got:
         assert got.lengths.tolist() == [19, 24, 24]
         assert got.offsets.tolist() == [0, 19, 43]
@@ -27,14 +27,14 @@ def test_values_are_pillows_and_numpys() -> None:
 
 
 @pytest.mark.parametrize("offsets", [[0, 18, 43], [0, 19], [-1, 19, 43]])
-def test_offsets_that_do_not_fit_are_refused(tmp_path: Path, offsets: list[int]) -> None:
+def test_invalid_offsets_are_refused(tmp_path: Path, offsets: list[int]) -> None:
     folder = shutil.copytree(FOLDER, tmp_path / "a")
     np.savez(folder / "ep_offset.npz", np.array(offsets))
     with pytest.raises(DataError, match="ep_offset"), SwmFolder().open(folder):
         pass
 
 
-def test_a_missing_frame_is_named(tmp_path: Path) -> None:
+def test_missing_frame_is_named(tmp_path: Path) -> None:
     folder = shutil.copytree(FOLDER, tmp_path / "a")
     (folder / "pixels/ep_1_step_2.jpeg").unlink()
     with SwmFolder().open(folder) as got, pytest.raises(DataError, match="ep_1_step_2"):

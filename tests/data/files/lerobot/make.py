@@ -1,10 +1,11 @@
-"""Makes datasets.zip with the real library: pip install lerobot==0.4.4, then python make.py.
+"""Makes datasets.zip with the LeRobot library: pip install lerobot==0.4.4, then python make.py.
 
-Each dataset lies in a folder of its own, beside what the library returns for its rows, `ds[i]`: `<name>.npz` of one
+Each dataset has its own folder. `<name>.npz` contains the values that the library returns for its rows, `ds[i]`: one
 array per key, frames as uint8 (N, H, W, C).
 
-LeRobot 0.4.4 decodes by torchcodec, or by a part of torchvision that was removed since. Where neither is there, videos
-are decoded as LeRobot 0.6.1 does by PyAV: for each row anew, from the keyframe before it, the frame nearest in time.
+LeRobot 0.4.4 decodes videos with torchcodec, or with a part of torchvision that has been removed since. If neither is
+installed, videos are decoded with PyAV as in LeRobot 0.6.1: for each row, decoding starts at the keyframe before it and
+takes the frame nearest in time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 HERE = Path(__file__).parent
 LENGTHS = (6, 4, 7, 5, 3)
-SIDES = (64, 80)  # height and width; encoders take no less than 64
+SIDES = (64, 80)  # height and width; video encoders need at least 64 pixels
 
 
 def nearest(path: Path | str, timestamps: list[float], tolerance_s: float, backend: str) -> torch.Tensor:
@@ -50,7 +51,7 @@ encode = datasets.Value.encode_example
 
 
 def encode_one(self: Any, value: Any) -> Any:
-    """An array of one number as that number, which NumPy does not do by itself any more."""
+    """Convert an array of one number to that number; NumPy no longer does this implicitly."""
     return encode(self, value.item() if isinstance(value, np.ndarray) and value.size == 1 else value)
 
 
@@ -62,7 +63,7 @@ def vector(width: int, dtype: str = "float32", shape: tuple[int, ...] | None = N
 
 
 def camera(dtype: str, sides: tuple[int, int], first: bool) -> dict[str, Any]:
-    """Its shape in one of the two orders that datasets have."""
+    """The description of a camera whose shape has the channels first or last; datasets have both."""
     names = ["channels", "height", "width"] if first else ["height", "width", "channels"]
     return {"dtype": dtype, "shape": (3, *sides) if first else (*sides, 3), "names": names}
 
@@ -101,14 +102,14 @@ def value(feature: dict[str, Any], rng: np.random.Generator, episode: int, step:
 
 
 def picture(feature: dict[str, Any], episode: int, step: int) -> np.ndarray:
-    """A square that moves by step, its colour by episode: told apart after lossy coding, too."""
+    """A square whose position depends on the step and whose colour on the episode; recognizable after lossy coding."""
     first = feature["names"][0] == "channels"
     height, width = feature["shape"][first : 2 + first]
     frame = np.full((height, width, 3), 30 * episode + 20, np.uint8)
     size = height // 4
     row, column = (step % 3) * size, (step // 3) * size
     frame[row : row + size, column : column + size] = np.roll((250, 120, 10), episode)
-    return frame[::-1] if first else frame  # so that two cameras differ
+    return frame[::-1] if first else frame  # flipped, so that the two cameras differ
 
 
 def make(folder: Path, name: str, file_mb: float, **options: Any) -> None:
@@ -127,7 +128,7 @@ def make(folder: Path, name: str, file_mb: float, **options: Any) -> None:
 
 
 def returned(name: str, root: Path) -> dict[str, np.ndarray]:
-    """What LeRobot itself reads from disk."""
+    """The values that LeRobot reads from disk."""
     dataset = LeRobotDataset(
         name, root, video_backend="torchcodec" if importlib.util.find_spec("torchcodec") else "pyav"
     )

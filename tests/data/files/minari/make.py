@@ -1,7 +1,7 @@
-"""Makes datasets.zip with the real library: pip install 'minari[hdf5,arrow]==0.5.4', then python make.py.
+"""Makes datasets.zip with the Minari library: pip install 'minari[hdf5,arrow]==0.5.4', then python make.py.
 
-Each dataset lies in a folder of its own, beside what the library reads from it: `<name>.npz` of
-`<episode>/<observations, actions or rewards>/<path in the space>`. Zipped, as HDF5's chunks are mostly empty.
+Each dataset has its own folder. `<name>.npz` contains the values that the library reads from it, under the names
+`<episode>/<observations, actions or rewards>/<path in the space>`. It is zipped because HDF5's chunks are mostly empty.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 class Sights(gym.Env[dict[str, Any], Any]):
-    """`image` is below the size that Minari stores as JPEG, `camera` is not."""
+    """`image` is too small for Minari to store it as JPEG, `camera` is not."""
 
     observation_space = spaces.Dict(
         image=spaces.Box(0, 255, (16, 16, 3), np.uint8),
@@ -55,7 +55,7 @@ def make(name: str, env: gym.Env[Any, Any], episodes: int, **options: Any) -> No
     for episode in range(episodes):
         collector.reset(seed=episode)
         over = False
-        # one longer than the other, so that what is of another episode is noticed
+        # episodes of different lengths, so that mixing up episodes is detected
         for _ in range(5 + episode % 4):
             if not over:
                 _, _, terminated, truncated, _ = collector.step(env.action_space.sample())
