@@ -1,4 +1,4 @@
-"""A real MLflow server, which can be killed and started again."""
+"""A real MLflow server that can be killed and started again, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Server:
     """A tracking server that can be killed and started again on the same port and store."""
 
     def __init__(self, folder: Path, store: str | None = None) -> None:
-        """`store`: a backend store that is there already; None: a new one in `folder`."""
+        """`store`: URI of an existing backend store; None: a new database in `folder`."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -34,7 +34,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # seven processes that nobody needs
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # would start seven unused processes
         )
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline:

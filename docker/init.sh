@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the secrets of docker/compose.yaml, each once; what is there is kept. Prints paths, never a secret.
-# The folder is its owner's alone. The files in it are readable by all, since each container reads them as another user.
+# Creates the secrets of docker/compose.yaml; existing secrets are kept. Prints paths, never a secret.
+# Only the owner can open the folder. The files in it are readable by all, since containers read them as other users.
 set -eu
 cd "$(dirname "$0")"
 mkdir -p secrets

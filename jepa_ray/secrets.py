@@ -1,7 +1,7 @@
-"""Secrets: a config names them as `${env:NAME}`, and what is shown or stored names them so, too.
+"""Secrets, which configs contain only as templates: `${env:NAME}` stands for the environment variable NAME.
 
-`resolve` gives the value where it is used, and nowhere earlier; from then on `mask` knows it, and takes it out of
-whatever leaves this process: errors, logs, the books, MLflow. A config never holds the value itself.
+`resolve` fills in the value at the place where it is used. From then on, `mask` replaces the value by its template in
+everything that leaves this process: errors, logs, the study and MLflow.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import html
 import json
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import TextIO
 from urllib.parse import quote, quote_plus, unquote
 
-from jepa_ray.errors import ConfigError
+from jepa_ray.errors import ConfigError, first_line
 
-# As a secret, less than 4 characters are none, and taking them out of every text would leave nothing to read;
-# short ones are taken out where they stand as a word.
-SHORTEST, SHORT = 4, 8
+MIN_LENGTH = 4  # shorter values are not masked, since they occur in too many other words
+MIN_LENGTH_IN_WORDS = 8  # shorter values are masked only where they are a whole word
 HIDDEN = "***"
 
 _TEMPLATE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -31,42 +33,42 @@ _QUERY_KEYS = (
     "|x-amz-(?:signature|credential|security-token)"
 )
 _QUERY = re.compile(rf"([?&;](?:{_QUERY_KEYS})=)([^&;\s'\"#<>]+)", re.IGNORECASE)
-_TOKEN_LENGTH = 16  # a user's name of that length, alone before the @, is a token
+_TOKEN_LENGTH = 16  # a user name of at least this length without a password is taken for a token
 
-_known: dict[str, str] = {}  # value -> the name of its variable
+_known: dict[str, str] = {}  # value of a secret -> name of its environment variable
 
 
 def check(text: str) -> str:
-    """`text`, if what is secret in it is a template and well written. Raises `ValueError`, which says the remedy."""
+    """Return `text` if all secrets in it are valid templates. Raises `ValueError`, with the remedy, otherwise."""
     bare = _TEMPLATE.sub("", text)
     if _BEGUN.search(bare):
-        raise ValueError("holds a secret that cannot be read: it must be written ${env:NAME}")
+        raise ValueError("contains a malformed secret: write it as ${env:NAME}")
     for user in _USER.finditer(text):
         name, colon, password = _split(user[2])
         if colon and _TEMPLATE.sub("", password):
-            raise ValueError("holds a password: write ${env:NAME} in its place")
+            raise ValueError("contains a password: write ${env:NAME} instead")
         if not colon and len(_TEMPLATE.sub("", name)) >= _TOKEN_LENGTH:
-            raise ValueError("holds a token: write ${env:NAME} in its place")
+            raise ValueError("contains a token: write ${env:NAME} instead")
     for pair in _QUERY.finditer(text):
         if _TEMPLATE.sub("", pair[2]):
-            raise ValueError(f"holds the value of {pair[1].strip('?&;=')}: write ${{env:NAME}} in its place")
+            raise ValueError(f"contains the value of {pair[1].strip('?&;=')}: write ${{env:NAME}} instead")
     return text
 
 
 def has_template(text: str) -> bool:
-    """Whether there is a `${env:...}` in it, well written or not."""
+    """Whether `text` contains a template `${env:...}`, valid or not."""
     return bool(_BEGUN.search(text))
 
 
 def resolve(text: str, key: str = "") -> str:
-    """`text` with each `${env:NAME}` replaced by that variable, whose value is masked from now on.
+    """`text` with each `${env:NAME}` replaced by the value of that variable, which is masked from now on.
 
-    In the userinfo and the query of a URI the value is quoted, so a variable holds it as it is. Raises `ConfigError`,
-    which names the `key` of the config.
+    In the userinfo and the query of a URI, the value is quoted, so the variable contains it unquoted. Raises
+    `ConfigError`, which names the `key` of the config.
     """
     at = f"{key}: " if key else ""
     if _BEGUN.search(_TEMPLATE.sub("", text)):
-        raise ConfigError(f"{at}{mask(text)} holds a secret that cannot be read: it must be written ${{env:NAME}}")
+        raise ConfigError(f"{at}{mask(text)} contains a malformed secret: write it as ${{env:NAME}}")
     quoted = _quoted_parts(text)
 
     def value(template: re.Match[str]) -> str:
@@ -81,45 +83,50 @@ def resolve(text: str, key: str = "") -> str:
 
 
 def _quoted_parts(text: str) -> list[range]:
-    """Where a value would end its part of the URI, if it were not quoted."""
+    """The ranges of a URI, userinfo and query, in which an unquoted value could end its part."""
     user, query = _USER.match(text), text.find("?")
     parts = [range(*user.span(2))] if user else []
     return parts + ([range(query, len(text))] if query >= 0 else [])
 
 
 def remember(name: str, value: str) -> None:
-    """Mask this value from now on, as that of the variable `name`."""
-    if len(value.strip()) >= SHORTEST:
+    """Mask this value of the variable `name` from now on."""
+    if len(value.strip()) >= MIN_LENGTH:
         _known[value.strip()] = name
         _pattern.cache_clear()
 
 
 def mask(text: str) -> str:
-    """`text` without secrets: known values as `${env:NAME}`, passwords of any URI as `***`."""
+    """`text` with known values replaced by `${env:NAME}`, and with the credentials of all URIs replaced by `***`."""
     if _known:
         found = _pattern()
         text = found[0].sub(lambda match: f"${{env:{found[1][match[0]]}}}", text)
     return _QUERY.sub(_masked_pair, _USER.sub(_masked_user, text))
 
 
+def mask_error(error: BaseException) -> str:
+    """The first line of an error's message without secrets, or the error's class name if it has no message."""
+    return first_line(mask(str(error))) or type(error).__name__
+
+
 @cache
 def _pattern() -> tuple[re.Pattern[str], dict[str, str]]:
-    """What finds every form of every known value, the longest first, and whose form it is."""
+    """A pattern that finds all forms of all known values, longest first, and the variable of each form."""
     names: dict[str, str] = {}
     for value, name in dict(_known).items():
         names.update(dict.fromkeys(_forms(value), name))
     parts = [
-        re.escape(form) if len(form) >= SHORT else rf"(?<!\w){re.escape(form)}(?!\w)"
+        re.escape(form) if len(form) >= MIN_LENGTH_IN_WORDS else rf"(?<!\w){re.escape(form)}(?!\w)"
         for form in sorted(names, key=len, reverse=True)
     ]
     return re.compile("|".join(parts)), names
 
 
 def _forms(value: str) -> set[str]:
-    """A value as URIs, JSON, HTML and Python's `repr` write it."""
+    """A value as it appears in URIs, JSON, HTML and Python's `repr`."""
     forms = {value, quote(value), quote(value, safe=""), quote_plus(value), unquote(value)}
     forms |= {json.dumps(value)[1:-1], repr(value)[1:-1], html.escape(value)}
-    return {form for form in forms if len(form) >= SHORTEST}
+    return {form for form in forms if len(form) >= MIN_LENGTH}
 
 
 def _masked_user(match: re.Match[str]) -> str:
@@ -133,7 +140,7 @@ def _masked_user(match: re.Match[str]) -> str:
 
 
 def _split(user: str) -> tuple[str, str, str]:
-    """Name, colon and password; the colon of a template is none."""
+    """The user name, the colon and the password. The colon inside a template is not a separator."""
     hidden = _TEMPLATE.sub(lambda match: "\0" * len(match[0]), user)
     at = hidden.find(":")
     return (user, "", "") if at < 0 else (user[:at], ":", user[at + 1 :])
@@ -143,8 +150,58 @@ def _masked_pair(match: re.Match[str]) -> str:
     return match[0] if not _TEMPLATE.sub("", match[2]) else f"{match[1]}{HIDDEN}"
 
 
+# ------------------------------------------------------------------------------- secrets in files
+
+
+def read_secret_file(path: Path, name: str) -> str:
+    """The text of a secret's file without white space around it. Raises `ConfigError`, which begins with `name`."""
+    try:
+        text = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise ConfigError(f"{name}: {path} cannot be read ({reason})") from None
+    if not text:
+        raise ConfigError(f"{name}: {path} is empty, but must hold a secret")
+    return text
+
+
+@dataclass(frozen=True)
+class RayToken:
+    """The authentication token of a Ray cluster."""
+
+    value: str = field(repr=False)
+    source: str  # RAY_AUTH_TOKEN, or the path of the file that holds it
+
+
+def find_ray_token(env: Mapping[str, str] = os.environ) -> RayToken | None:
+    """The token that Ray uses, whose value is masked from now on; None if there is no token.
+
+    In Ray's order: the variable RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, ~/.ray/auth_token.
+    RAY_AUTH_MODE is not read: each caller decides in which modes it needs a token. Raises `ConfigError` if the file
+    cannot be read or is empty, or if the token is not one line of printable ASCII characters.
+    """
+    named, default = env.get("RAY_AUTH_TOKEN_PATH"), default_ray_token_path(env)
+    if value := env.get("RAY_AUTH_TOKEN", "").strip():
+        token = RayToken(value, "RAY_AUTH_TOKEN")
+    elif named:
+        token = RayToken(read_secret_file(Path(named), "RAY_AUTH_TOKEN_PATH"), named)
+    elif default.is_file():
+        token = RayToken(read_secret_file(default, "Ray's token"), str(default))
+    else:
+        return None
+    if not (token.value.isascii() and token.value.isprintable()):
+        raise ConfigError(f"{token.source}: the token must be one line of printable ASCII characters")
+    remember("RAY_AUTH_TOKEN", token.value)
+    return token
+
+
+def default_ray_token_path(env: Mapping[str, str] = os.environ) -> Path:
+    """The file in which Ray looks for a token if no variable names one."""
+    return Path(env.get("HOME") or Path.home()) / ".ray" / "auth_token"
+
+
 class Masked:
-    """A text stream that masks what is written to it: each write by itself, as lines are written whole."""
+    """A text stream that masks all texts written to it. A secret is not found if it is split over two writes."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

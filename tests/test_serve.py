@@ -1,4 +1,4 @@
-"""What `serve` starts, and what it refuses to start: by its command lines, no process is begun."""
+"""The command lines that `serve` builds, and the settings that it refuses. No process is started."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from jepa_ray import cli
 from jepa_ray.errors import ConfigError, JepaRayError
+from jepa_ray.secrets import find_ray_token
 from jepa_ray.serve import bucket, program
 from jepa_ray.serve.__main__ import app
 from jepa_ray.serve.program import Program
@@ -22,8 +23,8 @@ Started = Callable[..., Program]
 
 
 @pytest.fixture(autouse=True)
-def nobodys_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A user without tokens and secrets."""
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The environment of a user without tokens and secrets."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in (*program.SECRETS, "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -32,9 +33,9 @@ def nobodys_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Started:
-    """`started("head", ...)` -> what that command would become."""
+    """`started("head", ...)` -> the program that the command would start."""
     programs: list[Program] = []
-    monkeypatch.setattr(Program, "become", lambda program: programs.append(program))
+    monkeypatch.setattr(Program, "replace_process", lambda program: programs.append(program))
     monkeypatch.setattr("jepa_ray.serve.nodes.wait_for", lambda *_: None)
 
     def run(*arguments: str) -> Program:
@@ -53,8 +54,8 @@ def token(monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "::", "192.168.1.4", "10.0.0.7", "8.8.8.8", "ray-head", "*", "127.evil.org"]
 )
-def test_a_dashboard_that_others_reach_needs_a_token(host: str, started: Started) -> None:
-    with pytest.raises(ConfigError, match=r"runs any command.*RAY_AUTH_TOKEN_PATH"):
+def test_a_dashboard_that_other_machines_can_reach_needs_a_token(host: str, started: Started) -> None:
+    with pytest.raises(ConfigError, match=r"can run any command.*RAY_AUTH_TOKEN_PATH"):
         started("head", "--host", host)
 
 
@@ -64,11 +65,11 @@ def test_a_refusal_is_one_line_and_exit_code_2(
     monkeypatch.setattr("sys.argv", ["serve", "head", "--host", "0.0.0.0"])
     with pytest.raises(SystemExit) as stopped:
         cli.run(app, "serve")
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert stopped.value.code == 2
-    assert told.err.startswith("error: --host 0.0.0.0: there is no token")
-    assert told.err.count("\n") == 1
-    assert told.out == ""
+    assert printed.err.startswith("error: --host 0.0.0.0: there is no token")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
@@ -76,7 +77,7 @@ def test_a_refusal_is_one_line_and_exit_code_2(
 def test_authentication_cannot_be_switched_off(
     host: str, mode: str, started: Started, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Not even with the dashboard on loopback: Ray's other ports are never bound to it alone.
+    # Not even with the dashboard on loopback: Ray's other ports listen on every interface.
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
     with pytest.raises(ConfigError, match="RAY_AUTH_MODE is"):
         started("head", "--host", host)
@@ -92,7 +93,9 @@ def test_a_token_that_can_be_guessed_is_refused(bad: str, started: Started, monk
     assert not bad.strip() or bad not in str(refused.value)
 
 
-def test_a_token_file_must_hold_one(started: Started, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_token_file_must_exist_and_hold_a_token(
+    started: Started, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     path = tmp_path / "token"
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
     for arguments in (("head",), ("head", "--host=0.0.0.0"), ("worker", "--address=head:6379")):
@@ -104,7 +107,38 @@ def test_a_token_file_must_hold_one(started: Started, monkeypatch: pytest.Monkey
             started(*arguments)
 
 
-def test_a_head_alone_makes_its_token_and_keeps_it_to_its_owner(
+def test_rays_token_is_searched_in_rays_order(tmp_path: Path) -> None:
+    default, named = tmp_path / ".ray" / "auth_token", tmp_path / "named"
+    env = {"HOME": str(tmp_path)}
+    assert find_ray_token(env) is None
+    default.parent.mkdir()
+    for text, path in (("of the default file", default), ("of the named file", named)):
+        path.write_text(f" {text}\n")
+    places = [
+        ({}, "of the default file", str(default)),
+        ({"RAY_AUTH_TOKEN_PATH": str(named)}, "of the named file", str(named)),
+        (
+            {"RAY_AUTH_TOKEN_PATH": str(named), "RAY_AUTH_TOKEN": " of the variable "},
+            "of the variable",
+            "RAY_AUTH_TOKEN",
+        ),
+        ({"RAY_AUTH_TOKEN": "  "}, "of the default file", str(default)),
+    ]
+    for variables, value, source in places:
+        token = find_ray_token(env | variables)
+        assert token is not None
+        assert (token.value, token.source) == (value, source)
+        assert value not in repr(token)
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "schlüssel", "a\x07bell"])
+def test_rays_token_is_one_line_of_ascii(text: str) -> None:
+    with pytest.raises(ConfigError, match="RAY_AUTH_TOKEN: the token must be one line of printable ASCII") as refused:
+        find_ray_token({"RAY_AUTH_TOKEN": text})
+    assert text not in str(refused.value)
+
+
+def test_a_head_on_loopback_makes_a_token_that_only_its_owner_can_read(
     started: Started, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program = started("head")
@@ -113,14 +147,14 @@ def test_a_head_alone_makes_its_token_and_keeps_it_to_its_owner(
     assert len(made) == 64
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert program.env["RAY_AUTH_MODE"] == "token"
-    said = capsys.readouterr().out
-    assert str(path) in said
-    assert made not in said + " ".join(program.argv)
+    printed = capsys.readouterr().out
+    assert str(path) in printed
+    assert made not in printed + " ".join(program.argv)
     started("head")
     assert path.read_text() == made
 
 
-def test_a_worker_needs_a_token_and_is_given_none(started: Started, tmp_path: Path) -> None:
+def test_a_worker_without_a_token_is_refused_and_makes_no_token(started: Started, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no token"):
         started("worker", "--address", "head:6379")
     assert not (tmp_path / ".ray").exists()
@@ -152,13 +186,13 @@ def test_mlflow_knows_every_option(started: Started, monkeypatch: pytest.MonkeyP
 
     known = {option for parameter in server.params for option in parameter.opts}
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", PASSWORD)
-    program = started("mlflow", *REACHED, "--backend-store-uri=sqlite:///x.db")
+    program = started("mlflow", *PUBLIC, "--backend-store-uri=sqlite:///x.db")
     options = program.argv[program.argv.index("server") + 1 :]
     assert {option.split("=")[0] for option in options} <= known
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["head", "--resources", "[1]"], "JSON object"),
         (["head", "--resources", "{'a': 1}"], "JSON object"),
@@ -169,8 +203,8 @@ def test_mlflow_knows_every_option(started: Started, monkeypatch: pytest.MonkeyP
         (["worker", "--address", "http://head:6379/x"], "HOST:PORT"),
     ],
 )
-def test_bad_options_are_told(arguments: list[str], says: str, started: Started, token: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_bad_options_are_refused(arguments: list[str], message: str, started: Started, token: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         started(*arguments)
 
 
@@ -179,29 +213,29 @@ def test_a_worker_gives_up_waiting_for_its_head() -> None:
         program.wait_for("127.0.0.1:1", 0, "Ray head")
 
 
-REACHED = ("--host=0.0.0.0", "--allowed-hosts=mlflow:5000", "--artifacts-destination=s3://bucket/mlflow")
+PUBLIC = ("--host=0.0.0.0", "--allowed-hosts=mlflow:5000", "--artifacts-destination=s3://bucket/mlflow")
 STORE = "--backend-store-uri=postgresql+psycopg2://mlflow@postgres/mlflow"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--host=0.0.0.0", "--no-auth", "--allowed-hosts=mlflow:5000"], "--no-auth is for loopback"),
         (["--host=0.0.0.0"], "--allowed-hosts is missing"),
         (["--host=mlflow"], "--allowed-hosts is missing"),
-        (["--host=0.0.0.0", "--allowed-hosts=*"], "every name"),
-        (["--host=0.0.0.0", "--allowed-hosts=mlflow:5000,*:*"], "every name"),
-        (["--host=127.0.0.1", "--allowed-hosts=*"], "every name"),
-        (["--backend-store-uri=postgresql+psycopg2://mlflow:pw@postgres/mlflow"], "has a password in it"),
+        (["--host=0.0.0.0", "--allowed-hosts=*"], "allows every name"),
+        (["--host=0.0.0.0", "--allowed-hosts=mlflow:5000,*:*"], "allows every name"),
+        (["--host=127.0.0.1", "--allowed-hosts=*"], "allows every name"),
+        (["--backend-store-uri=postgresql+psycopg2://mlflow:pw@postgres/mlflow"], "contains a password"),
         (["--backend-store-uri=postgresql://mlflow@postgres/mlflow"], "psycopg2"),
     ],
 )
-def test_an_mlflow_server_that_is_not_safe_is_refused(
-    arguments: list[str], says: str, started: Started, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_an_mlflow_server_with_unsafe_settings_is_refused(
+    arguments: list[str], message: str, started: Started, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", PASSWORD)
     given = arguments if any("store-uri" in each for each in arguments) else [STORE, *arguments]
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         started("mlflow", "--artifacts-destination=x", *given)
     assert not (tmp_path / ".jepa_ray").exists()
 
@@ -224,7 +258,7 @@ def test_the_mlflow_server_has_users_and_runs_no_code(
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "true")
     monkeypatch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
     monkeypatch.setenv("MLFLOW_DEPLOYMENTS_TARGET", "http://elsewhere")
-    program = started("mlflow", *REACHED, STORE)
+    program = started("mlflow", *PUBLIC, STORE)
     assert {"--app-name=basic-auth", "--allowed-hosts=mlflow:5000", "--host=0.0.0.0"} <= set(program.argv)
     assert program.env["MLFLOW_AUTH_ADMIN_PASSWORD"] == PASSWORD
     assert program.env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
@@ -242,14 +276,14 @@ def test_mlflow_reads_the_users_file(started: Started, monkeypatch: pytest.Monke
     store = "postgresql+psycopg2://mlflow:p%40ss@postgres/mlflow"
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", PASSWORD)
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", store)
-    program = started("mlflow", *REACHED)
+    program = started("mlflow", *PUBLIC)
     read = configparser.ConfigParser()
     read.read(program.env["MLFLOW_AUTH_CONFIG_PATH"])
     assert read["mlflow"]["database_uri"] == store
     assert store not in " ".join(program.argv)
 
 
-def test_loopback_alone_may_do_without_users(started: Started) -> None:
+def test_only_a_server_on_loopback_may_run_without_users(started: Started) -> None:
     program = started("mlflow", "--no-auth", "--backend-store-uri=sqlite:///x.db", "--artifacts-destination=a")
     assert "--app-name=basic-auth" not in program.argv
 
@@ -257,8 +291,8 @@ def test_loopback_alone_may_do_without_users(started: Started) -> None:
 def test_secrets_come_from_files(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("the key\n")
-    told = program.with_secrets({"AWS_ACCESS_KEY_ID_FILE": str(path), "SSL_CERT_FILE": "/etc/ssl/certs.pem"})
-    assert told == {"AWS_ACCESS_KEY_ID": "the key", "SSL_CERT_FILE": "/etc/ssl/certs.pem"}
+    filled = program.with_secrets({"AWS_ACCESS_KEY_ID_FILE": str(path), "SSL_CERT_FILE": "/etc/ssl/certs.pem"})
+    assert filled == {"AWS_ACCESS_KEY_ID": "the key", "SSL_CERT_FILE": "/etc/ssl/certs.pem"}
     with pytest.raises(ConfigError, match="both set"):
         program.with_secrets({"AWS_ACCESS_KEY_ID_FILE": str(path), "AWS_ACCESS_KEY_ID": "x"})
     with pytest.raises(ConfigError, match=r"AWS_SECRET_ACCESS_KEY_FILE: .*gone cannot be read"):
@@ -270,12 +304,12 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
     [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("[::1]", True), ("localhost", True),
      ("0.0.0.0", False), ("::", False), ("", False), ("localhost.evil.org", False), ("::ffff:10.0.0.1", False)],
 )  # fmt: skip
-def test_what_loopback_is(host: str, loopback: bool) -> None:
+def test_loopback_addresses_are_recognized(host: str, loopback: bool) -> None:
     assert program.is_loopback(host) is loopback
 
 
 @pytest.mark.parametrize("name", ["", "a", "UPPER", "a/b", "../x", "s3://bucket", "a b"])
-def test_a_bucket_has_a_name(name: str) -> None:
+def test_an_invalid_bucket_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="lower-case"):
         bucket.make_bucket(name, 0)
 
@@ -283,6 +317,6 @@ def test_a_bucket_has_a_name(name: str) -> None:
 def test_a_job_finds_the_python_that_runs_the_cluster(
     started: Started, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", "/usr/bin")  # nobody activated the environment
+    monkeypatch.setenv("PATH", "/usr/bin")  # as if the virtual environment were not activated
     program = started("head")
     assert program.env["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]

@@ -1,1 +1,1 @@
-"""Our models behind other libraries' interfaces. Adapters follow a protocol and import none of these libraries."""
+"""Adapters of trained models to the interfaces of other libraries. They do not import these libraries."""

@@ -1,6 +1,7 @@
-"""The report of a sweep: one HTML file that needs no network, drawn from plain facts.
+"""The report of a sweep: one HTML file that needs no network, rendered from plain values.
 
-`facts` says what a report is made of; whoever keeps the books fills it (`jepa_ray.sweep.output.reporting`). `panels`,
-`importance`, `timeline` and `plots` turn facts into what the page shows, `page` writes it, `versus` sets two sweeps
-side by side. What the reader's browser runs is in `templates/`. Nothing here reads a database or knows of Ray.
+`report_data.py` defines the values, and `jepa_ray.sweep.output.reporting` reads them from the study. `summary.py`,
+`panels.py`, `importance.py`, `timeline.py`, `plots.py` and `space_plots.py` compute the contents of the page,
+`page.py` renders it, and `side_by_side.py` compares two sweeps. `templates/` holds the HTML, CSS and JavaScript.
+Nothing in this package reads a database or imports Ray.
 """

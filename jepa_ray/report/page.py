@@ -1,4 +1,4 @@
-"""The page itself: facts, worked out and put into `templates/`. Nothing in it is loaded from anywhere."""
+"""Rendering of the report page from report data and `templates/`. The page loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -12,53 +12,55 @@ import jinja2
 import plotly.offline
 from markupsafe import Markup
 
+from jepa_ray.formatting import format_time
 from jepa_ray.report import panels, plots, space_plots, summary
-from jepa_ray.report.importance import importance
+from jepa_ray.report.importance import compute_importance
 from jepa_ray.report.plots import Plot
 from jepa_ray.report.report_data import ReportData
-from jepa_ray.report.timeline import Timeline, timeline
+from jepa_ray.report.timeline import Timeline, build_timeline
 
 SECTIONS = (
-    ("headline", "Best"),
+    ("summary", "Summary"),
     ("leaderboard", "Leaderboard"),
     ("curves", "Learning curves"),
     ("parallel", "Configurations"),
-    ("importance", "What matters"),
-    ("picks", "Metrics as judges"),
+    ("importance", "Importance"),
+    ("picks", "Model selection"),
     ("diagnosis", "Diagnosis"),
-    ("timeline", "Time line"),
+    ("timeline", "Timeline"),
     ("planning", "Planning"),
-    ("environment", "Reproduce"),
+    ("environment", "Reproduction"),
 )
 MAX_FAILURES = 50
+UNKNOWN_ERROR = "no error was recorded"
 STATUSES = ("COMPLETE", "PRUNED", "FAILED", "RUNNING")
 
 
 def render(sweep: ReportData) -> str:
-    """The report of a sweep."""
-    line, found = timeline(sweep), importance(sweep)
+    """The report of a sweep as HTML."""
+    line, importance = build_timeline(sweep), compute_importance(sweep)
     drawn = {
-        "curves": plots.curves(sweep),
-        "progress": plots.progress([sweep]),
-        "parallel": space_plots.parallel(sweep),
-        "importance": space_plots.importance_bars(sweep, found),
-        "timeline": plots.groups_over_time(line),
+        "curves": plots.plot_curves(sweep),
+        "progress": plots.plot_progress([sweep]),
+        "parallel": space_plots.plot_parallel(sweep),
+        "importance": space_plots.plot_importance(sweep, importance),
+        "timeline": plots.plot_timeline(line),
     }
-    pairs = {f"pair-{i}": plot for i, plot in enumerate(space_plots.pairs(sweep, found))}
-    diagnosed = panels.diagnoses(sweep)
-    tables = {"board": panels.leaderboard(sweep), "ailing": diagnosed.ailing}
-    return page(
+    pairs = {f"pair-{i}": plot for i, plot in enumerate(space_plots.plot_pairs(sweep, importance))}
+    diagnosed = panels.collect_diagnoses(sweep)
+    tables = {"board": panels.build_leaderboard(sweep), "unhealthy": diagnosed.unhealthy}
+    return render_page(
         "report.html.j2",
-        f"ReportData {sweep.name}",
+        f"Sweep {sweep.name}",
         SECTIONS,
-        summary.stamp(sweep),
+        summary.format_stamp(sweep),
         tables,
         drawn | pairs,
         state=str(sweep.state),
-        subtitle=summary.status_line(sweep),
+        subtitle=summary.describe_status(sweep),
         pairs=list(pairs),
         **_first_sections(sweep, line),
-        **_judged(sweep, diagnosed),
+        **_middle_sections(sweep, diagnosed),
         **_last_sections(sweep, line),
     )
 
@@ -69,9 +71,9 @@ def _first_sections(sweep: ReportData, line: Timeline) -> dict[str, Any]:
         "best": sweep.best,
         "no_best": _no_best(sweep),
         "objective": sweep.objective,
-        "parameters": summary.best_parameters(sweep),
-        "metrics": summary.best_metrics(sweep),
-        "spent": summary.spent(sweep, line),
+        "parameters": summary.summarize_parameters(sweep),
+        "metrics": summary.summarize_metrics(sweep),
+        "spent": summary.summarize_spending(sweep, line),
         "warning": sweep.objective.warning,
         "statuses": [status for status in STATUSES if status in present],
     }
@@ -79,36 +81,34 @@ def _first_sections(sweep: ReportData, line: Timeline) -> dict[str, Any]:
 
 def _no_best(sweep: ReportData) -> str:
     if failed := [trial for trial in sweep.trials if trial.status == "FAILED"]:
-        return (
-            f"All {len(failed)} trials that ended have failed. The first one: {failed[0].error or 'no reason is known'}"
-        )
+        return f"All {len(failed)} trials that have ended failed. The first error: {failed[0].error or UNKNOWN_ERROR}"
     return "No trial has ended yet."
 
 
-def _judged(sweep: ReportData, diagnosed: panels.Diagnoses) -> dict[str, Any]:
+def _middle_sections(sweep: ReportData, diagnosed: panels.Diagnoses) -> dict[str, Any]:
     failed = [trial for trial in sweep.trials if trial.status == "FAILED"]
     return {
-        "picks": [_picked(sweep, together) for together in panels.alike(panels.picks(sweep))],
+        "picks": [_pick_row(sweep, group) for group in panels.group_picks(panels.find_picks(sweep))],
         "any_planned": any(trial.planned for trial in sweep.trials),
         "conditions": diagnosed.counts,
-        "commonest": diagnosed.commonest,
+        "most_common": diagnosed.most_common,
         "remedies": [(remedy.key, remedy.value, remedy.why) for remedy in sweep.remedies],
-        "failures": [(t.name, t.label, t.error or "no reason is known") for t in failed[:MAX_FAILURES]],
+        "failures": [(t.name, t.label, t.error or UNKNOWN_ERROR) for t in failed[:MAX_FAILURES]],
         "more_failures": max(0, len(failed) - MAX_FAILURES),
     }
 
 
-def _picked(sweep: ReportData, together: Sequence[panels.Pick]) -> dict[str, Any]:
-    pick = together[0]
+def _pick_row(sweep: ReportData, group: Sequence[panels.Pick]) -> dict[str, Any]:
+    pick = group[0]
     return {
-        "metrics": [(each.metric, f"{each.value:.4g}") for each in together],
-        "ours": any(each.metric == sweep.objective.metric for each in together),
+        "metrics": [(each.metric, f"{each.value:.4g}") for each in group],
+        "by_objective": any(each.metric == sweep.objective.metric for each in group),
         "trial": pick.trial.name,
         "epoch": pick.epoch,
         "objective": f"{pick.objective:.4g}",
         "percent": round(100 * pick.share, 1),
-        "planned": panels.planned_cell(pick.trial),
-        "configuration": panels.configuration(pick.trial.params),
+        "planned": panels.format_planned(pick.trial),
+        "configuration": panels.format_configuration(pick.trial.params),
     }
 
 
@@ -128,21 +128,23 @@ def _last_sections(sweep: ReportData, line: Timeline) -> dict[str, Any]:
             )
             for i, g in enumerate(line.groups[: plots.MAX_GROUPS], start=1)
         ],
-        "planned": [(t.name, panels.planned_cell(t), f"{t.planned.random:.0%}", t.label) for t in planned if t.planned],
+        "planned": [
+            (t.name, panels.format_planned(t), f"{t.planned.random:.0%}", t.label) for t in planned if t.planned
+        ],
         "plans": bool(sweep.spec.get("evaluation", {}).get("plan_top_k")),
         "picture": base64.b64encode(sweep.picture).decode() if sweep.picture else None,
         "command": "python -m jepa_ray.sweep spec.yaml --output again",
-        "sessions": [(summary.moment(session.began), session.command) for session in sweep.sessions],
+        "sessions": [(format_time(session.began), session.command) for session in sweep.sessions],
         "versions": list(versions.items()),
         "versions_of_sweep": bool(sweep.sessions),
         "spec": sweep.spec_text,
     }
 
 
-# ------------------------------------------------------------------------------------- any page
+# ------------------------------------------------------------------------------------------- pages
 
 
-def page(
+def render_page(
     template: str,
     title: str,
     sections: Sequence[tuple[str, str]],
@@ -151,7 +153,17 @@ def page(
     drawn: Mapping[str, Plot],
     **context: Any,
 ) -> str:
-    """A whole page: a template, what its tables and plots show, and all that they need to be seen."""
+    """A complete HTML page from a template, with the data of its tables and plots, styles and scripts embedded.
+
+    Args:
+        template: name of a file in `templates/`.
+        title: of the page.
+        sections: id and name of each section, for the navigation.
+        stamp: time and version, for the footer.
+        tables: sortable tables by name.
+        drawn: plots by name.
+        context: further variables of the template.
+    """
     data = {
         "tables": {name: table.plain() for name, table in tables.items()},
         "plots": {name: plot.figure for name, plot in drawn.items() if plot.figure},
@@ -163,7 +175,7 @@ def page(
             title=title,
             sections=sections,
             notes={name: {"drawn": plot.figure is not None, "note": plot.note} for name, plot in drawn.items()},
-            data=embedded(data),
+            data=embed_json(data),
             style=Markup(_source("style.css")),
             script=Markup(_source("report.js")),
             plotly=Markup(plotly.offline.get_plotlyjs()),
@@ -173,8 +185,8 @@ def page(
     )
 
 
-def embedded(values: Any) -> Markup:
-    """JSON that may stand in a script element: nothing in it ends the element, or begins another."""
+def embed_json(values: Any) -> Markup:
+    """JSON for a script element, escaped so that no text in it can end the element or start another one."""
     text = json.dumps(values, allow_nan=False, separators=(",", ":"), ensure_ascii=True)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 

@@ -1,4 +1,4 @@
-"""The tables of a report: leaderboard, what each metric would have picked, diagnoses. Plain values, no HTML."""
+"""The tables of a report: leaderboard, model selection by each metric, diagnoses. Plain values without HTML."""
 
 from __future__ import annotations
 
@@ -8,67 +8,49 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from jepa_ray.config import METRICS, SMALLER_IS_BETTER
+from jepa_ray.config import METRIC_INFO, METRICS, Place, metrics_shown
 from jepa_ray.diagnosis import Condition
-from jepa_ray.report.report_data import Interval, Params, ReportData, Trial, short
+from jepa_ray.formatting import round_finite
+from jepa_ray.report.report_data import Interval, Params, ReportData, Trial, short_key
 
 Cell = str | float | int | None
-
-# What people judge models by; each is asked which configuration it would have picked.
-JUDGES = (
-    "val_rollout_mrr",
-    "val_mrr_within",
-    "rollout_probe_r2",
-    "action_gap",
-    "persistence_ratio",
-    "val_skill",
-    "effective_rank",
-    "embedding_std",
-    "temporal_share",
-    "val_cosine",
-    "val_loss",
-    "train_loss",
-)
-MAIN_METRICS = ("val_loss", "val_cosine")  # shown at once; the others on demand
 
 
 @dataclass(frozen=True)
 class LeaderboardColumn:
-    """Of a table that the reader can sort and filter."""
+    """A column of a table that can be sorted and filtered."""
 
     label: str
     numeric: bool = True
-    main: bool = True  # shown from the start
-    title: str = ""  # in full, where the label is short
+    main: bool = True  # whether it is shown initially
+    title: str = ""  # full name, if the label is a short one
 
 
 @dataclass(frozen=True)
 class LeaderboardTable:
-    """Columns and rows, in the order in which they are shown first."""
+    """Columns, and rows in their initial order."""
 
     columns: list[LeaderboardColumn]
     rows: list[list[Cell]]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """The table as values that JSON can represent."""
         return {"columns": [asdict(column) for column in self.columns], "rows": self.rows}
 
 
 # ------------------------------------------------------------------------------------- leaderboard
 
 
-def leaderboard(sweep: ReportData) -> LeaderboardTable:
-    """All trials: ranked ones, then those in training, then the repeats of finalists."""
+def build_leaderboard(sweep: ReportData) -> LeaderboardTable:
+    """The leaderboard: ranked trials, then running trials, then the repeats of finalists."""
     running = [trial for trial in sweep.own if trial.rank is None]
     repeats = [trial for trial in sweep.trials if trial.repeat_of is not None]
-    objectives = {objective.metric for objective in sweep.objectives}  # they have columns of their own
+    objectives = {objective.metric for objective in sweep.objectives}  # these have columns of their own
     measured = set().union(*(trial.at_best for trial in sweep.trials)) - objectives
     metrics = [name for name in METRICS if name in measured]
-    makers = [*_first_columns(sweep), *_key_columns(sweep.keys), *_metric_columns(metrics), *_last_columns(sweep)]
-    trials = [*sweep.ranked, *running, *repeats]
-    return LeaderboardTable(
-        [column for column, _ in makers], [[value(trial) for _, value in makers] for trial in trials]
-    )
+    columns = [*_first_columns(sweep), *_key_columns(sweep.keys), *_metric_columns(metrics), *_last_columns(sweep)]
+    rows = [[value(trial) for _, value in columns] for trial in [*sweep.ranked, *running, *repeats]]
+    return LeaderboardTable([column for column, _ in columns], rows)
 
 
 def _first_columns(sweep: ReportData) -> list[Any]:
@@ -81,14 +63,17 @@ def _first_columns(sweep: ReportData) -> list[Any]:
         (LeaderboardColumn("trial", numeric=False), lambda t: t.name),
         (LeaderboardColumn("status", numeric=False), lambda t: t.status),
         (LeaderboardColumn("epochs"), lambda t: len(t.epochs)),
-        (LeaderboardColumn(metric, title=f"the objective, {sweep.objective.mode}"), lambda t: number(t.objective)),
+        (
+            LeaderboardColumn(metric, title=f"the objective, {sweep.objective.mode}"),
+            lambda t: round_finite(t.objective),
+        ),
         *(
-            [(LeaderboardColumn("mean over seeds", numeric=False), lambda t: interval(t.intervals.get(metric)))]
+            [(LeaderboardColumn("mean over seeds", numeric=False), lambda t: format_interval(t.intervals.get(metric)))]
             if repeated
             else []
         ),
         *[
-            (LeaderboardColumn(o.metric, title=f"{o.mode}"), lambda t, o=o: number(t.at_best.get(o.metric)))
+            (LeaderboardColumn(o.metric, title=f"{o.mode}"), lambda t, o=o: round_finite(t.at_best.get(o.metric)))
             for o in several
         ],
         *(
@@ -96,27 +81,28 @@ def _first_columns(sweep: ReportData) -> list[Any]:
             if several
             else []
         ),
-        *([(LeaderboardColumn("plan_success", numeric=False), lambda t: planned_cell(t))] if planned else []),
+        *([(LeaderboardColumn("plan_success", numeric=False), lambda t: format_planned(t))] if planned else []),
     ]
 
 
-def labels(keys: Sequence[str]) -> dict[str, str]:
-    """Short names of keys, full ones where two would be the same."""
-    counts = Counter(short(key) for key in keys)
-    return {key: short(key) if counts[short(key)] == 1 else key for key in keys}
+def label_keys(keys: Sequence[str]) -> dict[str, str]:
+    """A label for each key: the short name, or the full key where two short names are equal."""
+    counts = Counter(short_key(key) for key in keys)
+    return {key: short_key(key) if counts[short_key(key)] == 1 else key for key in keys}
 
 
 def _key_columns(keys: Sequence[str]) -> list[Any]:
-    names = labels(keys)
+    names = label_keys(keys)
     return [
-        (LeaderboardColumn(names[key], title=key, numeric=True), lambda t, key=key: param(t.params.get(key)))
+        (LeaderboardColumn(names[key], title=key, numeric=True), lambda t, key=key: format_param(t.params.get(key)))
         for key in keys
     ]
 
 
 def _metric_columns(metrics: Iterable[str]) -> list[Any]:
+    main = metrics_shown(Place.REPORT_TABLE)
     return [
-        (LeaderboardColumn(name, main=name in MAIN_METRICS), lambda t, name=name: number(t.at_best.get(name)))
+        (LeaderboardColumn(name, main=name in main), lambda t, name=name: round_finite(t.at_best.get(name)))
         for name in metrics
     ]
 
@@ -137,19 +123,14 @@ def _note(trial: Trial) -> str | None:
 # ------------------------------------------------------------------------------------------- cells
 
 
-def number(value: float | None) -> float | None:
-    """Five digits are enough for eyes; what is not finite is an empty cell."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
-
-
-def param(value: Any) -> Cell:
-    """A hyperparameter as a cell."""
+def format_param(value: Any) -> Cell:
+    """The value of a hyperparameter as a table cell."""
     if value is None or isinstance(value, (bool, list, dict)):
         return None if value is None else str(value)
     return value if isinstance(value, (int, str)) else float(f"{value:.6g}")
 
 
-def interval(found: Interval | None, *, percent: bool = False) -> str | None:
+def format_interval(found: Interval | None, *, percent: bool = False) -> str | None:
     """`0.69 [0.66, 0.72]`."""
     if found is None:
         return None
@@ -157,66 +138,66 @@ def interval(found: Interval | None, *, percent: bool = False) -> str | None:
     return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
-def planned_cell(trial: Trial) -> str | None:
-    """The rate at which planning reaches its goals."""
-    return interval(trial.planned.success, percent=True) if trial.planned else None
+def format_planned(trial: Trial) -> str | None:
+    """The success rate of planning with its interval; None if the trial has no planning score."""
+    return format_interval(trial.planned.success, percent=True) if trial.planned else None
 
 
-# ----------------------------------------------------------------------- what a metric would pick
+# ------------------------------------------------------------------------ model selection by metric
 
 
 @dataclass(frozen=True)
 class Pick:
-    """What a metric would have chosen, of all epochs of all trials."""
+    """The epoch with the best value of a metric, among all epochs of all trials."""
 
     metric: str
     value: float
     trial: Trial
     epoch: int
-    objective: float  # of that epoch: what one would have got
-    share: float  # of the way from the worst trial's objective to the best one's
+    objective: float  # in that epoch
+    share: float  # position of `objective` between the worst (0) and the best (1) trial's objective
 
 
-def picks(sweep: ReportData) -> list[Pick]:
-    """Of each metric, the best pick first; none where no epoch has any."""
-    names = dict.fromkeys([*(objective.metric for objective in sweep.objectives), *JUDGES])
-    worst, best = _ends(sweep)
-    found = [pick for name in names if (pick := _pick(sweep, name))]
-    scaled = [replace(pick, share=_share(pick.objective, worst, best)) for pick in found]
+def find_picks(sweep: ReportData) -> list[Pick]:
+    """The pick of each metric that is measured, sorted by the objective that is reached, best first."""
+    names = dict.fromkeys([*(objective.metric for objective in sweep.objectives), *metrics_shown(Place.REPORT_PICKS)])
+    worst, best = _worst_and_best(sweep)
+    picks = [pick for name in names if (pick := _pick(sweep, name))]
+    scaled = [replace(pick, share=_share(pick.objective, worst, best)) for pick in picks]
     return sorted(scaled, key=lambda pick: -pick.share)
 
 
-def alike(found: Sequence[Pick]) -> list[list[Pick]]:
-    """The picks of the same epoch of the same trial together."""
-    together: dict[tuple[int, int], list[Pick]] = {}
-    for pick in found:
-        together.setdefault((pick.trial.number, pick.epoch), []).append(pick)
-    return list(together.values())
+def group_picks(picks: Sequence[Pick]) -> list[list[Pick]]:
+    """Group the picks by trial and epoch."""
+    groups: dict[tuple[int, int], list[Pick]] = {}
+    for pick in picks:
+        groups.setdefault((pick.trial.number, pick.epoch), []).append(pick)
+    return list(groups.values())
 
 
 def _pick(sweep: ReportData, metric: str) -> Pick | None:
     modes: dict[str, str] = {objective.metric: objective.mode for objective in sweep.objectives}
-    sign = -1 if modes.get(metric, "min" if metric in SMALLER_IS_BETTER else "max") == "min" else 1
-    ours = sweep.objective.metric
+    sign = -1 if modes.get(metric, METRIC_INFO[metric].direction) == "min" else 1
+    objective = sweep.objective.metric
     best: tuple[float, Trial, int] | None = None
     for trial in sweep.own:
         if trial.status == "FAILED":
             continue
         for i, epoch in enumerate(trial.epochs, start=1):
-            value, got = sign * epoch.metrics.get(metric, math.nan), epoch.metrics.get(ours, math.nan)
-            if math.isfinite(value) and math.isfinite(got) and (best is None or value > best[0]):
+            value, reached = sign * epoch.metrics.get(metric, math.nan), epoch.metrics.get(objective, math.nan)
+            if math.isfinite(value) and math.isfinite(reached) and (best is None or value > best[0]):
                 best = value, trial, i
     if best is None:
         return None
     value, trial, number = best
-    return Pick(metric, sign * value, trial, number, trial.epochs[number - 1].metrics[ours], 0.0)
+    return Pick(metric, sign * value, trial, number, trial.epochs[number - 1].metrics[objective], 0.0)
 
 
-def _ends(sweep: ReportData) -> tuple[float, float]:
+def _worst_and_best(sweep: ReportData) -> tuple[float, float]:
     """The objective of the worst and the best trial."""
     values = [trial.objective for trial in sweep.own if trial.objective is not None and trial.status != "FAILED"]
-    ends = (min(values, default=0.0), max(values, default=0.0))
-    return ends if sweep.objective.mode == "max" else ends[::-1]
+    extremes = (min(values, default=0.0), max(values, default=0.0))
+    return extremes if sweep.objective.mode == "max" else extremes[::-1]
 
 
 def _share(value: float, worst: float, best: float) -> float:
@@ -228,39 +209,41 @@ def _share(value: float, worst: float, best: float) -> float:
 
 @dataclass(frozen=True)
 class Diagnoses:
-    """How many trials each condition has, and all that ail."""
+    """The conditions of the trials' models."""
 
-    counts: list[tuple[str, int]]
-    ailing: LeaderboardTable
-    commonest: Condition | None  # of what ails
-
-
-def ailing(trials: Iterable[Trial]) -> list[Trial]:
-    """Those with a model that was tested and found wanting."""
-    fine = (Condition.HEALTHY, Condition.UNTESTED)
-    return [trial for trial in trials if trial.diagnosis and trial.diagnosis.condition not in fine]
+    counts: list[tuple[str, int]]  # condition and number of trials, most common first
+    unhealthy: LeaderboardTable
+    most_common: Condition | None  # among unhealthy models
 
 
-def diagnoses(sweep: ReportData) -> Diagnoses:
-    """Of the best epoch of every trial."""
-    ill = ailing(sweep.own)
+def find_unhealthy(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials whose model was tested and is not healthy."""
+    ignored = (Condition.HEALTHY, Condition.UNTESTED)
+    return [trial for trial in trials if trial.diagnosis and trial.diagnosis.condition not in ignored]
+
+
+def collect_diagnoses(sweep: ReportData) -> Diagnoses:
+    """The diagnoses of the best epochs of all trials."""
+    unhealthy = find_unhealthy(sweep.own)
     counts = Counter(trial.diagnosis.condition for trial in sweep.own if trial.diagnosis)
     columns = [LeaderboardColumn(name, numeric=False) for name in ("trial", "condition", "configuration", "evidence")]
     rows: list[list[Cell]] = [
-        [t.name, str(t.diagnosis.condition), t.label, t.diagnosis.evidence] for t in ill if t.diagnosis
+        [t.name, str(t.diagnosis.condition), t.label, t.diagnosis.evidence] for t in unhealthy if t.diagnosis
     ]
     return Diagnoses(
-        [(str(name), count) for name, count in counts.most_common()], LeaderboardTable(columns, rows), commonest(ill)
+        [(str(name), count) for name, count in counts.most_common()],
+        LeaderboardTable(columns, rows),
+        most_common_condition(unhealthy),
     )
 
 
-def commonest(trials: Iterable[Trial]) -> Condition | None:
-    """What ails most of them."""
-    counts = Counter(trial.diagnosis.condition for trial in ailing(trials) if trial.diagnosis)
+def most_common_condition(trials: Iterable[Trial]) -> Condition | None:
+    """The most common condition of the unhealthy models; None if all models are healthy or untested."""
+    counts = Counter(trial.diagnosis.condition for trial in find_unhealthy(trials) if trial.diagnosis)
     return counts.most_common(1)[0][0] if counts else None
 
 
-def configuration(params: Params) -> str:
-    """`ema_decay=0.99, learning_rate=0.001`."""
-    names = labels(list(params))
-    return ", ".join(f"{names[key]}={param(value)}" for key, value in params.items())
+def format_configuration(params: Params) -> str:
+    """A configuration on one line: `ema_decay=0.99, learning_rate=0.001`."""
+    names = label_keys(list(params))
+    return ", ".join(f"{names[key]}={format_param(value)}" for key, value in params.items())

@@ -1,6 +1,6 @@
-"""The plots of a report as plain Plotly figures, `data` and `layout`; a sentence where there is nothing to see.
+"""The plots of a report as plain Plotly figures (`data` and `layout`), or a note where there is nothing to plot.
 
-Colours are names of CSS variables (`var:complete`), which the page fills in: light and dark need other ones.
+Colours are names of CSS variables (`var:complete`). The page replaces them by colours of its light or dark mode.
 """
 
 from __future__ import annotations
@@ -12,49 +12,50 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jepa_ray.report.panels import configuration
+from jepa_ray.formatting import round_finite
+from jepa_ray.report.panels import format_configuration
 from jepa_ray.report.report_data import ReportData, Trial
 from jepa_ray.report.timeline import Span, Timeline
 
-MAX_CURVES, BEST_CURVES = 150, 50  # more lines hide each other
+MAX_CURVES, BEST_CURVES = 150, 50  # lines in total, and lines of the best trials; more lines hide each other
 MAX_GROUPS = 60
 SEED = 0
 STATUSES = ("COMPLETE", "PRUNED", "FAILED", "RUNNING")
-WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAILED": "failed", "RUNNING": "in training"}
+WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAILED": "failed", "RUNNING": "running"}
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure and what is to be said about it; no figure where there is nothing to see, and the note says why."""
+    """A figure with a note. If there is nothing to plot, `figure` is None and the note gives the reason."""
 
     figure: dict[str, Any] | None
     note: str = ""
 
 
-def thinned(trials: Sequence[Trial], most: int, best: int) -> list[Trial]:
-    """All of them, or of too many the best ones (they come first) and a sample of the others."""
-    if len(trials) <= most:
+def sample_trials(trials: Sequence[Trial], max_trials: int, best: int) -> list[Trial]:
+    """All trials, or if there are too many, the `best` first ones and a random sample of the others."""
+    if len(trials) <= max_trials:
         return list(trials)
-    others = random.Random(SEED).sample(trials[best:], most - best)
+    others = random.Random(SEED).sample(trials[best:], max_trials - best)
     return [*trials[:best], *sorted(others, key=lambda trial: trial.number)]
 
 
-def said(shown: int, total: int, best: int) -> str:
-    """What `thinned` left out."""
-    return (
-        "" if shown == total else f"Shown are the best {best} of {total:,} trials and {shown - best} others by chance."
-    )
+def describe_sample(shown: int, total: int, best: int) -> str:
+    """A note about the trials that `sample_trials` left out; empty if all trials are shown."""
+    if shown == total:
+        return ""
+    return f"The plot shows the best {best} of {total:,} trials, and {shown - best} of the others, chosen at random."
 
 
 # --------------------------------------------------------------------------------- learning curves
 
 
-def curves(sweep: ReportData) -> Plot:
-    """The objective of every trial by epoch, with the rungs, and a cross where a trial was stopped."""
+def plot_curves(sweep: ReportData) -> Plot:
+    """The objective of each trial by epoch, with the rungs, and a cross where a trial was stopped early."""
     trials = [t for t in [*sweep.ranked, *(t for t in sweep.own if t.rank is None)] if t.epochs]
     if not trials:
         return Plot(None, "No trial has ended an epoch yet, so there are no learning curves.")
-    shown, metric = thinned(trials, MAX_CURVES, BEST_CURVES), sweep.objective.metric
+    shown, metric = sample_trials(trials, MAX_CURVES, BEST_CURVES), sweep.objective.metric
     traces = [_lines([t for t in shown if t.status == status], status, metric) for status in STATUSES]
     best = [_best_line(sweep.best, metric)] if sweep.best else []
     stops = _stops([t for t in shown if t.status == "PRUNED"], metric)
@@ -66,7 +67,7 @@ def curves(sweep: ReportData) -> Plot:
         "hovermode": "closest",
     }
     data = [trace for trace in [*traces[::-1], *stops, *best] if trace]
-    return Plot({"data": data, "layout": layout}, said(len(shown), len(trials), BEST_CURVES))
+    return Plot({"data": data, "layout": layout}, describe_sample(len(shown), len(trials), BEST_CURVES))
 
 
 def _tick(epochs: int) -> int:
@@ -74,14 +75,14 @@ def _tick(epochs: int) -> int:
 
 
 def _lines(trials: Sequence[Trial], status: str, metric: str) -> dict[str, Any] | None:
-    """One trace for all trials of a status: gaps keep them apart."""
+    """One trace with the curves of all trials of a status, separated by gaps."""
     if not trials:
         return None
     x: list[int | None] = []
     y: list[float | None] = []
     text: list[str] = []
     for trial in trials:
-        values = [finite(epoch.metrics.get(metric)) for epoch in trial.epochs]
+        values = [round_finite(epoch.metrics.get(metric)) for epoch in trial.epochs]
         x += [*range(1, len(values) + 1), None]
         y += [*values, None]
         text += [_hover(trial)] * (len(values) + 1)
@@ -116,8 +117,8 @@ def _stops(trials: Sequence[Trial], metric: str) -> list[dict[str, Any]]:
             "mode": "markers",
             "name": "stop",
             "x": [len(trial.epochs) for trial in trials],
-            "y": [finite(trial.epochs[-1].metrics.get(metric)) for trial in trials],
-            "text": [f"{_hover(trial)}<br>{safe(trial.why or '')}" for trial in trials],
+            "y": [round_finite(trial.epochs[-1].metrics.get(metric)) for trial in trials],
+            "text": [f"{_hover(trial)}<br>{escape(trial.why or '')}" for trial in trials],
             "hovertemplate": "%{text}<extra></extra>",
             "marker": {"symbol": "x", "size": 7, "color": "var:pruned"},
         }
@@ -125,17 +126,12 @@ def _stops(trials: Sequence[Trial], metric: str) -> list[dict[str, Any]]:
 
 
 def _hover(trial: Trial) -> str:
-    return f"<b>{safe(trial.name)}</b> {safe(configuration(trial.params))}"
+    return f"<b>{escape(trial.name)}</b> {escape(format_configuration(trial.params))}"
 
 
-def safe(text: str) -> str:
-    """Plotly reads a few HTML tags in texts."""
+def escape(text: str) -> str:
+    """Shorten a text and escape it as HTML, since Plotly interprets some HTML tags in texts."""
     return html.escape(text if len(text) <= 160 else text[:157] + "...")
-
-
-def finite(value: float | None) -> float | None:
-    """Five digits; None of what is not a number, and JSON has no word for."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
 
 
 def _vertical(x: float, colour: str = "var:muted") -> dict[str, Any]:
@@ -151,18 +147,18 @@ def _above(x: float, text: str) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------- progress
 
 
-def progress(sweeps: Sequence[ReportData], names: Sequence[str] = ("",)) -> Plot:
-    """The best objective found so far against the epochs spent; a line a sweep."""
+def plot_progress(sweeps: Sequence[ReportData], names: Sequence[str] = ("",)) -> Plot:
+    """The best objective so far against the epochs spent, with one line per sweep."""
     lines = [(name, steps) for name, sweep in zip(names, sweeps, strict=True) if (steps := best_so_far(sweep))]
     if not lines:
-        return Plot(None, "No trial has ended an epoch yet, so nothing was found so far.")
+        return Plot(None, "No trial has ended an epoch yet, so there is no objective to plot.")
     colours = ("var:complete", "var:pruned")
     data = [
         {
             "type": "scatter",
             "mode": "lines",
             "line": {"shape": "hv", "color": colour, "width": 2.5, "dash": dash},
-            "name": safe(name),
+            "name": escape(name),
             "x": [step[0] for step in steps],
             "y": [step[1] for step in steps],
             "hovertemplate": "after %{x} epochs: %{y:.4g}<extra></extra>",
@@ -175,13 +171,13 @@ def progress(sweeps: Sequence[ReportData], names: Sequence[str] = ("",)) -> Plot
 
 
 def best_so_far(sweep: ReportData) -> list[tuple[int, float]]:
-    """(epochs spent, best objective) wherever it rises, and at the end."""
+    """(epochs spent, best objective) at each improvement, and at the end."""
     objective, steps = sweep.objective, list[tuple[int, float]]()
     best: float | None = None
     spent = 0
     for epoch in _in_order(sweep):
         spent += 1
-        value = finite(epoch.metrics.get(objective.metric))
+        value = round_finite(epoch.metrics.get(objective.metric))
         if value is not None and objective.better(value, best):
             best = value
             steps.append((spent, value))
@@ -189,20 +185,20 @@ def best_so_far(sweep: ReportData) -> list[tuple[int, float]]:
 
 
 def _in_order(sweep: ReportData) -> list[Any]:
-    """All epochs as they ended; those without a time as their trials were begun."""
+    """All epochs in the order of their ends; if an end is unknown, in the order of the trials."""
     epochs = [epoch for trial in sweep.own for epoch in trial.epochs]
     if any(epoch.ended is None for epoch in epochs):
         return epochs
     return sorted(epochs, key=lambda epoch: epoch.ended or 0.0)
 
 
-# --------------------------------------------------------------------------------------- time line
+# ---------------------------------------------------------------------------------------- timeline
 
 
-def groups_over_time(line: Timeline) -> Plot:
-    """A row a group, a bar a trial."""
+def plot_timeline(line: Timeline) -> Plot:
+    """The epochs of the groups over time, with one row per group and one bar per trial."""
     if not line.spans:
-        return Plot(None, "The books of this sweep do not say who trained what when: an older version wrote them.")
+        return Plot(None, "The study has no times of epochs: no epoch has ended yet, or an older version wrote it.")
     names = {time.group: f"group {i}" for i, time in enumerate(line.groups[:MAX_GROUPS], start=1)}
     spans = [span for span in line.spans if span.group in names]
     unit, word = (60.0, "minutes") if line.seconds < 3 * 3600 else (3600.0, "hours")
@@ -212,7 +208,7 @@ def groups_over_time(line: Timeline) -> Plot:
         "barmode": "overlay",
         "bargap": 0.25,
         "height": 170 + 26 * len(names),
-        "legend": {"y": -50 / (60 + 26 * len(names))},  # below the axis' title, however low the plot is
+        "legend": {"y": -50 / (60 + 26 * len(names))},  # below the axis title at any height of the plot
         "xaxis": {"title": {"text": f"{word} since the sweep began"}, "rangemode": "tozero"},
         "yaxis": {"autorange": "reversed", "categoryorder": "array", "categoryarray": list(names.values())},
         "shapes": [_vertical(pause / unit) for pause in line.pauses],
@@ -229,7 +225,7 @@ def _bars(spans: Sequence[Span], status: str, names: dict[str, str], unit: float
         "y": [names[span.group] for span in spans],
         "base": [round(span.began / unit, 4) for span in spans],
         "x": [round((span.ended - span.began) / unit, 4) for span in spans],
-        "text": [f"{safe(s.trial)}, {s.epochs} {'epoch' if s.epochs == 1 else 'epochs'}" for s in spans],
+        "text": [f"{escape(s.trial)}, {s.epochs} {'epoch' if s.epochs == 1 else 'epochs'}" for s in spans],
         "textposition": "none",
         "hovertemplate": f"%{{text}}<br>%{{x:.2f}} {word} from %{{base:.2f}} on<extra>%{{y}}</extra>",
         "marker": {"color": f"var:{status.lower()}", "line": {"color": "var:paper", "width": 0.7}},
@@ -239,11 +235,11 @@ def _bars(spans: Sequence[Span], status: str, names: dict[str, str], unit: float
 def _timeline_note(line: Timeline) -> str:
     notes = []
     if line.pauses:
-        notes.append("The clock stands still between sessions (dotted lines).")
+        notes.append("The time between sessions is left out (dotted lines).")
     if line.merged:
-        notes.append("Trials that follow each other closely share a bar: there are too many to draw each.")
+        notes.append("There are too many trials for separate bars, so consecutive trials share a bar.")
     if len(line.groups) > MAX_GROUPS:
-        notes.append(f"Shown are the first {MAX_GROUPS} of {len(line.groups)} groups.")
+        notes.append(f"The plot shows the first {MAX_GROUPS} of {len(line.groups)} groups.")
     if line.unknown:
-        notes.append(f"Of {line.unknown:,} epochs nobody knows who trained them.")
+        notes.append(f"For {line.unknown:,} epochs, the group was not recorded.")
     return " ".join(notes)

@@ -1,4 +1,4 @@
-"""What a report is drawn from: plain frozen values, filled by whoever keeps the books of a sweep."""
+"""The values that a report is rendered from, as frozen dataclasses. `jepa_ray.sweep.output.reporting` fills them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jepa_ray.config import Objective
+from jepa_ray.config import Budget, Objective
 from jepa_ray.diagnosis import Diagnosis, Remedy
 
-Params = Mapping[str, Any]  # dotted key -> value; a key whose condition does not hold is absent
+Params = Mapping[str, Any]  # dotted key -> value, without the keys whose conditions do not hold
 
 
 class SweepState(enum.StrEnum):
-    """How far a sweep is when its report is written."""
+    """State of a sweep at the time its report is written."""
 
     FINISHED = "finished"
     INTERRUPTED = "interrupted"
-    UNFINISHED = "not finished"  # it runs, or was killed: the books alone do not tell
+    UNFINISHED = "not finished"  # it is running or was killed: the study does not say which
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds, or a rate, with its 95 % interval."""
+    """A mean over seeds, or a rate, with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -32,7 +32,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch left, and where and when it was trained, if that is known."""
+    """The metrics of an epoch, and the group and time of its training if they were recorded."""
 
     metrics: Mapping[str, float]
     group: str | None = None
@@ -40,16 +40,16 @@ class Epoch:
 
     @property
     def seconds(self) -> float:
-        """Of training and validating."""
+        """Duration of training and validation."""
         return self.metrics.get("epoch_s", 0.0)
 
 
 @dataclass(frozen=True)
-class Planned:
-    """How often planning with a trial's model reached the goal."""
+class PlanningSuccess:
+    """Success rates of planning with a trial's model, and of random actions."""
 
     success: Interval
-    random: float  # of random actions
+    random: float
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,21 @@ class Trial:
 
     number: int
     name: str
-    label: str  # its configuration in a line
+    label: str  # its configuration on one line
     status: str  # COMPLETE, PRUNED, FAILED, RUNNING
     params: Params
     epochs: Sequence[Epoch] = ()
-    rank: int | None = None  # none while it runs, and of a repeat
+    rank: int | None = None  # place in the leaderboard; None while it runs, and for repeats
     objective: float | None = None  # of its best epoch
     best_epoch: int | None = None
-    stop: str | None = None  # why it was stopped early,
-    error: str | None = None  # or failed,
-    collapse: str | None = None  # or ended at chance
+    stop: str | None = None  # reason of an early stop
+    error: str | None = None  # reason of a failure
+    collapse: str | None = None  # reason of a stop because the model was at chance level
     diagnosis: Diagnosis | None = None  # of its best epoch
-    intervals: Mapping[str, Interval] = field(default_factory=dict)  # of metrics over seeds, where it was repeated
-    runs: int = 1  # seeds, its own included
-    planned: Planned | None = None
-    pareto: bool | None = None  # with several objectives: no other one beats it
+    intervals: Mapping[str, Interval] = field(default_factory=dict)  # of metrics over seeds, if it was repeated
+    runs: int = 1  # number of seeds, including its own
+    planned: PlanningSuccess | None = None
+    pareto: bool | None = None  # with several objectives: whether it is on the Pareto front
     repeat_of: str | None = None
     seed: int | None = None
 
@@ -83,38 +83,18 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Of all its epochs."""
+        """Duration of all its epochs."""
         return sum(epoch.seconds for epoch in self.epochs)
 
     @property
     def why(self) -> str | None:
-        """Why it ended before its time."""
+        """The reason why it ended early, if it did."""
         return self.error or self.collapse or self.stop
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What the sweep may spend."""
-
-    runs: int  # trials and repeats
-    max_epochs: int  # of one run
-    rungs: Sequence[int]  # epochs at which trials may be stopped
-    points: int | None  # of the grid; None of an infinite space
-
-    @property
-    def epochs(self) -> int:
-        """If nothing is stopped early."""
-        return self.runs * self.max_epochs
-
-    @property
-    def grid_epochs(self) -> int | None:
-        """If every point of the grid is trained to its end."""
-        return None if self.points is None else self.points * self.max_epochs
-
-
-@dataclass(frozen=True)
 class Session:
-    """From one start of the command to its end, or to an interruption."""
+    """One execution of the sweep command."""
 
     began: float  # Unix time
     command: str
@@ -123,7 +103,7 @@ class Session:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that a report shows."""
+    """All values that a report shows."""
 
     name: str
     state: SweepState
@@ -136,13 +116,13 @@ class ReportData:
     sessions: Sequence[Session]
     spec: Mapping[str, Any]
     spec_text: str
-    remedies: Sequence[Remedy] = ()  # of what ails most of the trials
+    remedies: Sequence[Remedy] = ()  # against the most common condition of unhealthy models
     picture: bytes | None = None  # PNG of planned episodes
-    versions: Mapping[str, str] = field(default_factory=dict)  # where the report was written
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the environment that writes the report
 
     @property
     def objective(self) -> Objective:
-        """What ranks."""
+        """The first objective, by which trials are ranked."""
         return self.objectives[0]
 
     @property
@@ -152,30 +132,30 @@ class ReportData:
 
     @property
     def ranked(self) -> list[Trial]:
-        """The ended ones, best first."""
+        """The trials with a rank, best first."""
         return sorted((t for t in self.own if t.rank is not None), key=lambda t: t.rank or 0)
 
     @property
     def best(self) -> Trial | None:
-        """The first of the ranking that has a model."""
+        """The highest-ranked trial that has a model."""
         return next((trial for trial in self.ranked if trial.status in ("COMPLETE", "PRUNED")), None)
 
     @property
     def keys(self) -> list[str]:
-        """What is swept."""
+        """The swept keys."""
         return list(self.space)
 
     @property
     def epochs_spent(self) -> int:
-        """By all trials, repeats included."""
+        """Number of epochs of all trials, including repeats."""
         return sum(len(trial.epochs) for trial in self.trials)
 
     @property
     def training_seconds(self) -> float:
-        """Spent in epochs, all groups together."""
+        """Duration of all epochs, summed over all groups."""
         return sum(trial.seconds for trial in self.trials)
 
 
-def short(key: str) -> str:
+def short_key(key: str) -> str:
     """`training.learning_rate` -> `learning_rate`."""
     return key.rpartition(".")[2]

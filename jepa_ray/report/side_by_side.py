@@ -1,4 +1,4 @@
-"""Two sweeps side by side: what was asked of each, what it found, and what it took."""
+"""The comparison of two sweeps: their specs, their results, and their cost."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jepa_ray.files import differences
+from jepa_ray.formatting import round_finite
 from jepa_ray.report import panels, plots, space_plots, summary
-from jepa_ray.report.importance import importance
-from jepa_ray.report.page import page
+from jepa_ray.report.importance import compute_importance
+from jepa_ray.report.page import render_page
 from jepa_ray.report.plots import Plot
 from jepa_ray.report.report_data import Params, ReportData, Trial
-from jepa_ray.report.timeline import timeline
+from jepa_ray.report.timeline import build_timeline
 
 SECTIONS = (
-    ("found", "Found"),
+    ("found", "Results"),
     ("progress", "Progress"),
     ("differences", "Differences"),
     ("both", "Tried in both"),
-    ("importance", "What matters"),
+    ("importance", "Importance"),
     ("leaderboards", "Best ten"),
 )
 TOP = 10
-SAID_BY_HEADLINE = ("name",)  # no difference worth a line
+SHOWN_IN_TITLE = ("name",)  # keys that are not listed among the differences
 
 
-def render_both(a: ReportData, b: ReportData) -> str:
-    """The comparison as a page."""
+def render_comparison(a: ReportData, b: ReportData) -> str:
+    """The comparison of two sweeps as HTML."""
     names = _names(a, b)
-    found = {f"importance-{i}": space_plots.importance_bars(s, importance(s)) for i, s in enumerate((a, b))}
+    bars = {f"importance-{i}": space_plots.plot_importance(s, compute_importance(s)) for i, s in enumerate((a, b))}
     shared = shared_trials(a, b)
-    drawn = {"progress": _progress(a, b, names), "both": _scatter(a, b, shared, names), **found}
+    drawn = {"progress": _progress(a, b, names), "both": _scatter(a, b, shared, names), **bars}
     changed = differences(a.spec, b.spec)
-    return page(
-        "versus.html.j2",
+    return render_page(
+        "side_by_side.html.j2",
         f"{names[0]} and {names[1]}",
         SECTIONS,
-        summary.stamp(max(a, b, key=lambda sweep: sweep.written)),
+        summary.format_stamp(max(a, b, key=lambda sweep: sweep.written)),
         {},
         drawn,
         state="",
@@ -45,8 +46,8 @@ def render_both(a: ReportData, b: ReportData) -> str:
         names=names,
         sides=[_side(sweep) for sweep in (a, b)],
         caution=_caution(a, b),
-        changed=[(key, *map(_cell, pair)) for key, pair in changed.items() if key not in SAID_BY_HEADLINE],
-        shared=_sentence(a, shared, names),
+        changed=[(key, *map(_cell, pair)) for key, pair in changed.items() if key not in SHOWN_IN_TITLE],
+        shared=_describe_shared(a, shared, names),
     )
 
 
@@ -56,28 +57,28 @@ def _names(a: ReportData, b: ReportData) -> tuple[str, str]:
 
 def _side(sweep: ReportData) -> dict[str, Any]:
     top = [
-        (trial.rank, trial.name, trial.status, len(trial.epochs), panels.number(trial.objective), trial.label)
+        (trial.rank, trial.name, trial.status, len(trial.epochs), round_finite(trial.objective), trial.label)
         for trial in sweep.ranked[:TOP]
     ]
     return {
         "state": str(sweep.state),
-        "status": summary.status_line(sweep),
+        "status": summary.describe_status(sweep),
         "best": sweep.best.name if sweep.best else None,
         "objective": str(sweep.objective),
-        "parameters": summary.best_parameters(sweep),
-        "metrics": summary.best_metrics(sweep),
-        "spent": summary.spent(sweep, timeline(sweep)),
+        "parameters": summary.summarize_parameters(sweep),
+        "metrics": summary.summarize_metrics(sweep),
+        "spent": summary.summarize_spending(sweep, build_timeline(sweep)),
         "top": top,
     }
 
 
 def _caution(a: ReportData, b: ReportData) -> str | None:
-    """Why values of the two cannot be compared, if they cannot."""
+    """The reason why the values of the two sweeps cannot be compared; None if they can."""
     if str(a.objective) != str(b.objective):
-        return f"The objectives differ ({a.objective}; {b.objective}): values of the one say nothing about the other."
+        return f"The objectives differ ({a.objective}; {b.objective}), so their values cannot be compared."
     data = [sweep.spec.get("base", {}).get("data") for sweep in (a, b)]
     if data[0] != data[1]:
-        return "The data differ: values were measured on other trajectories."
+        return "The data differ, so the values were measured on different trajectories and cannot be compared."
     return None
 
 
@@ -87,33 +88,33 @@ def _cell(value: Any) -> str:
 
 def _progress(a: ReportData, b: ReportData, names: tuple[str, str]) -> Plot:
     if a.objective.metric != b.objective.metric:
-        return Plot(None, "The objectives differ, so their best values have no common axis.")
-    return plots.progress([a, b], names)
+        return Plot(None, "The objectives differ, so their values cannot be drawn on a common axis.")
+    return plots.plot_progress([a, b], names)
 
 
 # ------------------------------------------------------------------------------------- tried in both
 
 
 def shared_trials(a: ReportData, b: ReportData) -> list[tuple[Trial, Trial]]:
-    """Pairs of trials with a result that have the same configuration; keys that only one sweep varied don't count."""
+    """Pairs of trials with a result and the same configuration; keys that only one of the sweeps varied are ignored."""
     keys = [key for key in a.keys if key in b.space]
     if not keys or str(a.objective) != str(b.objective):
         return []
-    theirs = {_point(trial.params, keys): trial for trial in reversed(_with_results(b))}
-    ours = {_point(trial.params, keys): trial for trial in reversed(_with_results(a))}
-    return [(trial, theirs[point]) for point, trial in ours.items() if point in theirs]
+    of_b = {_point(trial.params, keys): trial for trial in reversed(_with_results(b))}
+    of_a = {_point(trial.params, keys): trial for trial in reversed(_with_results(a))}
+    return [(trial, of_b[point]) for point, trial in of_a.items() if point in of_b]
 
 
 def _with_results(sweep: ReportData) -> list[Trial]:
-    """Best first, so that of several with the same point the best one counts."""
+    """The trials with a result, best first, so that of several trials with the same point the best one is used."""
     return [trial for trial in sweep.ranked if trial.objective is not None and trial.status != "FAILED"]
 
 
 def _point(params: Params, keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(str(panels.param(params.get(key))) for key in keys)
+    return tuple(str(panels.format_param(params.get(key))) for key in keys)
 
 
-def _sentence(a: ReportData, shared: Sequence[tuple[Trial, Trial]], names: tuple[str, str]) -> str:
+def _describe_shared(a: ReportData, shared: Sequence[tuple[Trial, Trial]], names: tuple[str, str]) -> str:
     if not shared:
         return ""
     gains = [y.objective - x.objective for x, y in shared if x.objective is not None and y.objective is not None]
@@ -123,15 +124,13 @@ def _sentence(a: ReportData, shared: Sequence[tuple[Trial, Trial]], names: tuple
     return (
         f"{len(shared)} configurations were tried in both; {names[1]} is better in {better} of them."
         f" Median difference in {metric}: {statistics.median(gains):+.4g}."
-        " Trials stopped early count with what they reached."
+        " For trials that were stopped early, the value that they had reached is used."
     )
 
 
 def _scatter(a: ReportData, b: ReportData, shared: Sequence[tuple[Trial, Trial]], names: tuple[str, str]) -> Plot:
     if not shared:
-        return Plot(
-            None, "No configuration with a result was tried in both, so there is nothing to set against each other."
-        )
+        return Plot(None, "No configuration with a result was tried in both sweeps, so there is nothing to compare.")
     x, y = ([trial.objective for trial in side] for side in zip(*shared, strict=True))
     values = [value for value in [*x, *y] if value is not None]
     ends = [min(values), max(values)]
@@ -140,7 +139,7 @@ def _scatter(a: ReportData, b: ReportData, shared: Sequence[tuple[Trial, Trial]]
         "mode": "markers",
         "x": x,
         "y": y,
-        "text": [plots.safe(trial.label) for trial, _ in shared],
+        "text": [plots.escape(trial.label) for trial, _ in shared],
         "hovertemplate": "%{text}<br>%{x:.4g} and %{y:.4g}<extra></extra>",
         "marker": {"size": 8, "color": "var:complete", "line": {"color": "var:paper", "width": 1}},
     }
@@ -148,7 +147,7 @@ def _scatter(a: ReportData, b: ReportData, shared: Sequence[tuple[Trial, Trial]]
     line = {"line": {"color": "var:muted", "dash": "dot", "width": 1}}
     metric = a.objective.metric
     axes = {
-        "xaxis": {"title": {"text": f"{metric}, {plots.safe(names[0])}"}},
-        "yaxis": {"title": {"text": f"{metric}, {plots.safe(names[1])}"}},
+        "xaxis": {"title": {"text": f"{metric}, {plots.escape(names[0])}"}},
+        "yaxis": {"title": {"text": f"{metric}, {plots.escape(names[1])}"}},
     }
     return Plot({"data": [{**equal, **line}, dict(points)], "layout": {**axes, "showlegend": False}})

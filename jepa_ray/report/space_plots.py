@@ -1,4 +1,4 @@
-"""Plots of a sweep's space: parallel coordinates, importance, and what pairs of hyperparameters reach together."""
+"""Plots of the search space: parallel coordinates, importance, and the best objective by pairs of hyperparameters."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
+from jepa_ray.formatting import round_finite
 from jepa_ray.report.importance import Importance
-from jepa_ray.report.panels import labels, param
-from jepa_ray.report.plots import Plot, finite, safe, said, thinned
+from jepa_ray.report.panels import format_param, label_keys
+from jepa_ray.report.plots import Plot, describe_sample, escape, sample_trials
 from jepa_ray.report.report_data import ReportData, Trial
 
-MAX_LINES, BEST_LINES = 800, 200
-MAX_CELLS = 12  # of a heat map's side: a dimension with more values is put in bins
+MAX_LINES, BEST_LINES = 800, 200  # lines in total, and lines of the best trials
+MAX_CELLS = 12  # along a side of a heat map; a dimension with more values is divided into bins
 MAX_PAIRS = 6
-MIN_TRIALS_FOR_PAIRS = 3  # trials
-SCALE = "Cividis"  # told apart by all kinds of colour vision, and in grey
+MIN_TRIALS_FOR_PAIRS = 3
+SCALE = "Cividis"  # readable with colour vision deficiency, and in greyscale
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A dimension as places on a line: choices and small ranges by their values, others in bins."""
+    """A dimension as positions on an axis: one per value of choices and short ranges, otherwise one per bin."""
 
     key: str
-    names: list[str]  # of the places
-    centres: list[float] | None  # of bins; None of values
+    names: list[str]  # of the positions
+    centres: list[float] | None  # of the bins; None if the positions are values
     log: bool
-    _values: tuple[Any, ...]  # of the places, or the edges of the bins
+    _values: tuple[Any, ...]  # the values, or the edges of the bins
 
-    def place(self, params: Mapping[str, Any]) -> int | None:
-        """Where a trial lies; None if it does not have the dimension."""
+    def position(self, params: Mapping[str, Any]) -> int | None:
+        """The position of a trial on the axis; None if the trial does not have the dimension."""
         value = params.get(self.key, _ABSENT)
         if value is _ABSENT:
             return None
@@ -52,19 +53,19 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
-def axis(key: str, distribution: Any) -> Axis:
-    """The places of a dimension."""
-    values = values_of(distribution)
+def make_axis(key: str, distribution: Any) -> Axis:
+    """The axis of a dimension."""
+    values = discrete_values(distribution)
     if values is not None:
-        return Axis(key, [safe(str(param(v))) for v in values], None, False, tuple(values))
+        return Axis(key, [escape(str(format_param(v))) for v in values], None, False, tuple(values))
     low, high, log = distribution.low, distribution.high, bool(distribution.log)
     edges = _edges(low, high, log=log)
     middles = [math.sqrt(a * b) if log else (a + b) / 2 for a, b in itertools.pairwise(edges)]
     return Axis(key, [f"{middle:.3g}" for middle in middles], middles, log, tuple(edges))
 
 
-def values_of(distribution: Any) -> list[Any] | None:
-    """All values of choices and of short stepped ranges, numbers in order; None of what wants bins."""
+def discrete_values(distribution: Any) -> list[Any] | None:
+    """All values of choices and of short stepped ranges, numbers sorted; None for ranges that need bins."""
     if isinstance(distribution, CategoricalDistribution):
         choices = list(distribution.choices)
         numeric = all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in choices)
@@ -85,15 +86,15 @@ def _edges(low: float, high: float, *, log: bool) -> list[float]:
 # ---------------------------------------------------------------------------- parallel coordinates
 
 
-def parallel(sweep: ReportData) -> Plot:
-    """A line a trial through its hyperparameters to its objective."""
-    trials = [trial for trial in sweep.ranked if finite(trial.objective) is not None]
+def plot_parallel(sweep: ReportData) -> Plot:
+    """Parallel coordinates: one line per trial through its hyperparameters to its objective."""
+    trials = [trial for trial in sweep.ranked if round_finite(trial.objective) is not None]
     if len(trials) < 2:
-        return Plot(None, f"Parallel coordinates need two trials with a result; there {_are(len(trials))}.")
-    shown = thinned(trials, MAX_LINES, BEST_LINES)[::-1]  # the best are drawn last, above the others
-    names, metric = labels(sweep.keys), sweep.objective.metric
-    dimensions = [_coordinate(key, safe(names[key]), sweep.space[key], shown) for key in sweep.keys]
-    values = [finite(trial.objective) for trial in shown]
+        return Plot(None, f"Parallel coordinates need two trials with a result; this sweep has {len(trials)}.")
+    shown = sample_trials(trials, MAX_LINES, BEST_LINES)[::-1]  # the best trials are drawn last, above the others
+    names, metric = label_keys(sweep.keys), sweep.objective.metric
+    dimensions = [_coordinate(key, escape(names[key]), sweep.space[key], shown) for key in sweep.keys]
+    values = [round_finite(trial.objective) for trial in shown]
     line = {
         "color": values,
         "colorscale": SCALE,
@@ -102,23 +103,19 @@ def parallel(sweep: ReportData) -> Plot:
         "colorbar": {"thickness": 12, "title": {"text": metric, "side": "right"}},
     }
     data = [{"type": "parcoords", "dimensions": [*dimensions, {"label": metric, "values": values}], "line": line}]
-    return Plot({"data": data, "layout": {"height": 420}}, said(len(shown), len(trials), BEST_LINES))
-
-
-def _are(count: int) -> str:
-    return "is one" if count == 1 else f"are {count or 'none'}"
+    return Plot({"data": data, "layout": {"height": 420}}, describe_sample(len(shown), len(trials), BEST_LINES))
 
 
 def _coordinate(key: str, label: str, distribution: Any, trials: Sequence[Trial]) -> dict[str, Any]:
     absent = any(key not in trial.params for trial in trials)
     if isinstance(distribution, CategoricalDistribution):
-        line = axis(key, distribution)
-        places = [-1 if (place := line.place(trial.params)) is None else place for trial in trials]
+        line = make_axis(key, distribution)
+        positions = [-1 if (position := line.position(trial.params)) is None else position for trial in trials]
         ticks = list(range(len(line.names)))
         names = [*(["absent"] if absent else []), *line.names]
         return {
             "label": label,
-            "values": places,
+            "values": positions,
             "tickvals": [*([-1] if absent else []), *ticks],
             "ticktext": names,
             "range": [-1 if absent else min(0, len(ticks) - 2), max(1, len(ticks) - 1)],
@@ -129,7 +126,7 @@ def _coordinate(key: str, label: str, distribution: Any, trials: Sequence[Trial]
 def _numeric_coordinate(
     key: str, label: str, distribution: Any, trials: Sequence[Trial], *, absent: bool
 ) -> dict[str, Any]:
-    """A range; logarithms of it where it is uniform in them. What is absent lies below it."""
+    """The coordinate of a range, in log10 for log-uniform ranges. Trials without the key are drawn below the range."""
 
     def scaled(value: float) -> float:
         return math.log10(value) if distribution.log else value
@@ -155,48 +152,48 @@ def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
 # -------------------------------------------------------------------------------------- importance
 
 
-def importance_bars(sweep: ReportData, found: Importance) -> Plot:
-    """Two bars a hyperparameter."""
-    if not found.ped_anova and not found.fanova:
-        return Plot(None, " ".join(found.notes))
-    names, keys = labels(sweep.keys), found.ordered(sweep.keys)[::-1]
+def plot_importance(sweep: ReportData, importance: Importance) -> Plot:
+    """The importance of each hyperparameter by two methods, as two bars."""
+    if not importance.ped_anova and not importance.fanova:
+        return Plot(None, " ".join(importance.notes))
+    names, keys = label_keys(sweep.keys), importance.ordered(sweep.keys)[::-1]
     data = [
         {
             "type": "bar",
             "orientation": "h",
             "name": name,
-            "y": [safe(names[key]) for key in keys],
-            "x": [finite(shares.get(key)) for key in keys],
+            "y": [escape(names[key]) for key in keys],
+            "x": [round_finite(shares.get(key)) for key in keys],
             "hovertemplate": "%{y}: %{x:.1%}<extra>" + name + "</extra>",
             "marker": {"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay"}},
         }
         for name, shares, colour, pattern in (
-            ("fANOVA", found.fanova, "var:complete", ""),
-            ("PED-ANOVA", found.ped_anova, "var:pruned", "/"),
+            ("fANOVA", importance.fanova, "var:complete", ""),
+            ("PED-ANOVA", importance.ped_anova, "var:pruned", "/"),
         )
     ]
     axes = {"xaxis": {"tickformat": ".0%", "rangemode": "tozero"}, "yaxis": {}}
     layout = {**axes, "barmode": "group", "height": 130 + 52 * len(keys), "legend": {"traceorder": "reversed"}}
-    return Plot({"data": data, "layout": layout}, " ".join(found.notes))
+    return Plot({"data": data, "layout": layout}, " ".join(importance.notes))
 
 
 # ------------------------------------------------------------------------------------------- pairs
 
 
-def pairs(sweep: ReportData, found: Importance) -> list[Plot]:
-    """For the most important hyperparameters two by two, the best objective that each combination reached."""
-    trials = [trial for trial in sweep.own if finite(trial.objective) is not None and trial.status != "FAILED"]
+def plot_pairs(sweep: ReportData, importance: Importance) -> list[Plot]:
+    """For pairs of the most important hyperparameters, the best objective of each combination of their values."""
+    trials = [trial for trial in sweep.own if round_finite(trial.objective) is not None and trial.status != "FAILED"]
     if len(trials) < MIN_TRIALS_FOR_PAIRS or len(sweep.keys) < 2:
         return []
-    axes = {key: axis(key, sweep.space[key]) for key in found.ordered(sweep.keys)[:4]}
-    ends = [value for trial in trials if (value := finite(trial.objective)) is not None]
+    axes = {key: make_axis(key, sweep.space[key]) for key in importance.ordered(sweep.keys)[:4]}
+    ends = [value for trial in trials if (value := round_finite(trial.objective)) is not None]
     chosen = list(itertools.combinations(axes.values(), 2))[:MAX_PAIRS]
     return [_pair(sweep, a, b, trials, (min(ends), max(ends))) for a, b in chosen]
 
 
 def _pair(sweep: ReportData, x: Axis, y: Axis, trials: Sequence[Trial], ends: tuple[float, float]) -> Plot:
     cells = _cells(sweep, x, y, trials)
-    names, metric = labels(sweep.keys), sweep.objective.metric
+    names, metric = label_keys(sweep.keys), sweep.objective.metric
     values = [[cells.get((i, j), [None])[0] for i in range(len(x.names))] for j in range(len(y.names))]
     counts = [[len(cells.get((i, j), [])) for i in range(len(x.names))] for j in range(len(y.names))]
     smooth = x.centres is not None and y.centres is not None
@@ -212,29 +209,29 @@ def _pair(sweep: ReportData, x: Axis, y: Axis, trials: Sequence[Trial], ends: tu
         **colours,
         "colorbar": {"thickness": 10, "title": {"text": f"best {metric}", "side": "right"}},
     }
-    layout = {"height": 320, "xaxis": _place_axis(x, names[x.key]), "yaxis": _place_axis(y, names[y.key])}
+    layout = {"height": 320, "xaxis": _axis_layout(x, names[x.key]), "yaxis": _axis_layout(y, names[y.key])}
     data = [trace, _points(x, y, trials)] if smooth else [trace]
     return Plot({"data": data, "layout": {**layout, "showlegend": False}})
 
 
 def _levels(low: float, high: float) -> dict[str, Any]:
-    """The lines of a contour plot; cells without a trial are filled in from their neighbours."""
+    """Settings of a contour plot. Cells without a trial are interpolated from their neighbours."""
     levels = {"start": low, "end": high, "size": (high - low) / 10 or 1.0, "coloring": "heatmap"}
     return {"connectgaps": True, "contours": levels}
 
 
 def _cells(sweep: ReportData, x: Axis, y: Axis, trials: Sequence[Trial]) -> dict[tuple[int, int], list[float]]:
-    """The objectives of each cell, best first."""
+    """The objectives of the trials in each cell, best first."""
     cells: dict[tuple[int, int], list[float]] = {}
     for trial in trials:
-        places, value = (x.place(trial.params), y.place(trial.params)), finite(trial.objective)
-        if places[0] is not None and places[1] is not None and value is not None:
-            cells.setdefault((places[0], places[1]), []).append(value)
+        i, j, value = x.position(trial.params), y.position(trial.params), round_finite(trial.objective)
+        if i is not None and j is not None and value is not None:
+            cells.setdefault((i, j), []).append(value)
     return {cell: sorted(values, reverse=sweep.objective.mode == "max") for cell, values in cells.items()}
 
 
-def _place_axis(line: Axis, name: str) -> dict[str, Any]:
-    title = {"title": {"text": safe(name)}}
+def _axis_layout(line: Axis, name: str) -> dict[str, Any]:
+    title = {"title": {"text": escape(name)}}
     if line.centres is None:
         return {**title, "type": "category"}
     return {**title, "type": "log", "dtick": 1} if line.log else {**title, "type": "linear"}
@@ -242,7 +239,7 @@ def _place_axis(line: Axis, name: str) -> dict[str, Any]:
 
 def _points(x: Axis, y: Axis, trials: Sequence[Trial]) -> dict[str, Any]:
     both = [trial for trial in trials if x.key in trial.params and y.key in trial.params]
-    shown = thinned(both, 300, 0)
+    shown = sample_trials(both, 300, 0)
     return {
         "type": "scatter",
         "mode": "markers",

@@ -1,4 +1,4 @@
-"""Who trained what when: the epochs of all groups on one clock, and the time in which groups had nothing to do."""
+"""The timeline of a sweep: the epochs of all worker groups on one clock, and the idle time of the groups."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 from jepa_ray.report.report_data import ReportData, Trial
 
-MAX_BARS = 1500  # a picture with more is no easier to read, and slow to draw
+MAX_BARS = 1500  # a plot with more bars is slow to draw and not easier to read
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch in which a group trained; seconds on the sweep's own clock, which stands still between sessions."""
+    """A time span in which a group trained, in seconds on the sweep's clock, which stops between sessions."""
 
     group: str
     began: float
@@ -24,44 +24,44 @@ class Span:
 
 @dataclass(frozen=True)
 class GroupTime:
-    """How a group spent its session."""
+    """How a group spent its session, in seconds."""
 
     group: str
     trials: int
     epochs: int
-    startup: float  # seconds from the session's begin to its first epoch
+    startup: float  # from the start of the session to the group's first epoch
     busy: float
-    idle: float  # between its first and its last epoch, or after it until the session's last one
+    idle: float  # without training, from the group's first epoch to the session's last epoch
 
     @property
     def share(self) -> float:
-        """Busy, of the time from its first epoch to the session's last one."""
+        """The busy share of the time from the group's first epoch to the session's last epoch."""
         return self.busy / (self.busy + self.idle) if self.busy + self.idle else 0.0
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """All spans, and what they add up to."""
+    """All spans, and the times of the groups."""
 
     spans: list[Span]
     groups: list[GroupTime]
-    pauses: list[float]  # where the clock stood still
-    unknown: int  # epochs of which nobody knows who trained them
-    merged: bool  # spans of several trials were put together
+    pauses: list[float]  # times at which the clock stopped between two sessions
+    unknown: int  # number of epochs without a recorded group
+    merged: bool  # whether spans of several trials were merged
 
     @property
     def idle(self) -> float:
-        """Seconds in which groups that were up did nothing."""
+        """Idle seconds, summed over all groups."""
         return sum(group.idle for group in self.groups)
 
     @property
     def seconds(self) -> float:
-        """Of all sessions, from a session's begin to its last epoch."""
+        """Duration of all sessions, each from its start to its last epoch."""
         return max((span.ended for span in self.spans), default=0.0)
 
 
-def timeline(sweep: ReportData) -> Timeline:
-    """The time line of a sweep; without spans where the books have no times."""
+def build_timeline(sweep: ReportData) -> Timeline:
+    """The timeline of a sweep. It has no spans if the study has no times."""
     raw = sorted((s for trial in sweep.trials for s in _spans(trial)), key=lambda s: s.began)
     unknown = sum(epoch.ended is None for trial in sweep.trials for epoch in trial.epochs)
     if not raw:
@@ -88,19 +88,19 @@ def _spans(trial: Trial) -> Iterable[Span]:
 
 
 def _sessions(raw: Sequence[Span], begins: Sequence[float]) -> list[tuple[float, list[Span]]]:
-    """The spans of each session that has some, with its begin."""
+    """Start and spans of each session in which an epoch was trained."""
     first = raw[0].began
     starts = [first, *(begin for begin in begins if begin > first)] if not begins or begins[0] > first else begins
-    found = []
+    sessions = []
     for i, start in enumerate(starts):
         end = starts[i + 1] if i + 1 < len(starts) else float("inf")
         if own := [span for span in raw if start <= span.began < end]:
-            found.append((start, own))
-    return found
+            sessions.append((start, own))
+    return sessions
 
 
 def _on_one_clock(sessions: Sequence[tuple[float, list[Span]]]) -> tuple[list[Span], list[float]]:
-    """All spans in seconds since the first session began, pauses cut out; and when each session begins."""
+    """All spans in seconds since the start of the first session, without pauses, and the start of each session."""
     spans: list[Span] = []
     begins, now = [], 0.0
     for start, own in sessions:
@@ -131,7 +131,7 @@ def _same_trial(a: Span, b: Span) -> bool:
 
 
 def _merged(spans: Sequence[Span], together: Callable[[Span, Span], bool]) -> list[Span]:
-    """Neighbours of the same group in one bar, where `together(earlier, later)` says so."""
+    """The spans, with consecutive spans of a group merged into one if `together(earlier, later)` is true."""
     open_spans: dict[str, Span] = {}
     done: list[Span] = []
     for span in spans:

@@ -1,10 +1,10 @@
-"""The programs of a cluster with settings that are safe to leave alone: `python -m jepa_ray.serve head|worker|mlflow`.
+"""The programs of a cluster, started with secure settings: `python -m jepa_ray.serve head|worker|mlflow|bucket`.
 
-Each command checks what it was told, then becomes the real program (`ray start`, `mlflow server`), so that a container
-has that as its process and signals reach it. Ray and MLflow are not imported here: only their command lines are built.
+Each command checks its options, then replaces its own process by the real program (`ray start`, `mlflow server`), so
+that a container's signals reach that program. Ray and MLflow are not imported here: only their command lines are built.
 
-    environment.py   secrets from files, addresses, and the program to become
-    nodes.py         Ray's head and workers, and the token that they ask for
-    tracking.py      the MLflow server and its users
-    bucket.py        the bucket where artifacts and the state of sweeps are kept
+    program.py         a command line with its environment; secrets from files; addresses
+    nodes.py           Ray's head and workers, and the token that protects them
+    mlflow_server.py   the MLflow server and its users
+    bucket.py          the bucket that stores artifacts and the state of sweeps
 """

@@ -1,4 +1,4 @@
-"""The bucket where artifacts and the state of sweeps are kept: made once, when the store is new."""
+"""Creation of the bucket that stores artifacts and the state of sweeps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 def make_bucket(name: str, wait_s: float) -> bool:
-    """Make the bucket unless it is there; the store and its keys come from AWS_*. True: it is new.
+    """Create the bucket unless it exists; returns whether it was created. AWS_* variables give the store and its keys.
 
-    A store that is still starting is waited for. Raises `ConfigError` for a name that is none, `JepaRayError` if the
-    store refuses or does not answer in time.
+    Waits up to `wait_s` seconds for a store that is still starting. Raises `ConfigError` for an invalid name,
+    `JepaRayError` if the store refuses the request or does not answer in time.
     """
     if not NAME.fullmatch(name):
         raise ConfigError(f"bucket {name!r} must be 3 to 63 lower-case letters, digits, dots and hyphens")
@@ -31,7 +31,7 @@ def make_bucket(name: str, wait_s: float) -> bool:
             return True
         except (BotoCoreError, ClientError) as error:
             if isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] < 500:
-                raise JepaRayError(f"bucket {name}: the store refuses ({error})") from None
+                raise JepaRayError(f"bucket {name}: the object store refuses the request ({error})") from None
             if time.monotonic() >= deadline:
-                raise JepaRayError(f"bucket {name}: no store answered within {wait_s:g} s ({error})") from None
+                raise JepaRayError(f"bucket {name}: no object store answered within {wait_s:g} s ({error})") from None
         time.sleep(1)

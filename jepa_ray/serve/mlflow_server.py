@@ -1,4 +1,4 @@
-"""The MLflow server as `mlflow server`, with users, known host names, and nothing that runs code for its callers."""
+"""Command line of `mlflow server` with users and known host names, without features that run code for callers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 from jepa_ray.errors import ConfigError
 from jepa_ray.serve.program import Program, is_loopback
 
-MIN_PASSWORD = 12  # characters, as many as MLflow itself asks for
-KNOWN_PASSWORDS = {"password1234"}  # MLflow's default of old, which is tried on every server that is found
-WHY = "whoever reaches an MLflow server without authentication reads, changes and deletes every run and model"
+MIN_PASSWORD = 12  # characters, MLflow's own minimum
+KNOWN_PASSWORDS = {"password1234"}  # MLflow's former default, which attackers try
+WHY = "anyone who can reach an MLflow server without authentication can read, change and delete every run and model"
 
-# What would run code, read files or call out for its callers, and what phones home.
-SAFE = {
+# Switches off the features that run code, read files or send requests for callers, and telemetry.
+SAFE_SETTINGS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
     "MLFLOW_ENABLE_AI_GATEWAY": "false",
@@ -30,29 +30,30 @@ SAFE = {
     "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-REPLACED = ("MLFLOW_DEPLOYMENTS_TARGET", "MLFLOW_AUTH_CONFIG_PATH")  # a proxy to elsewhere; another file of users
+# Not passed on: the target of MLflow's proxy, and a configuration of users that ours replaces.
+REMOVED_VARIABLES = ("MLFLOW_DEPLOYMENTS_TARGET", "MLFLOW_AUTH_CONFIG_PATH")
 
 
 @dataclass(frozen=True)
-class Server:
-    """Where it listens, and where it keeps what it is told."""
+class ServerSettings:
+    """The address and the stores of an MLflow server."""
 
     host: str
     port: int
     store: str | None  # SQLAlchemy URI without a password; None: MLFLOW_BACKEND_STORE_URI
-    artifacts: str
-    allowed_hosts: str | None  # comma-separated, as browsers and clients name the server
-    state: Path  # a private folder for the configuration of its users
-    workers: int
+    artifacts: str  # URI
+    allowed_hosts: str | None  # comma-separated host names that browsers and clients use
+    state: Path  # private folder for the configuration of users
+    workers: int  # processes
     auth: bool
 
 
-def mlflow(server: Server, env: Mapping[str, str]) -> Program:
-    """The server's command line and environment. Raises `ConfigError` if others would reach it unprotected."""
+def server_program(server: ServerSettings, env: Mapping[str, str]) -> Program:
+    """The server's command line and environment. Raises `ConfigError` if other machines could reach it unprotected."""
     _check(server, env)
-    told = {**env, **SAFE, "MLFLOW_BACKEND_STORE_URI": _store(server, env)}
-    for name in REPLACED:
-        told.pop(name, None)
+    changed = {**env, **SAFE_SETTINGS, "MLFLOW_BACKEND_STORE_URI": _store(server, env)}
+    for name in REMOVED_VARIABLES:
+        changed.pop(name, None)
     options = [
         f"--host={server.host}",
         f"--port={server.port}",
@@ -64,56 +65,61 @@ def mlflow(server: Server, env: Mapping[str, str]) -> Program:
         options.append(f"--allowed-hosts={server.allowed_hosts}")
     if server.auth:
         options.append("--app-name=basic-auth")
-        told |= _users(server, env, told["MLFLOW_BACKEND_STORE_URI"])
-    return Program([sys.executable, "-m", "mlflow", "server", *options], told)
+        changed |= _configure_users(server, env, changed["MLFLOW_BACKEND_STORE_URI"])
+    return Program([sys.executable, "-m", "mlflow", "server", *options], changed)
 
 
-def _check(server: Server, env: Mapping[str, str]) -> None:
+def _check(server: ServerSettings, env: Mapping[str, str]) -> None:
     if not is_loopback(server.host):
-        where = f"--host {server.host}"
+        option = f"--host {server.host}"
         if not server.auth:
-            raise ConfigError(f"{where}: --no-auth is for loopback only, since {WHY}")
+            raise ConfigError(f"{option}: --no-auth is for loopback only, since {WHY}")
         if not server.allowed_hosts:
             raise ConfigError(
-                f"{where}: --allowed-hosts is missing; name the hosts that clients use, like mlflow:5000,localhost:5000"
-                " (any other name may be a web page that reaches in through a browser)"
+                f"{option}: --allowed-hosts is missing; list the host names that clients use, for example"
+                " mlflow:5000,localhost:5000 (a request for another name may come from a malicious web page)"
             )
     if any(not name.strip().strip("*:") for name in (server.allowed_hosts or "x").split(",")):
-        raise ConfigError(f"--allowed-hosts {server.allowed_hosts!r} lets every name in: list names, like mlflow:5000")
+        raise ConfigError(
+            f"--allowed-hosts {server.allowed_hosts!r} allows every name: list the names, for example mlflow:5000"
+        )
     if server.auth:
         _check_password(env.get("MLFLOW_AUTH_ADMIN_PASSWORD", ""))
 
 
 def _check_password(password: str) -> None:
-    named = "MLFLOW_AUTH_ADMIN_PASSWORD (or MLFLOW_AUTH_ADMIN_PASSWORD_FILE)"
+    name = "MLFLOW_AUTH_ADMIN_PASSWORD (or MLFLOW_AUTH_ADMIN_PASSWORD_FILE)"
     if not password:
-        raise ConfigError(f"{named} is not set, but the server needs an administrator's password")
+        raise ConfigError(f"{name} is not set, but the server needs an administrator's password")
     if password in KNOWN_PASSWORDS:
-        raise ConfigError(f"{named} is a password that everybody knows: choose another (openssl rand -hex 16)")
+        raise ConfigError(f"{name} is a publicly known default password: choose another (openssl rand -hex 16)")
     if len(password) < MIN_PASSWORD:
         raise ConfigError(
-            f"{named} has {len(password)} characters, but needs at least {MIN_PASSWORD} (openssl rand -hex 16)"
+            f"{name} has {len(password)} characters, but needs at least {MIN_PASSWORD} (openssl rand -hex 16)"
         )
 
 
-def _store(server: Server, env: Mapping[str, str]) -> str:
+def _store(server: ServerSettings, env: Mapping[str, str]) -> str:
     if server.store is None:
         if store := env.get("MLFLOW_BACKEND_STORE_URI"):
             return store
-        raise ConfigError("--backend-store-uri is missing, and so is MLFLOW_BACKEND_STORE_URI: say where runs are kept")
+        raise ConfigError("--backend-store-uri and MLFLOW_BACKEND_STORE_URI are both missing: set one of them")
     parts = urlsplit(server.store)
     if parts.scheme == "postgresql":
         raise ConfigError(f"--backend-store-uri {server.store}: name the driver, postgresql+psycopg2://...")
     if parts.password:
         raise ConfigError(
-            "--backend-store-uri has a password in it, which everyone on the machine can read there:"
+            "--backend-store-uri contains a password, and all users of this machine can read command lines:"
             " put the password into PGPASSWORD or PGPASSWORD_FILE, or the whole URI into MLFLOW_BACKEND_STORE_URI"
         )
     return server.store
 
 
-def _users(server: Server, env: Mapping[str, str], store: str) -> dict[str, str]:
-    """Write the configuration of the users, and name it. The administrator's password stays in the environment."""
+def _configure_users(server: ServerSettings, env: Mapping[str, str], store: str) -> dict[str, str]:
+    """Write the configuration of users; returns the variables that refer to it.
+
+    The file does not contain the administrator's password, which stays in the environment.
+    """
     path = server.state / "auth.ini"
     server.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -121,7 +127,7 @@ def _users(server: Server, env: Mapping[str, str], store: str) -> dict[str, str]
         file.write(
             "[mlflow]\n"
             "default_permission = READ\n"
-            f"database_uri = {store.replace('%', '%%')}\n"  # configparser reads % as a reference
+            f"database_uri = {store.replace('%', '%%')}\n"  # configparser interpolates %
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         )
     return {

@@ -1,4 +1,4 @@
-"""What the served programs are started with: secrets from files, addresses, a command line with its environment."""
+"""How a service program is started: secrets read from files, addresses, a command line and its environment."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from jepa_ray.errors import ConfigError, JepaRayError
+from jepa_ray.secrets import read_secret_file
 
-# NAME_FILE is read into NAME for these alone: SSL_CERT_FILE and its like mean something else.
+# NAME_FILE is read into NAME for these variables only: SSL_CERT_FILE and similar variables have another meaning.
 SECRETS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -28,45 +29,36 @@ SECRETS = (
 
 @dataclass(frozen=True)
 class Program:
-    """What a command becomes. Secrets are in `env` only: a command line is shown to everyone on the machine."""
+    """A command line and its environment. Secrets are in `env` only: all users of the machine can see command lines."""
 
     argv: list[str]
     env: Mapping[str, str] = field(repr=False)
 
-    def become(self) -> NoReturn:
-        """Replace this process, so that there is none between a container's init and the program."""
+    def replace_process(self) -> NoReturn:
+        """Replace this process by the program, which then receives the signals of a container's init directly."""
         sys.stdout.flush()
         sys.stderr.flush()
         os.execvpe(self.argv[0], self.argv, {**self.env})  # noqa: S606 (a shell would be one more process)
 
 
 def with_secrets(env: Mapping[str, str]) -> dict[str, str]:
-    """`env` with each NAME_FILE of `SECRETS` read into NAME. Raises `ConfigError`; says paths, never contents."""
-    told = dict(env)
+    """A copy of `env` in which each NAME_FILE of `SECRETS` is read into NAME.
+
+    Raises `ConfigError`, whose message names paths but never contents, if both are set or the file cannot be read.
+    """
+    filled = dict(env)
     for name in SECRETS:
-        path = told.pop(f"{name}_FILE", None)
+        path = filled.pop(f"{name}_FILE", None)
         if not path:
             continue
-        if told.get(name):
+        if filled.get(name):
             raise ConfigError(f"{name} and {name}_FILE are both set: keep one of them")
-        told[name] = read_secret(Path(path), f"{name}_FILE")
-    return told
-
-
-def read_secret(path: Path, named: str) -> str:
-    """The text of a secret's file without the line break at its end."""
-    try:
-        text = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise ConfigError(f"{named}: {path} cannot be read ({reason})") from None
-    if not text:
-        raise ConfigError(f"{named}: {path} is empty, but must hold a secret")
-    return text
+        filled[name] = read_secret_file(Path(path), f"{name}_FILE")
+    return filled
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`. A name other than localhost is not looked up: it may change."""
+    """Whether only this machine can reach `host`. Names but localhost are not resolved, as they may change."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -74,7 +66,7 @@ def is_loopback(host: str) -> bool:
 
 
 def wait_for(address: str, seconds: float, what: str) -> None:
-    """Return once something listens at `address`, HOST:PORT. Raises `JepaRayError` when the time is over."""
+    """Return once a server listens at `address`, HOST:PORT. Raises `JepaRayError` if none listens within `seconds`."""
     host, port = split_address(address)
     deadline = time.monotonic() + seconds
     while True:
@@ -88,7 +80,7 @@ def wait_for(address: str, seconds: float, what: str) -> None:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """HOST:PORT in its two parts. Raises `ConfigError` if it is anything else."""
+    """Split HOST:PORT into its two parts. Raises `ConfigError` if `address` does not have this form."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigError(f"address {address!r} must be HOST:PORT, for example ray-head:6379")

@@ -1,11 +1,12 @@
-"""The only MLflow writer: runs, metrics, datasets, the Model Registry. One process writes, off the hot path.
+"""All writing to MLflow: runs, metrics, datasets, the Model Registry. Only the driver writes, in a thread of its own.
 
-tracker.py    one experiment: runs, parameters, per-epoch metrics, tags, artifacts
-writing.py    what is gathered into batches, and the thread that writes them
-patience.py   what a server that is away is, and how long it is waited for
-registry.py   the best model as a version in the Model Registry, with the code that loads it
-cards.py      what is said of a dataset and of a model
-machine.py    system metrics of the machine that drives
+tracker.py          one experiment: runs, parameters, per-epoch metrics, tags, artifacts
+writing.py          the batches of updates, and the thread that writes them
+retry.py            detection of an unavailable server, and the retries
+registry.py         the best model as a version in the Model Registry, with the code that loads it
+cards.py            descriptions of a dataset and of a model
+system_metrics.py   system metrics of the driver's machine
+wandb_mirror.py     a copy of runs and metrics for Weights & Biases
 """
 
 from jepa_ray.tracking.cards import DatasetCard, ModelCard

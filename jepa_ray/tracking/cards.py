@@ -1,4 +1,4 @@
-"""What MLflow is told of a dataset and of a model: plain values, made where they are known."""
+"""Descriptions of a dataset and of a model for MLflow: plain values, without MLflow's classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TensorShape:
-    """One tensor by name; -1 where it has any length."""
+    """Name, type and shape of a tensor; -1 stands for a dimension of any length."""
 
     name: str
     dtype: str
@@ -20,17 +20,17 @@ class TensorShape:
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """A dataset as MLflow lists it."""
+    """Description of a dataset."""
 
     name: str
-    digest: str  # the fingerprint of what is trained on: source and preparation
+    digest: str  # fingerprint of the training data: source and preparation
     source: str  # path, or the name of a built-in dataset
     builtin: bool
-    profile: Mapping[str, Any]  # trajectories, rows and the like
+    profile: Mapping[str, Any]  # numbers of trajectories, rows and others
     columns: tuple[TensorShape, ...]
 
     def entity(self) -> Any:
-        """As `mlflow.entities.DatasetInput`."""
+        """The description as `mlflow.entities.DatasetInput`."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         source = {"tags": {"builtin": self.source}} if self.builtin else {"uri": self.source}
@@ -47,12 +47,12 @@ class DatasetCard:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A trained model as the registry gets it."""
+    """Description of a trained model that is to be registered."""
 
-    name: str  # registered model
-    key: str  # the same key is the same model: it gets one version, however often it is told
+    name: str  # of the registered model
+    key: str  # identifies the model: registering the same key again makes no further version
     run: str  # id of the MLflow run that trained it
-    files: tuple[Path, ...]  # that `jepa_ray.pyfunc` loads: weights, and the config beside them
+    files: tuple[Path, ...]  # weights and config, as `jepa_ray.adapters.pyfunc` loads them
     inputs: tuple[TensorShape, ...]
     outputs: tuple[TensorShape, ...]
     example: Mapping[str, Any]  # one input, arrays by name
@@ -62,7 +62,7 @@ class ModelCard:
 
 
 def schema(tensors: tuple[TensorShape, ...]) -> Any:
-    """As `mlflow.types.Schema`."""
+    """The tensors as `mlflow.types.Schema`."""
     import numpy as np
     from mlflow.types import Schema, TensorSpec
 

@@ -1,8 +1,8 @@
-"""The best model as a version in MLflow's Model Registry, loadable where neither Ray nor this package is installed.
+"""The best model as a version in MLflow's Model Registry, which can be loaded without Ray and without this package.
 
-A version holds weights and config, and a copy of the few modules that rebuild the model, under a name of their own
-(`jepa_ray_1a2b3c4d`, by their content): an installed jepa-ray, or another version's copy, is not in their way.
-Nothing is pickled.
+A version consists of the weights, the config, and a copy of the few modules that rebuild the model. The copy is a
+package with a name derived from its content (`jepa_ray_1a2b3c4d`), so it does not conflict with an installed jepa-ray
+or with the copy of another version. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ from jepa_ray.tracking.cards import ModelCard, schema
 
 ALIAS = "best"
 KEY_TAG = "jepa_ray.key"
-LOADER = "pyfunc"  # the module that MLflow enters by
+LOADER = "adapters.pyfunc"  # the module whose `_load_pyfunc` MLflow calls
 PACKAGE = Path(__file__).parent.parent
 REQUIREMENTS = ["torch>=2.8", "numpy>=2", "pydantic>=2.9", "pyyaml>=6"]
 _OWN_IMPORT = re.compile(r"^(\s*(?:from|import) )jepa_ray\b", re.MULTILINE)
 
 
 def register(client: Any, experiment: str, parent: str, card: ModelCard) -> str:
-    """Register the model, and point the alias to it; says where it is found. The same model gets no second version.
+    """Register the model, and set the alias to its version. A model that is registered already gets no new version.
 
     Args:
         client: an `MlflowClient`.
-        experiment: its id.
-        parent: id of the sweep's run, which lists the model as its output.
+        experiment: id of the experiment.
+        parent: id of the sweep's MLflow run, which lists the model as its output.
         card: the model.
+
+    Returns:
+        A message with the model's URI and version.
     """
     known = _version(client, card)
     version = known if known is not None else _add(client, experiment, parent, card)
@@ -43,11 +46,11 @@ def register(client: Any, experiment: str, parent: str, card: ModelCard) -> str:
 
 
 def _version(client: Any, card: ModelCard) -> str | None:
-    """The version that is this model; a double that a lost reply has left is deleted."""
+    """The version of this model, if there is one. Duplicates are deleted: they are created when a reply is lost."""
     found = client.search_model_versions(f"name = '{card.name}' AND tags.`{KEY_TAG}` = '{card.key}'")
     versions = sorted((str(v.version) for v in found), key=int)
-    for double in versions[1:]:
-        client.delete_model_version(card.name, double)
+    for duplicate in versions[1:]:
+        client.delete_model_version(card.name, duplicate)
     return versions[0] if versions else None
 
 
@@ -56,14 +59,14 @@ def _add(client: Any, experiment: str, parent: str, card: ModelCard) -> str:
     logged = _log(client, experiment, parent, card)
     made = client.create_model_version(
         card.name,
-        logged.artifact_location,  # not models:/ID, which a store resolves against MLflow's global tracking URI
+        logged.artifact_location,  # not models:/ID, which is resolved against MLflow's global tracking URI
         run_id=card.run,
         tags={KEY_TAG: card.key, **card.tags},
         description=card.description,
         model_id=logged.model_id,
     )
     version = _version(client, card) or str(made.version)
-    # The UI links a logged model with its versions by this tag.
+    # MLflow's UI uses this tag to link a logged model with its versions.
     client.set_logged_model_tags(
         logged.model_id, {"mlflow.modelVersions": json.dumps([{"name": card.name, "version": version}])}
     )
@@ -81,12 +84,12 @@ def _make_name(client: Any, name: str) -> None:
 
 
 def _log(client: Any, experiment: str, parent: str, card: ModelCard) -> Any:
-    """The model's files as MLflow's logged model, an output of the run that trained it and of the sweep."""
+    """Create a logged model with the model's files; it is an output of its training run and of the sweep's run."""
     from mlflow.entities import LoggedModelOutput
 
     tags = {KEY_TAG: card.key, **card.tags}
     for unfinished in client.search_logged_models([experiment], f"tags.`{KEY_TAG}` = '{card.key}'"):
-        client.delete_logged_model(unfinished.model_id)  # of a try that was cut off
+        client.delete_logged_model(unfinished.model_id)  # left by an interrupted attempt
     logged = client.create_logged_model(
         experiment, card.name, source_run_id=card.run, tags=tags, params=dict(card.params), model_type="jepa"
     )
@@ -101,7 +104,7 @@ def _log(client: Any, experiment: str, parent: str, card: ModelCard) -> Any:
 
 
 def save(card: ModelCard, target: Path, run: str | None = None, logged: Any = None) -> None:
-    """Write the model to a new folder in MLflow's format. `run` and `logged`: what it belongs to."""
+    """Write the model to a new folder in MLflow's format. `run` and `logged` are the MLflow run and logged model."""
     import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
 
@@ -129,8 +132,8 @@ def save(card: ModelCard, target: Path, run: str | None = None, logged: Any = No
 
 
 def shipped_files() -> list[str]:
-    """The files of this package that `jepa_ray.pyfunc` needs, directly or not, relative to the package."""
-    found, waiting = set(), ["__init__.py", f"{LOADER}.py"]
+    """The files of this package that `jepa_ray.adapters.pyfunc` imports directly or indirectly, relative to the package."""
+    found, waiting = set(), ["__init__.py", f"{LOADER.replace('.', '/')}.py"]
     while waiting:
         name = waiting.pop()
         if name not in found:
@@ -140,7 +143,7 @@ def shipped_files() -> list[str]:
 
 
 def _own_imports(module: ast.Module) -> Iterator[str]:
-    """The files of this package that a module imports, wherever in it."""
+    """The files of this package that a module imports, at its top or inside functions."""
     for node in ast.walk(module):
         if not isinstance(node, ast.ImportFrom) or not node.module or node.module.partition(".")[0] != PACKAGE.name:
             continue
@@ -152,7 +155,7 @@ def _own_imports(module: ast.Module) -> Iterator[str]:
 
 
 def ship(folder: Path) -> Path:
-    """A copy of the modules that rebuild a model, as a package in `folder` named by its content."""
+    """Copy the modules that rebuild a model into `folder`, as a package whose name is derived from its content."""
     texts = {name: (PACKAGE / name).read_text(encoding="utf-8") for name in shipped_files()}
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
     package = folder / f"jepa_ray_{digest}"

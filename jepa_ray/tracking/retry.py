@@ -1,4 +1,4 @@
-"""A tracking server that goes away for a while: what that looks like, and how it is waited for."""
+"""Retries for a tracking server that is unavailable for a while."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-RETRY_FOR_S = 300.0  # that one write waits for a server; then the session ends, and the next one catches up
-PAUSES_S = (0.5, 1.0, 2.0)  # before the first retries,
-PAUSE_S = 3.0  # and before every later one: a server that is back is found at once
+RETRY_FOR_S = 300.0  # time limit for one write; after it the session ends, and the next session catches up
+PAUSES_S = (0.5, 1.0, 2.0)  # pauses before the first retries
+PAUSE_S = 3.0  # pause before every later retry, short enough to notice soon that the server is back
 
 T = TypeVar("T")
 
 
-def with_retries(write: Callable[[], T], seconds: float, missed: Callable[[], None] = lambda: None) -> T:
-    """Do it, and again while the server is away, for so many seconds. `missed` is told of every failure.
+def with_retries(write: Callable[[], T], seconds: float, on_failure: Callable[[], None] = lambda: None) -> T:
+    """Call `write`, and retry while the server is unavailable, for at most `seconds`. Raises the last error.
 
-    MLflow's own retries double their pauses: after a minute they look once every half minute, and then give up.
+    `on_failure` is called after every failed attempt. MLflow's own retries double their pauses: after an outage of a
+    minute they try once every half minute, and then give up.
     """
     deadline = time.monotonic() + seconds
     for attempt in range(10**9):
         try:
             return write()
         except Exception as error:
-            missed()
+            on_failure()
             if not is_away(error) or time.monotonic() > deadline:
                 raise
         time.sleep(PAUSES_S[attempt] if attempt < len(PAUSES_S) else PAUSE_S)
-    raise AssertionError("a deadline ends the loop")
+    raise AssertionError("unreachable: the deadline ends the loop")
 
 
 def is_away(error: Exception) -> bool:
-    """Whether a server could not be reached, or is not itself: what a later try may mend."""
+    """Whether the error means that the server is unavailable or failing, so that a later attempt may succeed."""
     from mlflow.exceptions import MlflowException, RestException
     from requests import RequestException
 
     if isinstance(error, RestException):
         return int(error.get_http_status_code()) >= 500
-    if isinstance(error, MlflowException):  # how MLflow passes on what the connection raised, after its own retries
+    if isinstance(error, MlflowException):  # MLflow wraps the errors of a connection after its own retries
         return str(error).startswith("API request to ")
     return isinstance(error, (RequestException, ConnectionError, TimeoutError))

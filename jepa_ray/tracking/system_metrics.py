@@ -1,7 +1,7 @@
-"""System metrics of one machine, the one that drives: how busy it is, and what room it has.
+"""System metrics of the driver's machine: utilization, and free memory and disk.
 
-Not MLflow's own monitor: that one writes by itself, and ends for good when the server does not answer once.
-The names are MLflow's, so that its UI shows them as system metrics.
+MLflow's own monitor is not used: it writes from its own thread, and stops forever when the server fails to answer once.
+The metrics have MLflow's names, so that its UI shows them as system metrics.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ INTERVAL_S = 10.0
 
 
 class MachineMetrics:
-    """A thread that measures every ten seconds and passes it on, until it is told to stop."""
+    """A thread that measures every ten seconds and passes the values to `record`, until `stop` is called."""
 
     def __init__(self, disk: Path, record: Callable[[dict[str, float]], None]) -> None:
         self._disk, self._record = disk, record
@@ -25,11 +25,11 @@ class MachineMetrics:
         threading.Thread(target=self._watch, name="system metrics", daemon=True).start()
 
     def stop(self) -> None:
-        """Measure no more."""
+        """Stop measuring."""
         self._over.set()
 
     def _watch(self) -> None:
-        psutil.cpu_percent()  # the first call of a thread only begins its first interval
+        psutil.cpu_percent()  # the first call of a thread only starts its first interval
         while not self._over.wait(INTERVAL_S):
             self._record(self._measure())
 

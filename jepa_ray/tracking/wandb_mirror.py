@@ -1,6 +1,6 @@
-"""Weights & Biases, for who logs there: runs and trials a second time, beside MLflow. An extra: `jepa-ray[wandb]`.
+"""Runs and trials logged to Weights & Biases in addition to MLflow. Needs the extra `jepa-ray[wandb]`.
 
-Without a network, `WANDB_MODE=offline` keeps them in `wandb/` under the output root, for `wandb sync`.
+Without a network, `WANDB_MODE=offline` writes them to `wandb/` under the output root, for a later `wandb sync`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jepa_ray.errors import ConfigError
 
 
 class WandbMirror:
-    """One W&B project. Used by one thread, the tracker's writer. Raises `ConfigError` if wandb is not installed."""
+    """One W&B project. Only the tracker's writer thread uses it. Raises `ConfigError` if wandb is not installed."""
 
     def __init__(self, project: str, group: str, output: Path) -> None:
         if importlib.util.find_spec("wandb") is None:
@@ -24,7 +24,7 @@ class WandbMirror:
         self._runs: dict[str, Any] = {}
 
     def open(self, run_id: str, name: str, params: Mapping[str, Any]) -> None:
-        """Begin a run, or continue the one of an earlier session: both have the MLflow run's id."""
+        """Start a run, or continue the run of an earlier session. Its id is that of the MLflow run."""
         import wandb
 
         os.environ.setdefault("WANDB_SILENT", "true")
@@ -36,17 +36,17 @@ class WandbMirror:
             config=dict(params),
             dir=self._output,
             resume="allow",
-            reinit="create_new",  # several trials are open at once
+            reinit="create_new",  # several trials may be open at once
             settings=wandb.Settings(console="off", x_disable_stats=True),
         )
 
     def log(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """One epoch's metrics, stepped by epoch."""
+        """Log one epoch's metrics, with the epoch as step."""
         if run_id in self._runs:
             self._runs[run_id].log(dict(metrics), step=epoch)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """As the run's summary."""
+        """Store tags in the run's summary."""
         if run_id in self._runs:
             self._runs[run_id].summary.update(dict(tags))
 
@@ -56,6 +56,6 @@ class WandbMirror:
             run.finish(exit_code=int(failed))
 
     def close_all(self) -> None:
-        """Finish what an interruption left open."""
+        """Finish the runs that an interruption left open."""
         for run_id in list(self._runs):
             self.close(run_id, failed=False)

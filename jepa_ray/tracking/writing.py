@@ -1,4 +1,4 @@
-"""What is written together, and the thread that writes."""
+"""Batches of updates, and the thread that writes them."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-MAX_METRICS, MAX_OTHERS = 800, 100  # of a batch: MLflow takes 1000 of all kinds, and 100 parameters or tags
+# Entries of one batch: metrics, and parameters or tags. MLflow accepts 1000 in total, and 100 parameters or tags.
+MAX_METRICS, MAX_OTHERS = 800, 100
 
 
 @dataclass
 class RunUpdate:
-    """Entries of one run that are written together."""
+    """Metrics, parameters and tags of one run that are written together."""
 
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)  # name, value, time in ms, step
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: RunUpdate) -> None:
-        """Take in what came later."""
+        """Add a later update of the same run."""
         self.metrics += other.metrics
         self.params |= other.params
         self.tags |= other.tags
 
-    def parts(self) -> Iterator[RunUpdate]:
-        """The same in pieces that MLflow takes."""
+    def batches(self) -> Iterator[RunUpdate]:
+        """Split the update into batches that MLflow accepts."""
         params, tags = list(self.params.items()), list(self.tags.items())
         count = max(math.ceil(len(self.metrics) / MAX_METRICS), math.ceil(max(len(params), len(tags)) / MAX_OTHERS))
         for i in range(count):
-            some, others = (slice(i * most, (i + 1) * most) for most in (MAX_METRICS, MAX_OTHERS))
-            yield RunUpdate(self.metrics[some], dict(params[others]), dict(tags[others]))
+            metrics, others = (slice(i * size, (i + 1) * size) for size in (MAX_METRICS, MAX_OTHERS))
+            yield RunUpdate(self.metrics[metrics], dict(params[others]), dict(tags[others]))
 
 
 class Writer:
-    """A thread that does one thing after another. After a failure it does nothing more: what follows fails alike.
+    """A thread that runs jobs one after another. After a failure, all later jobs fail with the same error.
 
-    It is a daemon, so that a process which is told to end does not wait for a server that is gone.
+    It is a daemon, so that a process that is asked to exit does not wait for an unavailable server.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class Writer:
         threading.Thread(target=self._work, name="mlflow", daemon=True).start()
 
     def submit(self, job: Callable[[], Any]) -> Future[Any]:
-        """Do it when all before is done."""
+        """Run a job after all earlier jobs."""
         future: Future[Any] = Future()
         self._jobs.put((future, job))
         return future

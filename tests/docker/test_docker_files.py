@@ -1,4 +1,4 @@
-"""The files of docker/: valid by their own schemas, by our rules, and in step with the code. Each check can fail."""
+"""The files of docker/ are valid, keep our rules, and match the code. Each check is tested with a broken file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ A_SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|_KEY|CREDENTIAL")
 
 
 def pinned(image: str) -> bool:
-    """Whether the image has a version: a tag with digits in it, and not only the first of them."""
+    """Whether the tag of the image is a version of at least two parts, like 12.4."""
     return bool(PINNED.fullmatch(image)) and "." in image.rsplit(":", 1)[-1]
 
 
@@ -58,7 +58,7 @@ def test_hadolint_passes(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
-def test_an_image_is_pinned_and_runs_as_nobody_special(name: str) -> None:
+def test_an_image_is_pinned_and_runs_as_an_ordinary_user(name: str) -> None:
     text = (DOCKER / name).read_text()
     (base,) = re.findall(r"^ARG PYTHON_IMAGE=(.*)$", text, re.M)
     assert pinned(base)
@@ -67,7 +67,7 @@ def test_an_image_is_pinned_and_runs_as_nobody_special(name: str) -> None:
     assert f"VERSION={jepa_ray.__version__}\n" in text
 
 
-def test_the_two_dockerfiles_differ_in_torch_alone() -> None:
+def test_the_two_dockerfiles_differ_only_in_torch() -> None:
     def instructions(name: str) -> list[str]:
         lines = (DOCKER / name).read_text().splitlines()
         return [line for line in lines if line and not line.startswith("#")]
@@ -104,14 +104,14 @@ def test_compose_is_valid_by_its_schema(compose: Tree) -> None:
 
 
 def rules_broken(tree: Tree) -> Iterator[str]:
-    """What our own rules say against a compose file."""
+    """The violations of our own rules in a compose file."""
     for name, service in tree["services"].items():
         if not pinned(service["image"]):
             yield f"{name}: the image is not pinned"
         if "healthcheck" not in service and service.get("restart") != "no":
             yield f"{name}: no health check"
         if "no-new-privileges:true" not in service.get("security_opt", ()) or service.get("cap_drop") != ["ALL"]:
-            yield f"{name}: more rights than it needs"
+            yield f"{name}: more privileges than it needs"
         if not service.get("read_only") or service.get("privileged"):
             yield f"{name}: it can write to its image"
         if {"memory", "cpus"} - set(service.get("deploy", {}).get("resources", {}).get("limits", ())):
@@ -121,7 +121,7 @@ def rules_broken(tree: Tree) -> Iterator[str]:
                 yield f"{name}: {port} is open to everyone"
         for key, value in service.get("environment", {}).items():
             if A_SECRET.search(key) and not key.endswith(("_FILE", "_PATH", "__FILE")):
-                yield f"{name}: {key} holds a secret, {value}"
+                yield f"{name}: {key} contains a secret, {value}"
         if set(service.get("secrets", ())) - set(tree["secrets"]):
             yield f"{name}: an unknown secret"
         if service["image"].startswith("jepa-ray:") and service.get("user"):
@@ -133,7 +133,7 @@ def rules_broken(tree: Tree) -> Iterator[str]:
             yield f"{name}: on an open network"
 
 
-def test_compose_keeps_our_rules(compose: Tree) -> None:
+def test_compose_follows_our_rules(compose: Tree) -> None:
     assert list(rules_broken(compose)) == []
 
 
@@ -142,7 +142,7 @@ def _service(name: str, **changes: Any) -> Callable[[Tree], None]:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "says"),
+    ("break_it", "message"),
     [
         (_service("postgres", image="postgres"), "not pinned"),
         (_service("postgres", image="postgres:latest"), "not pinned"),
@@ -150,32 +150,32 @@ def _service(name: str, **changes: Any) -> Callable[[Tree], None]:
         (_service("grafana", ports=["3000:3000"]), "open to everyone"),
         (_service("mlflow", ports=["0.0.0.0:5000:5000"]), "open to everyone"),
         (_service("ray-head", ports=[8265]), "open to everyone"),
-        (_service("mlflow", security_opt=[]), "more rights"),
-        (_service("ray-worker", cap_drop=[]), "more rights"),
+        (_service("mlflow", security_opt=[]), "more privileges"),
+        (_service("ray-worker", cap_drop=[]), "more privileges"),
         (_service("ray-worker", privileged=True), "write to its image"),
         (_service("ray-worker", deploy={}), "no limits"),
         (_service("ray-worker", user="0:0"), "not the image's user"),
         (_service("ray-worker", secrets=["aws"]), "unknown secret"),
-        (_service("postgres", environment={"POSTGRES_PASSWORD": "mlflow"}), "holds a secret"),
+        (_service("postgres", environment={"POSTGRES_PASSWORD": "mlflow"}), "contains a secret"),
         (_service("postgres", networks=["cluster"]), "open network"),
         (_service("s3", ports=["127.0.0.1:8333:8333"]), "published"),
         (lambda tree: tree["services"]["s3"].pop("healthcheck"), "no health check"),
     ],
 )
-def test_a_broken_rule_is_found(compose: Tree, break_it: Callable[[Tree], Any], says: str) -> None:
+def test_a_violated_rule_is_found(compose: Tree, break_it: Callable[[Tree], Any], message: str) -> None:
     tree = copy.deepcopy(compose)
     break_it(tree)
-    assert any(says in broken for broken in rules_broken(tree)), list(rules_broken(tree))
+    assert any(message in broken for broken in rules_broken(tree)), list(rules_broken(tree))
 
 
-def test_every_port_follows_one_setting() -> None:
+def test_one_setting_changes_the_address_of_all_ports() -> None:
     compose = compose_file.load({"BIND": "10.1.2.3"})
     ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
     assert len(ports) == 3
     assert all(port.startswith("10.1.2.3:") for port in ports)
 
 
-def test_the_settings_of_the_example_are_the_defaults_and_hold_no_secret() -> None:
+def test_the_settings_of_the_example_are_the_defaults_and_contain_no_secret() -> None:
     text = (DOCKER / ".env.example").read_text()
     settings = dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
     assert not [name for name in settings if A_SECRET.search(name)]
@@ -183,18 +183,16 @@ def test_the_settings_of_the_example_are_the_defaults_and_hold_no_secret() -> No
     assert used == set(settings.items())
 
 
-def test_our_commands_are_what_serve_understands(
-    compose: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_serve_accepts_the_commands_of_compose(compose: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     programs: list[Program] = []
-    monkeypatch.setattr(Program, "become", lambda program: programs.append(program))
+    monkeypatch.setattr(Program, "replace_process", lambda program: programs.append(program))
     monkeypatch.setattr("jepa_ray.serve.nodes.wait_for", lambda *_: None)
     monkeypatch.setattr("jepa_ray.serve.__main__.make_bucket", lambda *_: True)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * MIN_TOKEN)
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "y" * MIN_PASSWORD)
-    ours = {name: each for name, each in compose["services"].items() if each["image"].startswith("jepa-ray:")}
-    assert set(ours) == {"bucket", "mlflow", "ray-head", "ray-worker"}
-    for service in ours.values():
+    built_here = {name: each for name, each in compose["services"].items() if each["image"].startswith("jepa-ray:")}
+    assert set(built_here) == {"bucket", "mlflow", "ray-head", "ray-worker"}
+    for service in built_here.values():
         serve, *arguments = service["command"]
         assert serve == "serve"
         app([each.replace("/tmp/mlflow", str(tmp_path)) for each in arguments], standalone_mode=False)
@@ -203,7 +201,7 @@ def test_our_commands_are_what_serve_understands(
         app(["head", "--hots=0.0.0.0"], standalone_mode=False)
 
 
-def test_services_start_after_what_they_need(compose: Tree) -> None:
+def test_services_start_after_those_that_they_need(compose: Tree) -> None:
     order = compose_file.start_order(compose["services"])
     for earlier, later in [("postgres", "mlflow"), ("s3", "bucket"), ("bucket", "mlflow"), ("mlflow", "ray-head"),
                            ("ray-head", "ray-worker")]:  # fmt: skip
@@ -213,7 +211,7 @@ def test_services_start_after_what_they_need(compose: Tree) -> None:
 # Secrets
 
 
-def test_the_secrets_are_made_once_and_kept_private(compose: Tree, tmp_path: Path) -> None:
+def test_secrets_are_created_once_and_are_private(compose: Tree, tmp_path: Path) -> None:
     shutil.copy(DOCKER / "init.sh", tmp_path)
     shutil.copy(DOCKER / ".env.example", tmp_path)
     first = subprocess.run(["sh", "init.sh"], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -242,12 +240,12 @@ def metrics_used(dashboard: Tree) -> set[str]:
 def metrics_exported() -> set[str]:
     from ray.dashboard.modules.reporter import reporter_agent
 
-    ours = re.findall(r'self\._gauge\("(\w+)"', (ROOT / "jepa_ray/sweep/output/gauges.py").read_text())
+    own = re.findall(r'self\._gauge\("(\w+)"', (ROOT / "jepa_ray/sweep/output/gauges.py").read_text())
     rays = re.findall(r'^ +"((?:node|cluster)_\w+)",$', Path(reporter_agent.__file__).read_text(), re.M)
-    return {f"ray_jepa_ray_{name}" for name in ours} | {f"ray_{name}" for name in rays}
+    return {f"ray_jepa_ray_{name}" for name in own} | {f"ray_{name}" for name in rays}
 
 
-def test_the_dashboard_draws_what_is_exported() -> None:
+def test_the_dashboard_uses_exactly_the_exported_metrics() -> None:
     dashboard = json.loads((DOCKER / "grafana/dashboards/jepa_sweep.json").read_text())
     assert dashboard["title"] == "JEPA sweep"
     used, exported = metrics_used(dashboard), metrics_exported()
@@ -256,7 +254,7 @@ def test_the_dashboard_draws_what_is_exported() -> None:
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
-def test_prometheus_reads_where_ray_exports(compose: Tree) -> None:
+def test_prometheus_reads_the_ports_on_which_ray_exports(compose: Tree) -> None:
     config = yaml.safe_load((DOCKER / "prometheus.yml").read_text())
     (found,) = config["scrape_configs"][0]["dns_sd_configs"]
     for name in found["names"]:
@@ -292,7 +290,7 @@ def pods(document: Tree) -> list[Tree]:
 
 
 def manifest_errors(document: Tree) -> Iterator[str]:
-    """What Kubernetes' schema, that of Ray's kinds, and our rules say against a manifest."""
+    """The violations of Kubernetes' schema, of the schema of Ray's kinds, and of our rules in a manifest."""
     if document["apiVersion"] != "ray.io/v1":
         yield from _kubernetes_errors(document)
         return
@@ -320,18 +318,18 @@ def _pod_rules_broken(spec: Tree) -> Iterator[str]:
     for container in spec["containers"]:
         own = container.get("securityContext", {})
         if own.get("allowPrivilegeEscalation") is not False or own.get("capabilities") != {"drop": ["ALL"]}:
-            yield f"{container['name']}: more rights than it needs"
+            yield f"{container['name']}: more privileges than it needs"
         if not pinned(container["image"]):
             yield f"{container['name']}: the image is not pinned"
         if set(container.get("resources", {})) != {"requests", "limits"}:
             yield f"{container['name']}: no limits"
         for variable in container.get("env", ()):
             if A_SECRET.search(variable["name"]) and "value" in variable:
-                yield f"{container['name']}: {variable['name']} holds a secret"
+                yield f"{container['name']}: {variable['name']} contains a secret"
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
-def test_manifests_are_valid_and_keep_our_rules(path: Path) -> None:
+def test_manifests_are_valid_and_follow_our_rules(path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text()):
         assert list(manifest_errors(document)) == []
         assert document["metadata"]["namespace"] == "jepa"
@@ -342,14 +340,14 @@ def _head(tree: Tree) -> Tree:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "says"),
+    ("break_it", "message"),
     [
         (lambda tree: cluster_of(tree).pop("authOptions"), "authOptions"),
         (lambda tree: cluster_of(tree)["authOptions"].update(mode="disabled"), "disabled"),
         (lambda tree: cluster_of(tree).update(headGroup={}), "headGroup"),
         (lambda tree: _head(tree).update(containres=[]), "containres"),
         (lambda tree: _head(tree)["containers"][0].update(image="jepa-ray:latest"), "not pinned"),
-        (lambda tree: _head(tree)["containers"][0].pop("securityContext"), "more rights"),
+        (lambda tree: _head(tree)["containers"][0].pop("securityContext"), "more privileges"),
         (lambda tree: _head(tree)["containers"][0].pop("resources"), "no limits"),
         (lambda tree: _head(tree).pop("securityContext"), "root"),
         (lambda tree: _head(tree)["containers"][0].update(env=[{"name": "RAY_AUTH_TOKEN", "value": "x"}]), "secret"),
@@ -357,14 +355,14 @@ def _head(tree: Tree) -> Tree:
     ],
 )
 @pytest.mark.parametrize("kind", ["RayCluster", "RayJob"])
-def test_a_broken_manifest_is_found(kind: str, break_it: Callable[[Tree], Any], says: str) -> None:
+def test_an_invalid_manifest_is_found(kind: str, break_it: Callable[[Tree], Any], message: str) -> None:
     (document,) = (each for each in documents() if each["kind"] == kind)
     document = copy.deepcopy(document)
     break_it(document)
-    assert any(says in error for error in manifest_errors(document)), list(manifest_errors(document))
+    assert any(message in error for error in manifest_errors(document)), list(manifest_errors(document))
 
 
-def test_a_broken_policy_is_found() -> None:
+def test_an_invalid_policy_is_found() -> None:
     policies = [each for each in documents() if each["kind"] == "NetworkPolicy"]
     assert len(policies) == 3
     policies[0]["spec"]["podselector"] = {}

@@ -1,4 +1,4 @@
-"""A headless Chromium, for pages that people look at."""
+"""A headless Chromium for tests of HTML pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMEOUT_MS = 180_000  # machines without a graphics card draw WebGL slowly
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A `playwright` browser; the test is skipped where playwright is not installed."""
+    """A browser driven by playwright. The test is skipped if playwright is not installed."""
     pytest.importorskip("playwright", reason="the browser is driven by playwright: pip install 'jepa-ray[test]'")
     from playwright.sync_api import sync_playwright
 

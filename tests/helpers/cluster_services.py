@@ -1,4 +1,4 @@
-"""The services of docker/compose.yaml as processes on this machine: its commands, in its order, on free ports."""
+"""The services of docker/compose.yaml as processes on this machine, with its commands and its order, on free ports."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from helpers.compose_file import DOCKER
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres")) or [Path(shutil.which("postgres") or "-")]
 HERE = "127.0.0.1"
-STARTS = 3  # as `restart: unless-stopped`: Ray gives up if a busy machine takes 15 s to start its agents
+STARTS = 3  # like `restart: unless-stopped`: Ray gives up if its agents take more than 15 s to start on a busy machine
 
 
 class Services:
-    """Started by `up`, ended by `down`. What has no program here (Prometheus, Grafana) is left out."""
+    """The services, started by `up` and ended by `down`, except Prometheus and Grafana, whose programs are missing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.ports = folder, _free_ports()
@@ -41,12 +41,12 @@ class Services:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def up(self) -> None:
-        """Start each service when those that it depends on are healthy."""
+        """Start each service after the services that it depends on are healthy."""
         for name in self.order:
             getattr(self, f"_start_{name.replace('-', '_')}")(self.services[name])
 
     def down(self) -> None:
-        """End everything that was started, and what that started."""
+        """End all processes that were started, and their children."""
         family = []
         for process in self._started:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -58,7 +58,7 @@ class Services:
             process.wait()
 
     def environment(self, service: Mapping[str, Any]) -> dict[str, str]:
-        """The service's environment with its secrets' files and its neighbours where they are here."""
+        """The service's environment, with the paths of secrets and the addresses of services on this machine."""
         given = {name: self._here(str(value)) for name, value in service.get("environment", {}).items()}
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
         return {**kept, "HOME": str(self.folder), "OMP_NUM_THREADS": "1", **given}
@@ -72,7 +72,7 @@ class Services:
         env, binaries, data = self.environment(service), POSTGRES[-1].parent, self.temp / "postgres"
         user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
         data.mkdir(parents=True)
-        password = self.temp / "password"  # one that PostgreSQL's user can read
+        password = self.temp / "password"  # a copy that PostgreSQL's user can read
         shutil.copy(env["POSTGRES_PASSWORD_FILE"], password)
         for path in (data, password) if user else ():
             shutil.chown(path, "postgres")
@@ -125,15 +125,15 @@ class Services:
 
     @property
     def temp(self) -> Path:
-        """Ray's and PostgreSQL's files; a short path, since sockets have paths of at most 107 characters."""
+        """Folder of Ray's and PostgreSQL's files; a short path, since paths of sockets have at most 107 characters."""
         return Path("/tmp") / f"jepa-{os.getpid()}-{self.ports['dashboard']}"
 
     def _serve(self, service: Mapping[str, Any], mapped: Mapping[str, str] | None = None) -> list[str]:
         serve, *arguments = service["command"]
         assert serve == "serve"
         assert set(mapped or ()) <= set(arguments), arguments
-        told = [self._here((mapped or {}).get(argument, argument)) for argument in arguments]
-        return [sys.executable, "-m", "jepa_ray.serve", *told]
+        changed = [self._here((mapped or {}).get(argument, argument)) for argument in arguments]
+        return [sys.executable, "-m", "jepa_ray.serve", *changed]
 
     def _start(
         self, name: str, command: list[str], env: Mapping[str, str], cwd: str | Path | None = None
@@ -149,7 +149,7 @@ class Services:
     def _start_healthy(
         self, name: str, command: list[str], service: Mapping[str, Any], ports: Mapping[int, tuple[str, int]]
     ) -> None:
-        """Start it, and return when compose's own health check, on the ports of here, says that it is well."""
+        """Start a service, and return when compose's own health check, with the ports changed, succeeds."""
         kind, python, option, code = service["healthcheck"]["test"]
         assert (kind, python, option) == ("CMD", "python", "-c")
         for there, (port, offset) in ports.items():
@@ -167,7 +167,7 @@ class Services:
         raise AssertionError(f"{name} ended: {self.log(name)[-3000:]}")
 
     def log(self, name: str) -> str:
-        """What a service printed."""
+        """The output of a service."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def _connects(self, name: str) -> Any:
@@ -180,7 +180,7 @@ class Services:
 
 
 def wait_until(condition: Any, seconds: float, what: str, every: float = 0.3) -> None:
-    """Return when it holds; an error when it does not in time."""
+    """Wait until `condition` holds. Raises `AssertionError` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} took more than {seconds:g} s"
@@ -188,7 +188,7 @@ def wait_until(condition: Any, seconds: float, what: str, every: float = 0.3) ->
 
 
 def _free_ports() -> dict[str, int]:
-    """Ports that nothing uses now, as many in a row as each name needs."""
+    """The first of the free, consecutive ports that each name needs."""
     needed = {
         "postgres": 1, "s3": 1, "mlflow": 1, "ray-head": 1, "dashboard": 1, "client": 1, "head-metrics": 1,
         "worker-metrics": 1, "head-node": 5, "worker-node": 5, "head-workers": 31, "worker-workers": 31,

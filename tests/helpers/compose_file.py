@@ -1,4 +1,4 @@
-"""docker/compose.yaml as docker reads it: settings filled in, services in the order in which they start."""
+"""docker/compose.yaml as docker reads it: with its settings filled in, and services in their starting order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def start_order(services: Mapping[str, Any]) -> list[str]:
     order: list[str] = []
 
     def add(name: str, waiting: tuple[str, ...] = ()) -> None:
-        assert name not in waiting, f"a circle: {waiting}"
+        assert name not in waiting, f"circular dependency: {waiting}"
         for needed in services[name].get("depends_on", {}):
             add(needed, (*waiting, name))
         if name not in order:

@@ -1,4 +1,4 @@
-"""What Ray's dashboard answers, on a real socket: enough of the Jobs API for a client, and ways to misbehave."""
+"""A server that answers like Ray's dashboard on a real socket: the Jobs API as far as clients use it, and failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 
 @dataclass
 class FakeJob:
-    """A job whose log comes in `pieces`; the connections of `ends` stop after so many characters, each in its way."""
+    """A job. Its log is sent in pieces; each entry of `ends` ends one connection after some characters."""
 
     id: str
     name: str | None = "s"
@@ -26,7 +26,7 @@ class FakeJob:
     message: str = ""
     notes: dict[str, str] = field(default_factory=dict)
     started: float = 1000.0
-    ends: list[tuple[int, str]] = field(default_factory=list)  # (characters, "close" | "abort" | "silence")
+    ends: list[tuple[int, str]] = field(default_factory=list)  # (characters sent, "close" | "abort" | "silence")
     connections: int = 0
 
     def details(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class FakeJob:
 
 
 class FakeDashboard:
-    """Serves in a thread, from construction until `close`."""
+    """A server in a thread, which runs from construction until `close`."""
 
     def __init__(self, token: str | None = None) -> None:
         self.token, self.version = token, "2.60.0"
@@ -54,7 +54,8 @@ class FakeDashboard:
         self.submitted: list[dict[str, Any]] = []
         self.requests: list[str] = []
         self.stopped: list[str] = []
-        self.instead: Callable[[web.Request], web.Response | None] = lambda request: None  # of the right answer
+        # Returns an answer to send instead of the right one, or None.
+        self.instead: Callable[[web.Request], web.Response | None] = lambda request: None
         self._loop, ready = asyncio.new_event_loop(), threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(ready,), daemon=True)
         self._thread.start()
@@ -127,13 +128,11 @@ class FakeDashboard:
         return web.json_response([*(job.details() for job in self.jobs.values()), driver])
 
     async def _submit(self, request: web.Request) -> web.Response:
-        asked = await request.json()
-        self.submitted.append(asked)
-        notes = asked["metadata"]
-        self.add(
-            FakeJob(asked["submission_id"], notes["jepa_ray_sweep"], log="done\n", notes=notes, started=time.time())
-        )
-        return web.json_response({"job_id": asked["submission_id"], "submission_id": asked["submission_id"]})
+        submitted = await request.json()
+        self.submitted.append(submitted)
+        job_id, notes = submitted["submission_id"], submitted["metadata"]
+        self.add(FakeJob(job_id, notes["jepa_ray_sweep"], log="done\n", notes=notes, started=time.time()))
+        return web.json_response({"job_id": job_id, "submission_id": job_id})
 
     async def _job(self, request: web.Request) -> web.Response:
         job = self.jobs.get(request.match_info["id"])
@@ -157,7 +156,7 @@ class FakeDashboard:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         characters, how = job.ends.pop(0) if job.ends else (len(job.log), "end")
-        for at in range(0, characters, 7):  # pieces end anywhere in a line, as Ray's may
+        for at in range(0, characters, 7):  # pieces may end in the middle of a line, as Ray's do
             await socket.send_str(job.log[at : min(at + 7, characters)])
         if how == "abort":
             assert request.transport

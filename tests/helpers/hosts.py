@@ -1,11 +1,11 @@
-"""Several hosts on one machine: each in Linux namespaces of its own, all on one switch.
+"""Several hosts on one machine: each has its own Linux namespaces, and all are connected to one switch.
 
-A host has its own network interface, host name, process ids, shared memory, /tmp and home. So hosts share one folder
-and the installed programs, and nothing by accident.
+A host has its own network interface, host name, process ids, shared memory, /tmp and home. Hosts share only one folder
+and the installed programs.
 
-A host lives as long as its init, and its init as long as the pipe from the test is open: whatever ends the test, even
-kill -9, ends the hosts with all their processes and interfaces. Nothing gets a name in the namespaces of the machine
-itself, so nothing can be left over.
+A host exists as long as its init process, which ends when the pipe from the test is closed. So the end of the test,
+even by kill -9, ends the hosts with all their processes and interfaces. Nothing is created in the namespaces of the
+machine itself, so nothing can be left over.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from typing import Any, Self
 import psutil
 
 CHECKOUT = Path(__file__).parents[2]
-SUBNET = "10.77.0"  # the switch is in a namespace too: it is nobody else's
+SUBNET = "10.77.0"  # the switch has a namespace of its own, so the addresses conflict with no other network
 TMP = Path("/tmp")
 
-# Waits for the end of its input. As first process of its namespace bash collects orphans, and its end is theirs.
+# Waits for the end of its input. As the first process of its namespace, bash adopts orphans, which end when it ends.
 INIT = """
 set -e
 hostname "$1"
 ip link set lo up
 mount --bind "$2/hosts" /etc/hosts
-mount --bind "$2/resolv.conf" /etc/resolv.conf  # no name server: what /etc/hosts lacks is unknown at once
+mount --bind "$2/resolv.conf" /etc/resolv.conf  # no name server: looking up a name that /etc/hosts lacks fails at once
 mount -t tmpfs -o size=1g tmpfs /dev/shm
 for path in "${@:3}"; do mkdir -p "$2$path"; mount --rbind "$path" "$2$path"; done
 mount --rbind "$2/tmp" /tmp
@@ -42,8 +42,8 @@ read -r forever
 """
 
 
-def why_not() -> str | None:
-    """Why no hosts can be made here; None where they can."""
+def unsupported_reason() -> str | None:
+    """The reason why hosts cannot be created on this machine; None if they can."""
     if missing := [tool for tool in ("unshare", "nsenter", "ip", "mount") if not shutil.which(tool)]:
         return f"hosts are namespaces, which need {', '.join(missing)}"
     probe = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True)
@@ -51,7 +51,7 @@ def why_not() -> str | None:
 
 
 def eventually(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """What `condition` returns, once it is true; raises `AssertionError` if it does not become so."""
+    """Wait until `condition` returns a true value, and return it. Raises `AssertionError` after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
@@ -61,7 +61,7 @@ def eventually(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 class Namespaces:
-    """New namespaces, and the process that keeps them alive."""
+    """New namespaces and the process that keeps them alive."""
 
     def __init__(self, kinds: Sequence[str], script: str, *arguments: str) -> None:
         command = ["unshare", *(f"--{kind}" for kind in kinds), "--fork", "--kill-child=SIGKILL"]
@@ -71,27 +71,27 @@ class Namespaces:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the test, which then takes the hosts down in order
+            start_new_session=True,  # Ctrl-C reaches only the test, which then ends the hosts in order
         )
         assert self._holder.stdout
         assert self._holder.stderr
         if self._holder.stdout.readline().strip() != "ready":
             raise RuntimeError(f"no namespaces: {self._holder.stderr.read()}")
-        self.pid = psutil.Process(self._holder.pid).children()[0].pid  # of the init, as seen from outside
+        self.pid = psutil.Process(self._holder.pid).children()[0].pid  # of the init process, seen from outside
 
     def enter(self, *kinds: str) -> list[str]:
-        """What to put before a command, so that it runs in there."""
+        """The prefix of a command line that runs the command in these namespaces."""
         return ["nsenter", f"--target={self.pid}", *(f"--{kind}" for kind in kinds)]
 
     def close(self) -> None:
-        """Every process in there is gone when this returns."""
+        """End all processes in the namespaces. They have ended when this returns."""
         if self._holder.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)  # the kernel ends the others first, and only then tells the holder
+            os.kill(self.pid, signal.SIGKILL)  # the holder is notified after the kernel has ended all other processes
         self._holder.communicate()
 
 
 class Process:
-    """A command that runs on a host; what it prints goes to a file."""
+    """A command that runs on a host. Its output is written to a file."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         self.log = log
@@ -101,13 +101,13 @@ class Process:
             )
 
     def send(self, sent: int = signal.SIGTERM) -> None:
-        """A signal to the command itself; nothing if it is gone already."""
+        """Send a signal to the command; no effect if it has ended."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            for inside in psutil.Process(self._entered.pid).children():  # nsenter itself only waits for it
+            for inside in psutil.Process(self._entered.pid).children():  # nsenter only waits for the command
                 inside.send_signal(sent)
 
     def wait(self, seconds: float) -> int | None:
-        """Its exit code, negative where a signal ended it; None if it still runs after so long."""
+        """Its exit code, negative if a signal ended it; None if it is still running after `seconds`."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._entered.wait(seconds)
         return None
@@ -121,7 +121,7 @@ class Process:
 
 
 class Host:
-    """A machine with a name and an address. Made by `Network.add`."""
+    """A machine with a name and an address, created by `Network.add`."""
 
     def __init__(
         self, name: str, address: str, switch: Namespaces, folder: Path, shared: Path, calls_itself: str | None
@@ -140,7 +140,7 @@ class Host:
         self.alive = True
 
     def _plug_in(self) -> None:
-        """A cable from the switch, and an address on it. The default route leads nowhere, but programs ask for it."""
+        """Connect the host to the switch. Its default route leads nowhere, but programs look for a default route."""
         on_switch = self._switch.enter("net")
         cable = f"ip link add {self._port} type veth peer name eth0 netns {self._inside.pid}"
         _do(on_switch, cable, f"ip link set {self._port} master switch up")
@@ -149,7 +149,7 @@ class Host:
 
     @property
     def tmp(self) -> Path:
-        """Its /tmp, as seen from outside."""
+        """Its /tmp, seen from outside."""
         return self.folder / "tmp"
 
     @property
@@ -157,7 +157,7 @@ class Host:
         return self.tmp / "home"
 
     def run(self, *command: str, env: Mapping[str, str] | None = None, timeout: float = 60, code: int = 0) -> str:
-        """What the command prints, errors too; asserts its exit code."""
+        """Run a command, assert its exit code, and return its output, including errors."""
         entered = self._enter(command, env)
         done = subprocess.run(
             entered,
@@ -171,7 +171,7 @@ class Host:
         return done.stdout
 
     def start(self, *command: str, log: str, env: Mapping[str, str] | None = None) -> Process:
-        """The command in the background. What it prints is kept in the file `log` in the host's folder."""
+        """Start a command in the background. Its output is written to the file `log` in the host's folder."""
         return Process(self._enter(command, env), self.folder / log)
 
     def _enter(self, command: Sequence[str], env: Mapping[str, str] | None) -> list[str]:
@@ -182,34 +182,34 @@ class Host:
         return [*entered, "env", *forget, *variables, *command]
 
     def introduce(self, others: Sequence[Host]) -> None:
-        """Write the names it knows, in place: the file is mounted."""
+        """Write the names and addresses of all hosts to its /etc/hosts, in place since the file is mounted."""
         known = [(host.address, host.name) for host in others if host is not self]
         lines = [("127.0.0.1", "localhost"), (self.calls_itself, self.name), *known]
         (self.folder / "hosts").write_text("".join(f"{address} {name}\n" for address, name in lines))
 
     def link_down(self) -> None:
-        """The cable is pulled, at the switch's end: nobody is told, and packets are lost in silence."""
+        """Disconnect the host at the switch. Neither side is notified, and packets are lost silently."""
         _do(self._switch.enter("net"), f"ip link set {self._port} down")
 
     def link_up(self) -> None:
         _do(self._switch.enter("net"), f"ip link set {self._port} up")
 
     def kill(self) -> None:
-        """The power fails: all processes are gone at once, and no connection is closed in order."""
+        """Simulate a power failure: all processes end at once, and no connection is closed properly."""
         if self.alive:
             self.alive = False
             self.link_down()
             self._inside.close()
 
     def processes(self) -> list[psutil.Process]:
-        """All that run on it, but for its init."""
+        """All processes on the host except its init process."""
         here, init = _pid_namespace(self._inside.pid), self._inside.pid
         if here is None:
             return []
         return [p for p in psutil.process_iter() if p.pid != init and _pid_namespace(p.pid) == here]
 
     def memory(self) -> int:
-        """Bytes its processes take; memory that several share is counted once."""
+        """Memory of its processes in bytes; shared memory is counted once."""
         total = 0
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
@@ -218,7 +218,7 @@ class Host:
 
 
 class Network:
-    """A switch with the hosts on it, and a folder that all of them see under the same path: `shared`."""
+    """A switch with hosts, and a folder `shared` that all hosts see under the same path."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -237,9 +237,9 @@ class Network:
         self.destroy()
 
     def add(self, name: str, *, calls_itself: str | None = None) -> Host:
-        """A new host. All others know its name from now on; one that has the name of a dead one takes its place.
+        """Add a host and write its name to the /etc/hosts of all others. It may have the name of a host that died.
 
-        Its own name means its address to it, or `calls_itself`: 127.0.1.1 on a freshly installed Debian or Ubuntu.
+        On the host itself, its name has its address, or `calls_itself`: 127.0.1.1 on a freshly installed Debian.
         """
         assert name not in self.hosts or not self.hosts[name].alive, f"{name} is alive"
         number = next(self._free)

@@ -1,7 +1,8 @@
-"""The pages of `docs/`, and the blocks of code in them: what each is marked as, and how it is run.
+"""The pages of `docs/` and their code blocks: the mark of each block, and how it is run.
 
-A mark is a comment on the line before a fence: `run`, `run with: ARGUMENTS` (added to its last command, to make it
-short), `run with model` (a trained `best_jepa_model.pt` is there), `file: NAME` (the reader saves it), `not run: WHY`.
+A mark is a comment on the line before a fence: `run`; `run with: ARGUMENTS`, which are added to the last command to
+shorten it; `run with model`, which needs a trained `best_jepa_model.pt` in the folder; `file: NAME`, which the reader
+saves under that name; `not run: REASON`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Block:
     """A fenced block of code."""
 
     language: str
-    mark: str  # without the comment's signs, empty where there is none
+    mark: str  # the text of the comment; empty without a comment
     code: str
 
 
@@ -34,7 +35,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def follow(page: Path, folder: Path) -> int:
-    """Do in `folder` what a reader of the page does, from top to bottom; returns how many blocks were run."""
+    """Run the blocks of the page in `folder`, from top to bottom, as a reader would. Returns how many were run."""
     for name in ("configs", "sweeps"):
         (folder / name).symlink_to(ROOT / name)
     run = 0

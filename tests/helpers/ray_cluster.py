@@ -1,4 +1,4 @@
-"""A real Ray cluster on the hosts of a `Network`, with token authentication, as `ray start` makes it."""
+"""A real Ray cluster on the hosts of a `Network`, started by `ray start` with token authentication."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ EVERYWHERE = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "PYTHONPATH": str(CHECKOUT),
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # a job says `python`
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # jobs run `python`
 }
-# A host that is cut off is declared dead after 4 checks of 2 s that are 0.5 s apart: in 10 s, not in a minute.
+# With 4 checks of 2 s, 0.5 s apart, a disconnected host is declared dead after 10 s instead of a minute.
 ON_HEAD = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
@@ -44,12 +44,12 @@ except OSError as error:
 
 
 class RayCluster:
-    """A head, and the workers that were added: one `ray start --block` per host."""
+    """A head and workers, with one `ray start --block` per host."""
 
     address, url = "head:6379", "http://head:8265"
 
     def __init__(self, network: Network, env: Mapping[str, str] | None = None) -> None:
-        """`env`: of all its processes."""
+        """`env`: further environment variables of all processes."""
         self.network, self._token = network, secrets.token_hex(16)
         self.env = EVERYWHERE | dict(env or {})
         self.daemons: dict[str, Process] = {}
@@ -63,14 +63,14 @@ class RayCluster:
         self.wait_for("head")
 
     def trust(self, host: Host) -> None:
-        """Give a host the cluster's token, where Ray looks for it."""
+        """Write the cluster's token to the file on the host in which Ray looks for it."""
         file = host.home / ".ray" / "auth_token"
         file.parent.mkdir(exist_ok=True)
         file.touch(mode=0o600)
         file.write_text(self._token)
 
     def add_worker(self, name: str, cpus: int = 1, *, wait: bool = True, calls_itself: str | None = None) -> Host:
-        """A new host that joins the cluster."""
+        """Add a host that joins the cluster."""
         host = self.network.add(name, calls_itself=calls_itself)
         self.trust(host)
         self._start(host, ["--address", self.address, "--num-cpus", str(cpus)])
@@ -88,20 +88,23 @@ class RayCluster:
         self.daemons[host.name] = start()
 
     def wait_for(self, *names: str, state: str = "ALIVE", seconds: float = 120) -> None:
-        """Until the head says so of all these hosts."""
+        """Wait until the head reports `state` for all these hosts."""
 
         def reached() -> bool:
             now = self.nodes()
             if all(now.get(self.network.hosts[name].address) == state for name in names):
                 return True
             if state == "ALIVE":
-                self._restart_what_ended(names)
+                self._restart_ended(names)
             return False
 
         eventually(reached, seconds, f"{', '.join(names)}: {state}")
 
-    def _restart_what_ended(self, names: Sequence[str]) -> None:
-        """As a container's restart policy does: on busy cores `ray start` gives up after 30 s, which cannot be set."""
+    def _restart_ended(self, names: Sequence[str]) -> None:
+        """Restart nodes that ended, as a container's restart policy does.
+
+        On a busy machine `ray start` gives up after 30 s, a limit that cannot be configured.
+        """
         for name in names:
             if not self.daemons[name].running:
                 self.restarts += 1
@@ -112,18 +115,18 @@ class RayCluster:
                 self.daemons[name] = self._starters[name]()
 
     def nodes(self) -> dict[str, str]:
-        """State of every node that the head knows, by address; none if it does not answer."""
+        """State of every node that the head knows, by address; empty if the head does not answer."""
         status, body = self.fetch(self.head, "/api/v0/nodes?detail=false")
         if status != 200:
             return {}
         return {node["node_ip"]: node["state"] for node in json.loads(body)["data"]["result"]["result"]}
 
     def fetch(self, host: Host, path: str) -> tuple[int, str]:
-        """What the dashboard answers a host: status and body; 0 and the reason, if it does not."""
+        """The dashboard's answer to a request from a host: status and body; 0 and the error without an answer."""
         status, _, body = host.run(sys.executable, "-c", FETCH, self.url + path).partition(" ")
         return int(status), body
 
     def python(self, host: Host, code: str, *arguments: str, timeout: float = 120, expect: int = 0) -> str:
-        """Run a script on a host, as a user with the token would; Ray's address is in RAY_ADDRESS."""
+        """Run a Python script on a host with Ray's address in RAY_ADDRESS, as a user with the token would."""
         env = self.env | {"RAY_ADDRESS": self.address}
         return host.run(sys.executable, "-c", code, *arguments, env=env, timeout=timeout, code=expect)

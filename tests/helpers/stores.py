@@ -27,7 +27,7 @@ def free_port() -> int:
 
 @contextmanager
 def s3_server(host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
-    """Its address; the bucket is there."""
+    """Start the server with the bucket `BUCKET` and yield its address; it ends with the block."""
     port = port or free_port()
     command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""The report in a browser: no errors, tables filled, plots drawn, sorting and filtering, on a desk and on a phone."""
+"""The report in a browser, in a desktop and a phone layout: errors, tables, plots, sorting and filtering."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import books
 from helpers.browsing import TIMEOUT_MS, WIDTHS, chromium, needs_chromium
+from helpers.studies import BEGAN, make_spec, make_study, train_study, train_trial
 
 from jepa_ray.report.report_data import SweepState
-from jepa_ray.report.side_by_side import render_both
+from jepa_ray.report.side_by_side import render_comparison
 from jepa_ray.sweep.output.reporting import collect_report_data, write_report
 from jepa_ray.sweep.search.repeats import Repeats
 
@@ -21,12 +21,12 @@ pytestmark = needs_chromium
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of 40 trials, repeats among them, so that the leaderboard has pages."""
-    study = books.study(books.spec(search={"algorithm": "random", "num_trials": 27, "repeats": 3, "finalists": 2}))
-    books.train_all(study, fail_every=9)
+    """The report of a sweep with 31 runs, including repeats: the leaderboard has two pages."""
+    study = make_study(make_spec(search={"algorithm": "random", "num_trials": 27, "repeats": 3, "finalists": 2}))
+    train_study(study, fail_every=9)
     repeats, rng = Repeats(study), random.Random(1)
-    while asked := repeats.ask():
-        books.train(study, asked.number, rng, "unit-group-0", books.BEGAN + 300)
+    while suggestion := repeats.ask():
+        train_trial(study, suggestion.number, rng, "unit-group-0", BEGAN + 300)
     return write_report(study, tmp_path_factory.mktemp("report"), SweepState.FINISHED)
 
 
@@ -37,15 +37,15 @@ def browser() -> Iterator[Any]:
 
 
 class Opened:
-    """A page that is drawn, and what went wrong in it."""
+    """A page whose plots are drawn, with its errors and the requests that it made."""
 
     def __init__(self, browser: Any, path: Path, width: int, scheme: Any = "light") -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        self.wrong: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda told: self.wrong.append(told.text) if told.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri(), timeout=TIMEOUT_MS)
         drawn = "document.documentElement.dataset.drawn === 'yes'"
         self.page.wait_for_function(drawn, timeout=TIMEOUT_MS)
@@ -64,9 +64,9 @@ def opened(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterat
     opened.page.close()
 
 
-def test_nothing_goes_wrong_and_nothing_is_loaded(opened: Opened, report: Path) -> None:
-    assert opened.wrong == []
-    assert [url for url in opened.asked if not url.startswith(("data:", "blob:"))] == [report.as_uri()]
+def test_the_page_has_no_errors_and_loads_nothing(opened: Opened, report: Path) -> None:
+    assert opened.errors == []
+    assert [url for url in opened.requests if not url.startswith(("data:", "blob:"))] == [report.as_uri()]
 
 
 def test_every_plot_is_drawn(opened: Opened) -> None:
@@ -85,11 +85,11 @@ def test_every_plot_is_drawn(opened: Opened) -> None:
 
 
 def test_the_page_is_no_wider_than_the_window(opened: Opened) -> None:
-    wide = opened.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    assert wide <= 0
+    overflow = opened.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert overflow <= 0
 
 
-def test_the_leaderboard_is_filled_and_turns_pages(opened: Opened) -> None:
+def test_the_leaderboard_is_filled_and_has_pages(opened: Opened) -> None:
     assert opened.cells(1)[:3] == ["1", "2", "3"]
     assert len(opened.cells(1)) == 25
     table = opened.page.locator("#table-board")
@@ -100,7 +100,7 @@ def test_the_leaderboard_is_filled_and_turns_pages(opened: Opened) -> None:
     assert opened.cells(1)[0] == "1"
 
 
-def test_a_column_sorts_down_up_and_back(opened: Opened) -> None:
+def test_a_column_sorts_up_down_and_back(opened: Opened) -> None:
     ranked = opened.cells(5)
     opened.head("val_rollout_mrr")
     up = [float(cell) for cell in opened.cells(5) if cell]
@@ -140,7 +140,7 @@ def test_all_metrics_are_columns_on_demand(opened: Opened) -> None:
     assert heads.count() == few
 
 
-def test_dark_mode_is_dark_and_follows_the_system(browser: Any, report: Path) -> None:
+def test_the_colours_follow_the_dark_mode_of_the_system(browser: Any, report: Path) -> None:
     opened = Opened(browser, report, 1280, "dark")
     read = "getComputedStyle(document.querySelector('section')).backgroundColor"
     assert opened.page.evaluate(read) == "rgb(23, 27, 31)"
@@ -148,20 +148,20 @@ def test_dark_mode_is_dark_and_follows_the_system(browser: Any, report: Path) ->
     assert opened.page.evaluate(ink) == "rgb(230, 233, 236)"
     opened.page.emulate_media(color_scheme="light")
     opened.page.wait_for_function(f"{ink} === 'rgb(28, 33, 38)'", timeout=TIMEOUT_MS)
-    assert opened.wrong == []
+    assert opened.errors == []
     opened.page.close()
 
 
 def test_two_sweeps_side_by_side(browser: Any, tmp_path: Path) -> None:
     sides = []
     for name, seed in (("left", 0), ("right", 1)):
-        study = books.study(books.spec(name=name, search={"algorithm": "random", "num_trials": 14, "seed": seed}))
-        books.train_all(study)
+        study = make_study(make_spec(name=name, search={"algorithm": "random", "num_trials": 14, "seed": seed}))
+        train_study(study)
         sides.append(collect_report_data(study, tmp_path, SweepState.FINISHED))
     path = tmp_path / "compare.html"
-    path.write_text(render_both(*sides))
+    path.write_text(render_comparison(*sides))
     opened = Opened(browser, path, 390)
-    assert opened.wrong == []
+    assert opened.errors == []
     assert opened.page.locator("[data-plot] svg.main-svg").count() >= 8
     assert opened.page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     opened.page.close()

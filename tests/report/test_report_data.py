@@ -1,4 +1,4 @@
-"""What is worked out from the books: facts, the time line, importances; and the command that reads them."""
+"""Report data of a study, timelines and importances, and the report command."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pathlib import Path
 
 import optuna
 import pytest
-from helpers import books
+from helpers.studies import BEGAN, make_metrics, make_spec, make_study, train_study
 
-from jepa_ray.config import Objective, dump_yaml
+from jepa_ray.config import Budget, Objective, dump_yaml
 from jepa_ray.errors import ConfigError
 from jepa_ray.report import space_plots
-from jepa_ray.report.importance import importance
-from jepa_ray.report.panels import alike, picks
-from jepa_ray.report.report_data import Budget, Epoch, ReportData, Session, SweepState, Trial
-from jepa_ray.report.timeline import MAX_BARS, timeline
+from jepa_ray.report.importance import compute_importance
+from jepa_ray.report.panels import find_picks, group_picks
+from jepa_ray.report.report_data import Epoch, ReportData, Session, SweepState, Trial
+from jepa_ray.report.timeline import MAX_BARS, build_timeline
 from jepa_ray.sweep.output.reporting import collect_report_data, read_report_data, write_report
-from jepa_ray.sweep.storage.study import Ran, Study
+from jepa_ray.sweep.storage.study import Study
+from jepa_ray.sweep.tune_result import TrainedBy
 
 
 def sweep(
@@ -36,7 +37,7 @@ def sweep(
         space=space or {},
         conditional=frozenset(),
         trials=trials,
-        budget=Budget(4, 3, [], None),
+        budget=Budget(points=None, trials=4, repeats=0, rungs=[], max_epochs=3),
         sessions=[Session(began, "", {}) for began in sessions],
         spec={},
         spec_text="",
@@ -44,7 +45,7 @@ def sweep(
 
 
 def trial(number: int, *epochs: tuple[str | None, float, float], status: str = "COMPLETE") -> Trial:
-    """With epochs as (group, began, ended)."""
+    """A trial with `epochs` as (group, start, end)."""
     rows = [Epoch({"epoch_s": end - begin}, group, end if group else None) for group, begin, end in epochs]
     return Trial(number, f"t{number}", "", status, {}, rows)
 
@@ -52,7 +53,7 @@ def trial(number: int, *epochs: tuple[str | None, float, float], status: str = "
 class TestTimeline:
     def test_idle_time_of_a_session_by_hand(self) -> None:
         """a: 10-14, 14-18, 20-22; b: 11-13, then nothing until the session's last epoch at 22."""
-        line = timeline(
+        line = build_timeline(
             sweep([trial(0, ("a", 10, 14), ("a", 14, 18)), trial(1, ("b", 11, 13)), trial(2, ("a", 20, 22))], [8.0])
         )
         assert [(s.group, s.began, s.ended, s.trial) for s in line.spans] == [
@@ -64,24 +65,24 @@ class TestTimeline:
         assert line.idle == 11
         assert line.seconds == 14
 
-    def test_the_clock_stands_still_between_sessions(self) -> None:
-        line = timeline(sweep([trial(0, ("a", 10, 14)), trial(1, ("b", 1005, 1009))], [8.0, 1000.0]))
+    def test_the_clock_stops_between_sessions(self) -> None:
+        line = build_timeline(sweep([trial(0, ("a", 10, 14)), trial(1, ("b", 1005, 1009))], [8.0, 1000.0]))
         assert [(s.began, s.ended) for s in line.spans] == [(2, 6), (11, 15)]
         assert line.pauses == [6]
         assert line.idle == 0
 
-    def test_books_without_sessions_begin_with_the_first_epoch(self) -> None:
-        line = timeline(sweep([trial(0, ("a", 10, 14))]))
+    def test_a_study_without_sessions_begins_with_the_first_epoch(self) -> None:
+        line = build_timeline(sweep([trial(0, ("a", 10, 14))]))
         assert [(s.began, s.ended) for s in line.spans] == [(0, 4)]
 
-    def test_epochs_that_nobody_remembers_are_counted(self) -> None:
-        line = timeline(sweep([trial(0, (None, 0, 2), ("a", 10, 14))], [8.0]))
+    def test_epochs_without_a_recorded_group_are_counted(self) -> None:
+        line = build_timeline(sweep([trial(0, (None, 0, 2), ("a", 10, 14))], [8.0]))
         assert line.unknown == 1
         assert len(line.spans) == 1
 
     def test_too_many_bars_are_merged_and_no_time_is_lost(self) -> None:
         trials = [trial(i, ("ab"[i % 2], 2.0 * i, 2.0 * i + 1.9)) for i in range(2 * MAX_BARS)]
-        line = timeline(sweep(trials, [0.0]))
+        line = build_timeline(sweep(trials, [0.0]))
         assert line.merged
         assert len(line.spans) <= MAX_BARS + 2
         assert sum(span.epochs for span in line.spans) == len(trials)
@@ -90,7 +91,7 @@ class TestTimeline:
 
 class TestImportance:
     def planted(self, count: int, b_counts: float = 0.01) -> ReportData:
-        """`a` decides nearly everything, `b` little or, but for chance, nothing."""
+        """`a` determines the objective almost alone; `b` has a small effect, or none (`b_counts` = 0)."""
         rng = random.Random(0)
         choices = optuna.distributions.CategoricalDistribution([0, 1, 2])
         points = list(itertools.product(range(3), repeat=2)) * count
@@ -108,18 +109,19 @@ class TestImportance:
         ]
         return sweep(trials, space={"x.a": choices, "x.b": choices})
 
-    def test_both_ways_find_what_decides(self) -> None:
-        found = importance(self.planted(10, b_counts=0))
-        for shares in (found.fanova, found.ped_anova):
+    def test_both_methods_find_the_important_key(self) -> None:
+        importance = compute_importance(self.planted(10, b_counts=0))
+        for shares in (importance.fanova, importance.ped_anova):
             assert sum(shares.values()) == pytest.approx(1)
             assert shares["x.a"] > 0.6
-        assert found.ordered(["x.b", "x.a"]) == ["x.a", "x.b"]
+        assert importance.ordered(["x.b", "x.a"]) == ["x.a", "x.b"]
 
-    def test_few_trials_are_said_to_be_few(self) -> None:
-        assert "These are few" in " ".join(importance(self.planted(1)).notes)
+    def test_a_note_warns_of_few_trials(self) -> None:
+        assert "With fewer than about 30 trials" in " ".join(compute_importance(self.planted(1)).notes)
+        assert "With fewer than" not in " ".join(compute_importance(self.planted(10)).notes)
 
-    def test_pairs_show_the_best_of_each_cell(self) -> None:
-        (pair,) = space_plots.pairs(planted := self.planted(2), importance(planted))
+    def test_pairs_show_the_best_objective_of_each_cell(self) -> None:
+        (pair,) = space_plots.plot_pairs(planted := self.planted(2), compute_importance(planted))
         assert pair.figure
         heat = pair.figure["data"][0]
         assert heat["x"] == ["0", "1", "2"]
@@ -127,7 +129,7 @@ class TestImportance:
         assert heat["customdata"][0] == [2, 2, 2]
 
 
-def test_a_metric_picks_an_epoch_and_gets_its_objective() -> None:
+def test_the_pick_of_a_metric_has_the_objective_of_its_epoch() -> None:
     rows = [
         [{"val_rollout_mrr": 0.2, "val_loss": 0.5}, {"val_rollout_mrr": 0.8, "val_loss": 0.4}],
         [{"val_rollout_mrr": 0.1, "val_loss": 0.01}, {"val_rollout_mrr": 0.3, "val_loss": 0.02}],
@@ -136,46 +138,46 @@ def test_a_metric_picks_an_epoch_and_gets_its_objective() -> None:
         Trial(i, f"t{i}", "", "COMPLETE", {}, [Epoch(row) for row in epochs], objective=epochs[1]["val_rollout_mrr"])
         for i, epochs in enumerate(rows)
     ]
-    found = {pick.metric: pick for pick in picks(sweep(trials))}
+    found = {pick.metric: pick for pick in find_picks(sweep(trials))}
     assert (found["val_rollout_mrr"].trial.name, found["val_rollout_mrr"].epoch) == ("t0", 2)
     assert (found["val_loss"].trial.name, found["val_loss"].epoch, found["val_loss"].objective) == ("t1", 1, 0.1)
     assert (found["val_rollout_mrr"].share, found["val_loss"].share) == (1, 0)
-    assert [[pick.metric for pick in together] for together in alike(picks(sweep(trials)))] == [
+    assert [[pick.metric for pick in together] for together in group_picks(find_picks(sweep(trials)))] == [
         ["val_rollout_mrr"], ["val_loss"],
     ]  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------- the books
+# --------------------------------------------------------------------------------- studies on disk
 
 
-class TestBooks:
+class TestStudyOnDisk:
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
-        spec = books.spec()
+        spec = make_spec()
         (tmp_path / "spec.yaml").write_text(dump_yaml(spec.to_dict()))
-        study = books.study(spec, tmp_path / "optuna.db")
-        study.begin_session({"began": books.BEGAN, "command": "c", "versions": {}})
-        books.train_all(study, most=3)
+        study = make_study(spec, tmp_path / "optuna.db")
+        study.begin_session({"began": BEGAN, "command": "c", "versions": {}})
+        train_study(study, max_trials=3)
         return tmp_path
 
-    def test_who_trained_what_when_survives_the_session(self, folder: Path) -> None:
-        record = Study.open(books.spec(), folder / "optuna.db").record(0)
-        assert [ran.group for ran in record.ran] == ["unit-group-0"] * len(record.history)
-        assert record.ran[0].ended == pytest.approx(books.BEGAN, abs=20)
+    def test_the_group_and_time_of_each_epoch_are_stored(self, folder: Path) -> None:
+        record = Study.open(make_spec(), folder / "optuna.db").record(0)
+        assert [each.group for each in record.trained_by] == ["unit-group-0"] * len(record.history)
+        assert record.trained_by[0].ended == pytest.approx(BEGAN, abs=20)
         assert all("ran" not in row and "last" not in row for row in record.history)
 
-    def test_sessions_are_remembered_in_order(self, folder: Path) -> None:
-        study = Study.open(books.spec(), folder / "optuna.db")
+    def test_sessions_are_stored_in_order(self, folder: Path) -> None:
+        study = Study.open(make_spec(), folder / "optuna.db")
         study.begin_session({"began": 2.0, "command": "d", "versions": {}})
-        assert [s["command"] for s in Study.open(books.spec(), folder / "optuna.db").sessions] == ["c", "d"]
+        assert [s["command"] for s in Study.open(make_spec(), folder / "optuna.db").sessions] == ["c", "d"]
 
-    def test_an_epoch_told_again_keeps_who_trained_it(self, folder: Path) -> None:
-        study = Study.open(books.spec(), folder / "optuna.db")
-        before = study.record(0).ran
-        assert not study.report(0, 1, books.metrics(0.1), last=False, ran=Ran("other", 1.0))
-        assert study.record(0).ran == before
+    def test_an_epoch_that_is_reported_again_keeps_its_group_and_time(self, folder: Path) -> None:
+        study = Study.open(make_spec(), folder / "optuna.db")
+        before = study.record(0).trained_by
+        assert not study.report(0, 1, make_metrics(0.1), last=False, trained_by=TrainedBy("other", 1.0))
+        assert study.record(0).trained_by == before
 
-    def test_reading_touches_nothing_and_says_it_is_not_finished(self, folder: Path) -> None:
+    def test_reading_changes_no_file_and_reports_the_sweep_as_not_finished(self, folder: Path) -> None:
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         found = read_report_data(folder)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -184,16 +186,16 @@ class TestBooks:
         (folder / "finished.json").write_text('{"seconds": 1}')
         assert read_report_data(folder).state is SweepState.FINISHED
 
-    def test_reading_goes_on_while_another_process_writes(self, folder: Path) -> None:
+    def test_the_study_can_be_read_while_another_process_writes(self, folder: Path) -> None:
         with sqlite3.connect(folder / "optuna.db") as writer:
             writer.execute("BEGIN IMMEDIATE")
             assert len(read_report_data(folder).trials) == 3
 
-    def test_no_sweep_is_bad_input(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="is no folder of a sweep"):
+    def test_a_folder_without_a_sweep_is_bad_input(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"is not the folder of a sweep: spec\.yaml and optuna\.db not found"):
             read_report_data(tmp_path)
 
-    def test_the_command_writes_the_report_of_the_only_sweep_of_an_output_root(self, folder: Path) -> None:
+    def test_the_command_takes_an_output_root_with_one_sweep(self, folder: Path) -> None:
         root = folder / "root"
         (root / "sweeps/unit").mkdir(parents=True)
         for name in ("spec.yaml", "optuna.db"):
@@ -206,7 +208,7 @@ class TestBooks:
         assert written == root / "sweeps/unit/report.html"
         assert "trial_00002" in written.read_text()
 
-    def test_two_folders_want_compare(self, folder: Path) -> None:
+    def test_two_folders_need_the_option_compare(self, folder: Path) -> None:
         command = [sys.executable, "-m", "jepa_ray.report", str(folder), str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 2
@@ -217,8 +219,8 @@ class TestBooks:
 
 
 def test_writing_replaces_the_last_report(tmp_path: Path) -> None:
-    study = books.study(books.spec())
+    study = make_study()
     first = write_report(study, tmp_path, SweepState.INTERRUPTED).read_text()
-    books.train_all(study, most=2)
+    train_study(study, max_trials=2)
     assert write_report(study, tmp_path, SweepState.INTERRUPTED).read_text() != first
     assert collect_report_data(study, tmp_path, SweepState.FINISHED).trials[0].rank is not None

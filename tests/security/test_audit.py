@@ -1,4 +1,4 @@
-"""`make audit`: a known vulnerability fails it, and an advisory service that is away is said and not hidden."""
+"""`make audit` fails for a known vulnerability, and reports an advisory service that is unavailable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Audit = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def audit(tmp_path: Path) -> Audit:
-    """Runs the audit with an advisory service whose answers, by its name, are given."""
+    """Runs the audit with given answers of the advisory services, by the names of the services."""
 
     def run(answers: dict[str, Any], *arguments: str, ignored: str = "") -> subprocess.CompletedProcess[str]:
         tool = tmp_path / "pip-audit"
@@ -52,7 +52,7 @@ def test_a_known_vulnerability_fails(audit: Audit) -> None:
     assert "aiohttp 1.0: PYSEC-1 VULNERABLE: fixed in 1.1" in done.stdout
 
 
-def test_none_passes(audit: Audit) -> None:
+def test_packages_without_vulnerabilities_pass(audit: Audit) -> None:
     done = audit({"pypi": [SAFE, UNKNOWN]})
     assert done.returncode == 0
     assert "1 of 2 packages were checked, 0 vulnerabilities are not accepted" in done.stdout
@@ -60,35 +60,35 @@ def test_none_passes(audit: Audit) -> None:
 
 
 @pytest.mark.parametrize("name", ["PYSEC-1", "CVE-2024-1"])
-def test_an_accepted_one_passes_and_its_reason_is_shown(audit: Audit, name: str) -> None:
+def test_an_accepted_vulnerability_passes_and_its_reason_is_shown(audit: Audit, name: str) -> None:
     done = audit({"pypi": [BAD]}, ignored=f"# a comment\n{name} we open no such port; until 2027\nCVE-0 old\n")
     assert done.returncode == 0
     assert "accepted: we open no such port" in done.stdout
     assert "CVE-0 is in the list of accepted ones, but concerns no package any more" in done.stdout
 
 
-def test_one_is_not_accepted_without_a_reason(audit: Audit) -> None:
+def test_a_vulnerability_is_not_accepted_without_a_reason(audit: Audit) -> None:
     done = audit({"pypi": [BAD]}, ignored="PYSEC-1\n")
     assert done.returncode == 1
     assert "PYSEC-1 has no reason" in done.stderr
 
 
 @pytest.mark.parametrize("answers", [{}, {"pypi": [UNKNOWN, UNKNOWN]}, {"pypi": []}])
-def test_a_service_that_is_away_is_said_and_fails_only_where_it_is_required(audit: Audit, answers: Any) -> None:
-    """A registry without advisories calls every package unknown: that must not look like a clean bill."""
+def test_an_unavailable_service_is_reported_and_fails_only_if_required(audit: Audit, answers: Any) -> None:
+    """A registry without advisories reports every package as unknown, which must not look like a passed audit."""
     done = audit(answers)
     assert done.returncode == 0
     assert "AUDIT SKIPPED: no advisory service answers, so NO package was checked" in done.stdout
     assert audit(answers, "--required").returncode == 1
 
 
-def test_the_second_service_is_asked_when_the_first_is_away(audit: Audit) -> None:
+def test_the_second_service_is_used_if_the_first_is_unavailable(audit: Audit) -> None:
     done = audit({"pypi": [UNKNOWN], "osv": [BAD]})
     assert done.returncode == 1
     assert "PYSEC-1" in done.stdout
 
 
-def test_a_tool_that_is_not_installed_is_an_audit_that_was_skipped(audit: Audit) -> None:
+def test_without_the_tool_the_audit_is_skipped(audit: Audit) -> None:
     done = audit({}, "--tool", "/nowhere/pip-audit", "--required")
     assert done.returncode == 1
     assert "AUDIT SKIPPED" in done.stdout

@@ -1,7 +1,7 @@
-"""Files and names that were made to do harm: refused in one line, in little time and memory, and nothing of them runs.
+"""Malicious files and names are refused with an error of one line, in little time and memory, and no code of them runs.
 
-What an attacker wants is the same everywhere: a file written outside the output root, a file read and passed on, code
-run, or a machine that is busy for good. Data files have tests of their own (`data/test_bad_inputs.py`).
+An attacker wants to write a file outside the output root, to read a private file, to run code, or to exhaust the
+machine. Tests of malicious datasets are in `data/test_bad_inputs.py`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from jepa_ray.train.loop import Trainer
 pytestmark = pytest.mark.timeout(60)
 
 MIB = 1 << 20
-LITTLE_MIB = 400  # a refusal may take beyond what was imported before
+MAX_MIB = 400  # memory that a refusal may take in addition to what was imported before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ Call = Callable[..., Ended]
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Runs a command in this process, in an empty folder; what it takes of memory is bounded."""
+    """Runs a command in this process, in an empty folder, and asserts that it takes little memory."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -73,21 +73,21 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
         with pytest.raises(SystemExit) as stop:
             cli.run(app, "command")
         taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        assert taken < LITTLE_MIB, f"it took {taken:.0f} MiB"
-        said = capsys.readouterr()
-        return Ended(int(stop.value.code or 0), said.out, said.err)
+        assert taken < MAX_MIB, f"the command took {taken:.0f} MiB"
+        printed = capsys.readouterr()
+        return Ended(int(stop.value.code or 0), printed.out, printed.err)
 
     return call
 
 
-def assert_refused(ended: Ended, *says: str, code: int = 2) -> None:
+def assert_refused(ended: Ended, *messages: str, code: int = 2) -> None:
     assert ended.code == code, ended
     assert ended.err.startswith("error: "), ended
     assert ended.err.count("\n") == 1, ended
     assert ended.err.rstrip("\n").isprintable(), ended
     assert len(ended.err) < 3000
-    for part in says:
-        assert part in ended.err
+    for message in messages:
+        assert message in ended.err
 
 
 def tree(folder: Path) -> set[Path]:
@@ -129,32 +129,32 @@ def conditions(levels: int) -> str:
 
 OBJECT = "!!python/object/apply:os.system ['touch CANARY']"
 TEXTS: dict[str, tuple[str, str]] = {
-    # YAML that runs, multiplies, or never ends
+    # YAML that runs code, expands to a large size, or never ends
     "a tag that calls": (spec(more=f"search: {OBJECT}"), "is not valid YAML"),
     "a tag that makes an object": (spec(more="search: !!python/object:os.PathLike {}"), "is not valid YAML"),
     "a tag that names a module": (spec(more="search: !!python/name:os.system"), "is not valid YAML"),
     "a billion laughs": (spec(more=laughs(9)), "more than 20,000 values"),
     "laughs that overflow 64 bits": (spec(more=laughs(40)), "more than 20,000 values"),
     "a merge bomb": (spec(more=merges(40)), "more than 20,000 values"),
-    "an alias to itself": (spec(more="search: &a [*a]"), "an alias stands inside of what it stands for"),
-    "a mapping that is its own value": (spec(more="search: &a {b: *a}"), "an alias stands inside"),
+    "an alias to itself": (spec(more="search: &a [*a]"), "an alias is inside the node that it refers to"),
+    "a mapping that is its own value": (spec(more="search: &a {b: *a}"), "an alias is inside"),
     "deep nesting": (spec(more="search: " + "[" * 5000 + "]" * 5000), "levels of nesting"),
     "deep nesting in blocks": (spec(more="search:\n" + "".join(" " * i + "a:\n" for i in range(1, 500))), "levels"),
-    "deep nesting by aliases": (spec(more=chain(900)), "levels of nesting, those that aliases repeat included"),
+    "deep nesting by aliases": (spec(more=chain(900)), "levels of nesting, including those inside aliases"),
     "very many values": (spec(more="search: [" + "1," * 200_000 + "]"), "more than 20,000 values"),
     "a file of 2 MiB": (spec(more="# " + "x" * (2 * MIB)), "is larger than 1,024 KiB"),
-    "a key twice": (spec() + "name: t\n", "the key 'name' twice, line 4"),
-    "a key twice, deeper": (spec(more="search: {seed: 1, seed: 2}"), "the key 'seed' twice"),
+    "a key twice": (spec() + "name: t\n", "duplicate key 'name', line 4"),
+    "a key twice, deeper": (spec(more="search: {seed: 1, seed: 2}"), "duplicate key 'seed'"),
     "several documents": (spec() + "---\n" + spec(), "is not valid YAML"),
     "a zero byte": (spec(more="search: {seed: \0}"), "is not valid YAML"),
     "an unhashable key": (spec(more="? [a, b]\n: 1"), "is not valid YAML"),
     "an undefined alias": (spec(more="search: *nowhere"), "undefined alias"),
-    "no mapping": ("- a\n- b", "must hold a mapping"),
-    "nothing": ("", "must hold a mapping"),
+    "no mapping": ("- a\n- b", "must contain a mapping"),
+    "nothing": ("", "must contain a mapping"),
     # numbers
-    "an integer of 10,000 digits": (spec(more=f"search: {{seed: {'9' * 10_000}}}"), "a number of 10,000 characters"),
-    "an integer in base 60": (spec(more=f"search: {{seed: 1{':59' * 90_000}}}"), "a number of 270,001 characters"),
-    "an integer of 90 digits": (spec(more=f"search: {{seed: {'9' * 90}}}"), "larger than a 64-bit integer"),
+    "an integer of 10,000 digits": (spec(more=f"search: {{seed: {'9' * 10_000}}}"), "a number with 10,000 characters"),
+    "an integer in base 60": (spec(more=f"search: {{seed: 1{':59' * 90_000}}}"), "a number with 270,001 characters"),
+    "an integer of 90 digits": (spec(more=f"search: {{seed: {'9' * 90}}}"), "does not fit into a 64-bit integer"),
     "infinity": (spec(more="base2: 1", base="{data: {builtin: two_rooms}, training: {learning_rate: .inf}}"), "finite"),
     "not a number": (spec(space="{training.ema_decay: [.nan]}"), "training.ema_decay"),
     "1e400": (spec(space="{training.learning_rate: {low: 1.0e-4, high: 1.0e+400}}"), "finite"),
@@ -172,12 +172,12 @@ TEXTS: dict[str, tuple[str, str]] = {
     "conditions that multiply": (spec(space=conditions(8)), "more than 10,000 combinations"),
     "too many choices": (spec(space="{training.ema_decay: [" + "0.5," * 3000 + "]}"), "at most 2000 items"),
     "a model that fills the memory": (spec(base="{data: {builtin: two_rooms}, model: {latent_dim_state: 1000000000}}"),
-                                      "no model is larger than"),
+                                      "but must be at most"),
     "a model without an end": (spec(base="{data: {builtin: two_rooms}, model: {transition_depth: 100000000}}"),
                                "transition_depth is 1e+08 deep"),
     "data that fills the disk": (spec(base="{data: {builtin: two_rooms, two_rooms: {trajectories: 100000000}}}"),
-                                 "GiB are simulated"),
-    # what would be written elsewhere
+                                 "GiB of frames, but must give at most"),
+    # names that would be written outside the output root
     "a name above the root": (spec(name="../../etc"), "name is '../../etc'"),
     "a name of dots": (spec(name="'..'"), "name is '..'"),
     "an absolute name": (spec(name="/tmp/x"), "name is '/tmp/x'"),
@@ -185,7 +185,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "a name with a line break": (spec(name='"a\\n"'), "name is"),
     "a name in lookalikes": (spec(name='"\\u2024\\u2024\\u2215x"'), "name is"),
     "a name that is written backwards": (spec(name='"a\\u202Egnp"'), "name is"),
-    "a name of Windows' devices": (spec(name="con.yaml"), "the name of a device of Windows"),
+    "the name of a device of Windows": (spec(name="con.yaml"), "must not be the name of a Windows device"),
     "a name with a backslash": (spec(name="'..\\x'"), "name is"),
     "a name with a stream": (spec(name="'a:b'"), "name is"),
     "a name with a dot at its end": (spec(name="'a.'"), "name is"),
@@ -197,11 +197,11 @@ TEXTS: dict[str, tuple[str, str]] = {
     "a model's name with a quote": (spec(more='tracking: {registered_model: "a\' OR 1"}'), "tracking.registered_model"),
     "an experiment's name with a zero byte": (spec(more='tracking: {experiment: "a\\0"}'), "tracking.experiment"),
     "a base with a zero byte": (spec(base='"a\\0b.yaml"'), "zero byte"),
-    "a base that is a device": (spec(base="/dev/zero"), "it is no file"),
+    "a base that is a device": (spec(base="/dev/zero"), "it is not a regular file"),
     "a base that is a folder": (spec(base="/etc"), "it is a folder"),
-    "a base that is no config": (spec(base="/etc/passwd"), "/etc/passwd"),
-    "a secret where none is taken": (spec(name="'${env:HOME}'"), "only storage, tracking.uri, base.data.path"),
-    # what a terminal would obey
+    "a base that is not a config": (spec(base="/etc/passwd"), "/etc/passwd"),
+    "a secret in another key": (spec(name="'${env:HOME}'"), "only storage, tracking.uri, base.data.path"),
+    # control characters for terminals
     "an escape code as a key": (spec(more='"\\e[2J\\e]0;owned\\a": 1'), "unknown key \\x1b[2J"),
     "an escape code as a value": (spec(more='search: {algorithm: "\\e[31mtpe"}'), "search.algorithm is '\\x1b[31mtpe'"),
     "a line break in a key": (spec(more='"a\\nerror: all is well": 1'), "unknown key a\\nerror"),
@@ -211,19 +211,19 @@ TEXTS: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("case", TEXTS)
 def test_a_hostile_spec_is_refused(call: Call, tmp_path: Path, case: str) -> None:
-    text, says = TEXTS[case]
+    text, message = TEXTS[case]
     path = tmp_path / "spec.yaml"
     path.write_text(text)
     before = tree(tmp_path)
     for dry in ([], ["--dry-run"]):
         ended = call(sweep_app, str(path), "--output", "out", *dry)
-        assert_refused(ended, says)
+        assert_refused(ended, message)
         assert ended.out == ""
     assert tree(tmp_path) == before
 
 
-def test_no_line_of_another_file_is_shown(call: Call, tmp_path: Path) -> None:
-    """`base` may name any file that the user can read; an error must not print from it."""
+def test_an_error_quotes_no_line_of_the_file(call: Call, tmp_path: Path) -> None:
+    """`base` may name any file that the user can read, so an error must not print its content."""
     secret = tmp_path / "shadow"
     secret.write_text("root:$6$rounds=656000$abcdef: [x\n")
     path = tmp_path / "spec.yaml"
@@ -234,7 +234,7 @@ def test_no_line_of_another_file_is_shown(call: Call, tmp_path: Path) -> None:
 
 
 def test_a_large_space_is_counted_and_not_listed(call: Call, tmp_path: Path) -> None:
-    """10^12 points; the control is that it is a valid spec."""
+    """A control for the limits: a valid spec with 10^12 points."""
     keys = ["ema_decay", "learning_rate", "weight_decay", "warmup_epochs", "grad_clip_norm", "loss.variance"]
     keys += ["loss.covariance", "loss.sigreg", "loss.inverse_dynamics", "loss.temporal_similarity", "ema_decay_final"]
     space = {f"training.{key}": [0.01 * i for i in range(1, 11)] for key in keys} | {"experiment.seed": [*range(10)]}
@@ -246,7 +246,7 @@ def test_a_large_space_is_counted_and_not_listed(call: Call, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder", "socket", "link to itself"])
-def test_a_spec_that_is_no_file_is_refused_at_once(call: Call, tmp_path: Path, kind: str) -> None:
+def test_a_spec_that_is_not_a_regular_file_is_refused_at_once(call: Call, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "spec.yaml"
     with contextlib.ExitStack() as stack:
         if kind == "fifo":
@@ -273,35 +273,35 @@ SETS = {
     "a call": (f"search.seed={OBJECT}", "the value is not valid YAML"),
     "laughs": ("search.seed={" + laughs(9).replace("\n", ", ") + "}", "the value is not valid YAML"),
     "a name above the root": ("name=../x", "name is '../x'"),
-    "no key": ("=1", "must read dotted.key=value"),
-    "a key of 10,000 parts": ("a." * 10_000 + "a=1", "(20,003 characters): must read dotted.key=value"),
+    "no key": ("=1", "must have the form dotted.key=value"),
+    "a key of 10,000 parts": ("a." * 10_000 + "a=1", "(20,003 characters): must have the form dotted.key=value"),
     "a key below a value": ("name.x=1", "name is a value, not a section"),
     "attributes of Python": ("base.__class__.__init__=1", "unknown key base.__class__"),
     "escape codes": ("\x1b[2Jx=1", "unknown key \\x1b[2Jx"),
     "a path with a zero byte": ('base.data.path="a\\0b"', "zero byte"),
-    "a secret elsewhere": ("base.data.cache_dir='${env:HOME}/x'", "may hold a secret"),
+    "a secret elsewhere": ("base.data.cache_dir='${env:HOME}/x'", "may contain a secret"),
 }
 
 
 @pytest.mark.parametrize("case", SETS)
 def test_a_hostile_option_is_refused(call: Call, tmp_path: Path, case: str) -> None:
-    item, says = SETS[case]
+    item, message = SETS[case]
     path = tmp_path / "spec.yaml"
     path.write_text(spec())
     before = tree(tmp_path)
-    assert_refused(call(sweep_app, str(path), "--set", item), says)
+    assert_refused(call(sweep_app, str(path), "--set", item), message)
     assert tree(tmp_path) == before
 
 
 def test_the_limits_leave_room_for_real_configs() -> None:
-    """A control: a document just within each limit is read."""
+    """A control: a document just below each limit is read."""
     assert yaml_loader.parse("a: " + "[" * 38 + "]" * 38)
     assert len(yaml_loader.parse("[" + "1," * 15_000 + "]")) == 15_000
     assert yaml_loader.parse("a: &a {k: 1}\nb: {<<: *a, k: 2}\nc: *a") == {"a": {"k": 1}, "b": {"k": 2}, "c": {"k": 1}}
     assert yaml_loader.parse(str(2**63 - 1)) == 2**63 - 1
 
 
-# --------------------------------------------------------------------------------- links in the output
+# ---------------------------------------------------------------------------- links in the output folder
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_a_link_in_the_output_folder_is_refused_and_not_followed(tmp_path: Path,
     assert (elsewhere / "precious").read_text() == "mine"
 
 
-def test_an_output_root_that_is_a_link_is_where_the_user_wants_it(tmp_path: Path) -> None:
+def test_an_output_root_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk")
     with RunFolder(tmp_path / "out" / "sweeps" / "s", "spec.yaml").begin("a: 1\n", fresh=False):
@@ -344,7 +344,7 @@ def test_a_planted_document_is_refused(tmp_path: Path, text: str) -> None:
     folder.mkdir(parents=True)
     (folder / "spec.yaml").write_text(text)
     with (
-        pytest.raises(ConfigError, match=r"spec\.yaml: (is not valid YAML|must hold)"),
+        pytest.raises(ConfigError, match=r"spec\.yaml: (is not valid YAML|must contain)"),
         RunFolder(folder, "spec.yaml").begin("a: 1\n", fresh=False),
     ):
         pass
@@ -354,7 +354,7 @@ def test_a_planted_document_is_refused(tmp_path: Path, text: str) -> None:
 
 
 class Canary:
-    """Unpickled, it leaves a file."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -373,7 +373,7 @@ def healthy(train_config: TrainConfig, dataset: TrajectoryDataset) -> bytes:
 
 @pytest.fixture
 def model(healthy: bytes) -> dict[str, Any]:
-    """A model checkpoint, to be changed."""
+    """A model checkpoint, which tests change."""
     return ckpt.best_model(ckpt.from_bytes(healthy))
 
 
@@ -386,7 +386,7 @@ def rezipped(data: bytes, compression: int, change: Callable[[str, bytes], bytes
 
 
 def overlapping(data: bytes) -> bytes:
-    """Thousands of entries that are one and the same bytes: what is read is much more than there is."""
+    """A zip file with thousands of entries that share the same bytes: reading all of them takes much memory."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as new:
         for name in old.namelist():
@@ -425,7 +425,7 @@ def with_weight(model: dict[str, Any], change: Callable[[torch.Tensor], Any]) ->
 def deep(levels: int) -> list[Any]:
     nested: list[Any] = ["lol"]
     for _ in range(levels):
-        nested = [nested] * 9  # the same list nine times: small in the file, large for who looks at all of it
+        nested = [nested] * 9  # the same list nine times: small in the file, large when all of it is visited
     return nested
 
 
@@ -453,7 +453,7 @@ CHECKPOINTS: dict[str, Make] = {
     "a weight that is text": lambda model, canary: with_weight(model, lambda tensor: "x"),
     "a weight of another shape": lambda model, canary: with_weight(model, lambda tensor: tensor[:1]),
     "a sparse weight": lambda model, canary: with_weight(model, lambda tensor: tensor.to_sparse()),
-    "a weight with one element that says it has all": lambda model, canary: with_weight(
+    "a weight with one element that claims to have all": lambda model, canary: with_weight(
         model, lambda tensor: torch.zeros(1).expand(tensor.shape)
     ),
     "a config that is a list": lambda model, canary: with_model(model, config=[1, 2]),
@@ -490,8 +490,8 @@ def test_a_hostile_checkpoint_is_refused(call: Call, tmp_path: Path, model: dict
     assert tree(tmp_path) == before
 
 
-def test_the_canary_sings(tmp_path: Path) -> None:
-    """A control: unpickled carelessly, it does what an attacker would want."""
+def test_unpickling_the_canary_creates_its_folder(tmp_path: Path) -> None:
+    """A control for the tests of malicious checkpoints."""
     pickle.loads(pickle.dumps(Canary(tmp_path / "canary")))
     assert (tmp_path / "canary").exists()
 
@@ -503,21 +503,23 @@ def test_a_healthy_checkpoint_is_loaded(tmp_path: Path, model: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_a_checkpoint_that_is_no_file_is_refused_at_once(call: Call, tmp_path: Path, kind: str) -> None:
+def test_a_checkpoint_that_is_not_a_regular_file_is_refused_at_once(call: Call, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "best_jepa_model.pt"
     os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
-    assert_refused(call(evaluate_app, str(path)), "cannot be read (it is no file)")
+    assert_refused(call(evaluate_app, str(path)), "cannot be read (it is not a regular file)")
 
 
-def test_a_checkpoint_cannot_say_where_a_cache_is_written(call: Call, tmp_path: Path, model: dict[str, Any]) -> None:
+def test_a_checkpoint_cannot_choose_the_location_of_a_cache(call: Call, tmp_path: Path, model: dict[str, Any]) -> None:
     path, chosen = tmp_path / "best_jepa_model.pt", tmp_path / "chosen-by-the-attacker"
     path.write_bytes(with_config(model, "data.cache_dir", str(chosen)))
     assert call(evaluate_app, str(path)).code == 0
     assert not chosen.exists()
-    assert (tmp_path / "cache" / "jepa_ray").exists()  # the user's own
+    assert (tmp_path / "cache" / "jepa_ray").exists()  # the user's own cache folder
 
 
-def test_a_checkpoint_cannot_have_another_file_read_as_data(call: Call, tmp_path: Path, model: dict[str, Any]) -> None:
+def test_the_error_about_data_that_a_checkpoint_names_shows_nothing_of_the_file(
+    call: Call, tmp_path: Path, model: dict[str, Any]
+) -> None:
     path, secret = tmp_path / "best_jepa_model.pt", tmp_path / "id_rsa"
     secret.write_text("-----BEGIN PRIVATE KEY-----\nhunter2\n")
     config = model["config"] | {"data": model["config"]["data"] | {"builtin": None, "path": str(secret)}}
@@ -529,7 +531,7 @@ def test_a_checkpoint_cannot_have_another_file_read_as_data(call: Call, tmp_path
 
 @pytest.mark.parametrize("case", ["a pickle that calls", "half a file", "zeros", "text"])
 def test_a_run_does_not_resume_from_a_hostile_checkpoint(tmp_path: Path, model: dict[str, Any], case: str) -> None:
-    """What resumes, in a run as in a worker, reads by `from_bytes`: its error fails the trial and not the group."""
+    """Runs and workers resume by `from_bytes`, whose error fails the trial but not its worker group."""
     canary = tmp_path / "canary"
     with pytest.raises(DataError, match="is not a checkpoint that loads without unpickling code"):
         ckpt.from_bytes(CHECKPOINTS[case](model, canary))
@@ -538,7 +540,7 @@ def test_a_run_does_not_resume_from_a_hostile_checkpoint(tmp_path: Path, model: 
 
 RESTORED: dict[str, Any] = {
     "no optimiser": lambda made: {k: v for k, v in made.items() if k != "optimizer"},
-    "an optimiser that is text": lambda made: made | {"optimizer": "x"},
+    "an optimiser that is a string": lambda made: made | {"optimizer": "x"},
     "an optimiser of another model": lambda made: made | {"optimizer": {"state": {}, "param_groups": []}},
     "terms that are a list": lambda made: made | {"terms": [1]},
     "weights of another model": lambda made: made | {"model": {"a": torch.zeros(2)}},
@@ -547,19 +549,19 @@ RESTORED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", RESTORED)
-def test_a_trial_is_not_continued_from_what_is_no_checkpoint_of_it(
+def test_a_trial_is_not_continued_from_the_checkpoint_of_another_run(
     train_config: TrainConfig, dataset: TrajectoryDataset, healthy: bytes, case: str
 ) -> None:
-    """A `DataError` fails the trial on every rank alike; another error would end the group, and be tried again."""
-    with pytest.raises(DataError, match="the checkpoint is none of this run"):
+    """A `DataError` fails the trial on all ranks; another error would end the worker group, and be retried."""
+    with pytest.raises(DataError, match="the checkpoint does not fit this run"):
         Trainer(train_config, dataset).restore(RESTORED[case](ckpt.from_bytes(healthy)))
 
 
-# ---------------------------------------------------------------------------------------------- the books
+# ------------------------------------------------------------------------------------------------ studies
 
 
 @pytest.fixture
-def books(tmp_path: Path) -> Path:
+def sweep_folder(tmp_path: Path) -> Path:
     """The folder of a sweep with one trial."""
     folder = tmp_path / "out" / "sweeps" / "s"
     folder.mkdir(parents=True)
@@ -602,8 +604,8 @@ def another_database(folder: Path) -> None:
     sql(folder, "CREATE TABLE studies (a)")
 
 
-BOOKS: dict[str, Callable[[Path], Any]] = {
-    "no database": lambda folder: (folder / "optuna.db").write_bytes(b"not a database" * 1000),
+STUDIES: dict[str, Callable[[Path], Any]] = {
+    "not a database": lambda folder: (folder / "optuna.db").write_bytes(b"not a database" * 1000),
     "half a database": lambda folder: (folder / "optuna.db").write_bytes((folder / "optuna.db").read_bytes()[:20_000]),
     "a pipe": as_fifo,
     "another database": another_database,
@@ -611,7 +613,7 @@ BOOKS: dict[str, Callable[[Path], Any]] = {
     "an epoch that is a list": set_epoch([1, 2]),
     "an epoch of texts": set_epoch({"last": True, "val_rollout_mrr": "<b>1</b>"}),
     "an epoch of objects": set_epoch({"last": True, "val_rollout_mrr": {"a": 1}}),
-    "an epoch that nobody ran": set_epoch({"last": True, "ran": 5, "val_rollout_mrr": 0.5}),
+    "an epoch whose group is a number": set_epoch({"last": True, "ran": 5, "val_rollout_mrr": 0.5}),
     "an epoch without an end": set_epoch({"val_rollout_mrr": 0.5}),
     "an epoch that is not JSON": lambda folder: sql(folder, "UPDATE trial_user_attributes SET value_json = '{'"),
     "an error that is a number": add_attribute("error", 5),
@@ -620,15 +622,15 @@ BOOKS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", BOOKS)
-def test_hostile_books_are_refused(call: Call, books: Path, case: str) -> None:
-    BOOKS[case](books)
-    before = tree(books)
-    assert_refused(call(report_app, str(books)), "optuna.db: ")
-    assert tree(books) == before
-    if case not in ("a pipe", "another sweep's"):  # to a new sweep of that name these books are as good as none
-        with pytest.raises(ConfigError, match=r"optuna\.db: does not hold the books of sweep s"):
-            Study.open(load_sweep_config(books / "spec.yaml"), books / "optuna.db")
+@pytest.mark.parametrize("case", STUDIES)
+def test_a_hostile_study_is_refused(call: Call, sweep_folder: Path, case: str) -> None:
+    STUDIES[case](sweep_folder)
+    before = tree(sweep_folder)
+    assert_refused(call(report_app, str(sweep_folder)), "optuna.db: ")
+    assert tree(sweep_folder) == before
+    if case not in ("a pipe", "another sweep's"):  # in these cases a new sweep of that name starts without a study
+        with pytest.raises(ConfigError, match=r"optuna\.db: does not hold the study of sweep s"):
+            Study.open(load_sweep_config(sweep_folder / "spec.yaml"), sweep_folder / "optuna.db")
 
 
 CMA = {
@@ -650,8 +652,8 @@ def searched(study: Study, trials: int) -> None:
         study.finish(suggestion.number)
 
 
-def test_an_optimiser_in_the_books_is_not_unpickled_unless_it_is_one(tmp_path: Path) -> None:
-    """Optuna keeps the state of CMA-ES as a pickle; it is resumed from its own, and from nothing else."""
+def test_a_pickle_in_a_study_is_only_loaded_if_it_is_a_cma_es_optimiser(tmp_path: Path) -> None:
+    """Optuna stores the state of CMA-ES as a pickle. Its own pickles are loaded, any other is refused."""
     database, config = tmp_path / "optuna.db", SweepConfig.model_validate(CMA)
     searched(Study.open(config, database), 20)
     with contextlib.closing(sqlite3.connect(database)) as connection:
@@ -664,7 +666,7 @@ def test_an_optimiser_in_the_books_is_not_unpickled_unless_it_is_one(tmp_path: P
         connection.execute(
             "UPDATE trial_system_attributes SET value_json = ? WHERE key LIKE 'cma:optimizer:0'", (json.dumps(evil),)
         )
-    with pytest.raises(ConfigError, match=r"is none of CMA-ES \(it names .*mkdir\): nothing of it is loaded"):
+    with pytest.raises(ConfigError, match=r"is not a CMA-ES optimizer \(it names .*mkdir\), and is not loaded"):
         searched(Study.open(config, database), 1)
     assert not (tmp_path / "canary").exists()
 
@@ -674,7 +676,7 @@ def test_an_optimiser_in_the_books_is_not_unpickled_unless_it_is_one(tmp_path: P
 
 @pytest.fixture
 def artifact(tmp_path: Path, model: dict[str, Any]) -> Iterator[Path]:
-    """What a registered model's files are: ours, beside things that MLflow's own flavours would unpickle."""
+    """The files of a registered model, and files that MLflow's own flavours would unpickle."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "best_jepa_model.pt").write_bytes(ckpt.to_bytes(model))
@@ -685,7 +687,7 @@ def artifact(tmp_path: Path, model: dict[str, Any]) -> Iterator[Path]:
 
 
 def test_our_loader_reads_no_pickle_of_an_artifact(artifact: Path) -> None:
-    from jepa_ray.pyfunc import _load_pyfunc
+    from jepa_ray.adapters.pyfunc import _load_pyfunc
 
     assert _load_pyfunc(str(artifact)).get_raw_model().latent_dim == 16
 
@@ -694,16 +696,16 @@ def test_our_loader_reads_no_pickle_of_an_artifact(artifact: Path) -> None:
 def test_our_loader_refuses_an_artifact_of_hostile_weights(
     artifact: Path, tmp_path: Path, model: dict[str, Any], case: str
 ) -> None:
-    from jepa_ray.pyfunc import _load_pyfunc
+    from jepa_ray.adapters.pyfunc import _load_pyfunc
 
     (artifact / "best_jepa_model.pt").write_bytes(CHECKPOINTS[case](model, tmp_path / "canary"))
     with pytest.raises(DataError):
         _load_pyfunc(str(artifact))
 
 
-def test_our_loader_takes_nothing_from_the_description_of_an_artifact(artifact: Path) -> None:
-    """`MLmodel` says where MLflow finds files; the loader opens one name in the folder that it is given."""
-    from jepa_ray.pyfunc import _load_pyfunc
+def test_our_loader_ignores_the_description_of_an_artifact(artifact: Path) -> None:
+    """MLflow reads paths from `MLmodel`; our loader opens one fixed name in the folder that it is given."""
+    from jepa_ray.adapters.pyfunc import _load_pyfunc
 
     described = {"flavors": {"python_function": {"data": "../../../etc", "python_model": "python_model.pkl"}}}
     (artifact / "MLmodel").write_text(yaml.safe_dump(described))
@@ -713,7 +715,7 @@ def test_our_loader_takes_nothing_from_the_description_of_an_artifact(artifact: 
 
 
 def test_the_package_loads_no_model_through_mlflow() -> None:
-    """`mlflow.pyfunc.load_model` runs what a model brings along; we read weights, and never call it."""
+    """`mlflow.pyfunc.load_model` runs code of the model; this package only reads weights, and never calls it."""
     sources = Path(jepa_ray.__file__).parent.rglob("*.py")
     calls = [f"{p.name}: {line}" for p in sources for line in p.read_text().splitlines() if "load_model(" in line]
     assert all("pyfunc.load_model" not in call or '"' in call or "`" in call for call in calls), calls
@@ -724,37 +726,41 @@ def test_the_package_loads_no_model_through_mlflow() -> None:
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 
 
-def test_a_report_of_hostile_books_holds_no_script_of_theirs(call: Call, books: Path) -> None:
+def test_a_report_of_a_hostile_study_contains_no_script_of_it(call: Call, sweep_folder: Path) -> None:
     for key in ("error", "stop", "collapse"):
-        add_attribute(key, EVIL)(books)
-    sql(books, "UPDATE trials SET state = 'FAIL'")
+        add_attribute(key, EVIL)(sweep_folder)
+    sql(sweep_folder, "UPDATE trials SET state = 'FAIL'")
     sessions = json.dumps({"began": 1.8e9, "command": EVIL, "versions": {EVIL: EVIL}})
-    sql(books, "INSERT INTO study_user_attributes (study_id, key, value_json) VALUES (1, 'session_0', ?)", sessions)
-    ended = call(report_app, str(books))
+    sql(
+        sweep_folder,
+        "INSERT INTO study_user_attributes (study_id, key, value_json) VALUES (1, 'session_0', ?)",
+        sessions,
+    )
+    ended = call(report_app, str(sweep_folder))
     assert ended.code == 0, ended
-    page = (books / "report.html").read_text()
+    page = (sweep_folder / "report.html").read_text()
     assert "alert(1)" in page  # it is shown, as text
     assert "<script>alert" not in page
     assert "<img src=x" not in page
 
 
-def test_a_report_does_not_pass_on_files_that_are_no_pictures(call: Call, books: Path, tmp_path: Path) -> None:
+def test_a_report_does_not_contain_files_that_a_link_refers_to(call: Call, sweep_folder: Path, tmp_path: Path) -> None:
     import base64
 
     secret = tmp_path / "id_rsa"
     secret.write_bytes(b"\x89PNG\r\n\x1a\n not a picture but a key, hunter2")
-    (books / "planned.png").symlink_to(secret)
-    assert call(report_app, str(books)).code == 0
+    (sweep_folder / "planned.png").symlink_to(secret)
+    assert call(report_app, str(sweep_folder)).code == 0
     encoded = base64.b64encode(secret.read_bytes()).decode()
-    assert encoded not in (books / "report.html").read_text()
-    (books / "planned.png").unlink()
-    (books / "planned.png").write_bytes(secret.read_bytes())
-    assert call(report_app, str(books)).code == 0
-    assert encoded in (books / "report.html").read_text()  # a control: a picture of the folder itself is shown
+    assert encoded not in (sweep_folder / "report.html").read_text()
+    (sweep_folder / "planned.png").unlink()
+    (sweep_folder / "planned.png").write_bytes(secret.read_bytes())
+    assert call(report_app, str(sweep_folder)).code == 0
+    assert encoded in (sweep_folder / "report.html").read_text()  # a control: a picture of the folder itself is shown
 
 
-def test_a_leaderboard_has_no_formulas(tmp_path: Path) -> None:
-    from jepa_ray.sweep.output.results import write_leaderboard
+def test_a_leaderboard_contains_no_formulas(tmp_path: Path) -> None:
+    from jepa_ray.sweep.output.leaderboard import write_leaderboard
 
     formulas = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1"]
     config = SweepConfig.model_validate(
@@ -775,12 +781,12 @@ def test_a_leaderboard_has_no_formulas(tmp_path: Path) -> None:
         study.finish(trial.number)
     rows = list(csv.DictReader(write_leaderboard(study, {}, tmp_path).read_text().splitlines()))
     assert [row["data.observation"] for row in rows] == [*(f"'{text}" for text in formulas), "pixels"]
-    assert {row["objective"] for row in rows} == {"-0.5"}  # a number stays one
+    assert {row["objective"] for row in rows} == {"-0.5"}  # numbers are unchanged
     assert {row["training.ema_decay"] for row in rows} == {"0.5"}
 
 
-def test_the_learned_shapes_are_plain_values(dataset: TrajectoryDataset) -> None:
-    """A control for the checks of `data_spec`: what a real dataset gives passes them."""
+def test_the_shapes_of_a_real_dataset_are_valid(dataset: TrajectoryDataset) -> None:
+    """A control for the checks of `data_spec`."""
     stored = {"data_spec": dataclasses.asdict(dataset.spec)}
     assert ckpt.data_spec(stored) == dataset.spec
     assert np.prod(dataset.spec.observation_shape) < ckpt.MAX_SIZE

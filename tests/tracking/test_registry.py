@@ -1,4 +1,4 @@
-"""The registered model, loaded as a stranger would: by its name, without the package that made it."""
+"""The registered model, loaded by its name in a process that cannot import this package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jepa_ray.tracking.registry import ship
 from jepa_ray.train.checkpoint import describe, to_bytes
 
 ABSENT = ("ray", "optuna", "jepa_ray", "h5py", "rich", "typer", "tests")
-STRANGER = f"""
+LOAD_AND_PREDICT = f"""
 import sys
 sys.modules.update(dict.fromkeys({ABSENT!r}))  # importing them raises ImportError
 import mlflow, numpy as np
@@ -41,17 +41,17 @@ assert not [name for name in sys.modules if name.split(".")[0] in {ABSENT!r} and
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """A model as training leaves it, and where it was tracked."""
+    """A trained model, and the store that it was registered in."""
 
     model: JEPA
     data: TrajectoryDataset
     card: ModelCard
     output: Path
     tracker: Tracker
-    said: str
+    message: str
 
     def given(self, steps: int) -> dict[str, Any]:
-        """Observations of some validation rows as they lie on disk, and the actions that follow each."""
+        """Observations of some validation rows as stored on disk, and the actions that follow each of them."""
         rows = self.data.val_index[:ROWS]
         seen = self.data.observations(rows)
         if self.data.spec.is_pixels:
@@ -67,31 +67,31 @@ Make = Callable[..., Made]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def made(config: TrainConfig, key: str = "sweep/0", output: Path | None = None) -> Made:
-        output = output or tmp_path / "out"
+    def made(config: TrainConfig, key: str = "sweep/0", uri: str | None = None) -> Made:
+        output = tmp_path / "out"
         data = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
-        torch.manual_seed(zlib.crc32(key.encode()))  # not hash(), which differs from process to process
+        torch.manual_seed(zlib.crc32(key.encode()))  # not hash(), which differs between processes
         model = build_jepa(config.model, data.spec).eval()
-        card = carded(model, config, data, tmp_path, key)
-        tracker = Tracker(TrackingConfig(), output, "unit")
+        card = make_card(model, config, data, tmp_path, key)
+        tracker = Tracker(TrackingConfig(uri=uri), output, "unit")
         parent = tracker.open_run("sweep", "sweep", {})
         run = tracker.open_run(key, "trial", {}, parent=parent)
         card = dataclasses.replace(card, run=run.result())
-        said = tracker.register(parent, card)
+        message = tracker.register(parent, card)
         tracker.flush()
-        return Made(model, data, card, output, tracker, said.result())
+        return Made(model, data, card, output, tracker, message.result())
 
     return made
 
 
-def carded(model: JEPA, config: TrainConfig, data: TrajectoryDataset, folder: Path, key: str) -> ModelCard:
-    """As a sweep makes one of its best trial."""
+def make_card(model: JEPA, config: TrainConfig, data: TrajectoryDataset, folder: Path, key: str) -> ModelCard:
+    """The card that a sweep would make of its best trial."""
     weights = folder / "best_jepa_model.pt"
     weights.write_bytes(to_bytes(describe(config, data.spec) | {"model": model.state_dict(), "epoch": 1}))
     (folder / "best_config.yaml").write_text("model: {}\n")
     loaded = descriptions.load(weights)
-    inputs, outputs = descriptions._signature(loaded)
-    example = descriptions._example(loaded)
+    inputs, outputs = descriptions._make_signature(loaded)
+    example = descriptions._make_example(loaded)
     return ModelCard(
         "unit", key, "", (weights, folder / "best_config.yaml"), inputs, outputs, example, "It is good.",
         tags={"objective": str(Objective())}, params={"training.learning_rate": "0.001"},
@@ -99,7 +99,7 @@ def carded(model: JEPA, config: TrainConfig, data: TrajectoryDataset, folder: Pa
 
 
 def expected(made: Made, steps: int) -> dict[str, Any]:
-    """By the code that validates in training: its embeddings, and its roll-out from them."""
+    """The embeddings, and the roll-out from them, computed by the code that validates during training."""
     rows = made.data.val_index[:ROWS]
     times = rows[:, None] + torch.arange(steps)
     actions = made.data.actions(times.flatten()).unflatten(0, (len(rows), steps))
@@ -122,7 +122,7 @@ def loaded_here(output: Path) -> Any:
     return mlflow.pyfunc.load_model("models:/unit@best")
 
 
-def test_without_this_package_it_gives_the_numbers_of_the_training_code(
+def test_a_registered_model_predicts_the_same_without_this_package(
     make: Make, train_config: TrainConfig, tmp_path: Path
 ) -> None:
     made = make(train_config)
@@ -130,12 +130,12 @@ def test_without_this_package_it_gives_the_numbers_of_the_training_code(
     arguments = [default_uri(made.output), str(tmp_path / "given.npz"), str(tmp_path / "found.npz")]
     own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     own["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # sums in another order differ in the last bits
-    subprocess.run([sys.executable, "-c", STRANGER, *arguments], check=True, cwd=tmp_path, env=own)
+    subprocess.run([sys.executable, "-c", LOAD_AND_PREDICT, *arguments], check=True, cwd=tmp_path, env=own)
     assert_same(dict(np.load(tmp_path / "found.npz")), expected(made, 3))
 
 
 @pytest.mark.parametrize("actions", ["discrete", "continuous"])
-def test_vectors_and_both_kinds_of_actions(
+def test_vector_observations_with_both_kinds_of_actions(
     make: Make, train_config: TrainConfig, canonical_h5: Callable[..., Path], actions: str
 ) -> None:
     path = canonical_h5(observation="vector", actions=actions)
@@ -144,7 +144,7 @@ def test_vectors_and_both_kinds_of_actions(
     assert_same(loaded_here(made.output).predict(made.given(2)), expected(made, 2))
 
 
-def test_no_steps_give_embeddings_alone_and_the_raw_model_can_all(make: Make, train_config: TrainConfig) -> None:
+def test_zero_steps_give_embeddings_only_and_the_raw_model_is_accessible(make: Make, train_config: TrainConfig) -> None:
     made = make(train_config)
     model, given = loaded_here(made.output), made.given(2)
     found = model.predict({**given, "actions": given["actions"][:, :0]})
@@ -154,10 +154,10 @@ def test_no_steps_give_embeddings_alone_and_the_raw_model_can_all(make: Make, tr
     np.testing.assert_array_equal(raw.encode(given["observations"]).numpy(), found["embeddings"])
 
 
-def test_it_says_what_it_is(make: Make, train_config: TrainConfig) -> None:
-    """Signature, example, config, tags, runs: and nothing that unpickling could run."""
+def test_a_registered_model_is_described_and_holds_no_pickle(make: Make, train_config: TrainConfig) -> None:
+    """Its signature, example, config, tags and runs are recorded; no file of it has to be unpickled."""
     made = make(train_config)
-    assert made.said == "the best model is models:/unit@best in MLflow, version 1"
+    assert made.message == "the best model is models:/unit@best in MLflow, version 1"
     model = loaded_here(made.output)
     assert [t.name for t in model.metadata.get_input_schema().inputs] == ["observations", "actions"]
     assert model.metadata.get_output_schema().inputs[1].shape == (-1, -1, 16)
@@ -177,28 +177,59 @@ def test_it_says_what_it_is(make: Make, train_config: TrainConfig) -> None:
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pyc"))]
 
 
-def test_a_model_has_one_version_however_often_it_is_told(make: Make, train_config: TrainConfig) -> None:
-    """A sweep that is resumed at its very end tells it again; a later sweep's best takes the alias."""
+def test_registering_a_model_twice_makes_one_version(make: Make, train_config: TrainConfig) -> None:
+    """A sweep that is resumed at its very end registers it again; a later sweep's best model takes the alias."""
     first = make(train_config)
-    assert make(train_config).said == first.said
+    assert make(train_config).message == first.message
     client = MlflowClient(default_uri(first.output))
     assert len(client.search_model_versions("name = 'unit'")) == 1
-    assert make(train_config, key="other/3").said.endswith("version 2")
+    assert make(train_config, key="other/3").message.endswith("version 2")
     assert client.get_model_version_by_alias("unit", "best").version in (2, "2")
     assert len(client.search_model_versions("name = 'unit'")) == 2
 
 
-def test_what_was_cut_off_leaves_no_half_model(make: Make, train_config: TrainConfig) -> None:
-    """Killed between the files and the version: the next session begins that again."""
+def test_an_interrupted_registration_leaves_no_second_model(make: Make, train_config: TrainConfig) -> None:
+    """Killed after the files were written and before the version: the next session registers the model again."""
     first = make(train_config)
     client = MlflowClient(default_uri(first.output))
     client.delete_model_version("unit", "1")
     made = make(train_config)
-    assert made.said.endswith("version 2") or made.said.endswith("version 1")
+    assert made.message.endswith("version 2") or made.message.endswith("version 1")
     assert len(client.search_logged_models([made.tracker._experiment])) == 1
 
 
-def test_a_store_without_a_registry_is_told_in_a_line_and_fails_nothing(
+@pytest.mark.parametrize("source", ["tracking.uri", "MLFLOW_TRACKING_URI"])
+def test_artifacts_of_a_named_database_are_stored_beside_it(
+    make: Make, train_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """And nothing appears in the working directory, where MLflow would create `mlruns`."""
+    (database := tmp_path / "database" / "runs.db").parent.mkdir()
+    (work := tmp_path / "work").mkdir()
+    monkeypatch.chdir(work)
+    uri = f"sqlite:///{database}"
+    if source == "MLFLOW_TRACKING_URI":
+        monkeypatch.setenv(source, uri)
+    made = make(train_config, uri=uri if source == "tracking.uri" else None)
+    made.tracker.attach(run := made.tracker.open_run("sweep", "sweep", {}), [tmp_path / "best_config.yaml"])
+    made.tracker.flush()
+    client = MlflowClient(uri)
+    assert [file.path for file in client.list_artifacts(run.result())] == ["best_config.yaml"]
+    assert client.get_model_version_by_alias("unit", "best").version in (1, "1")
+    files = {path.name for path in (database.parent / "mlartifacts").rglob("*") if path.is_file()}
+    assert {"best_config.yaml", "MLmodel", "best_jepa_model.pt"} <= files
+    assert list(work.iterdir()) == []
+
+
+def test_an_experiment_keeps_its_artifact_location(tmp_path: Path) -> None:
+    uri, location = f"sqlite:///{tmp_path / 'runs.db'}", (tmp_path / "elsewhere").as_uri()
+    experiment = MlflowClient(uri).create_experiment("unit", location)
+    tracker = Tracker(TrackingConfig(uri=uri), tmp_path / "out", "unit")
+    run = tracker.open_run("sweep", "sweep", {}).result()
+    found = MlflowClient(uri).get_run(run).info
+    assert (found.experiment_id, found.artifact_uri) == (experiment, f"{location}/{run}/artifacts")
+
+
+def test_a_store_without_a_registry_is_reported_and_raises_no_error(
     make: Make, train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unknown(*arguments: Any, **named: Any) -> None:
@@ -206,14 +237,14 @@ def test_a_store_without_a_registry_is_told_in_a_line_and_fails_nothing(
 
     monkeypatch.setattr(MlflowClient, "search_model_versions", unknown)
     made = make(train_config)
-    assert "the best model is not in MLflow's registry" in made.said
-    assert "no such endpoint" in made.said
+    assert "the best model is not in MLflow's registry" in made.message
+    assert "no such endpoint" in made.message
     made.tracker.tag(made.card.run, {"still": "written"})
     made.tracker.flush()
 
 
-def test_other_code_has_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that versions of several sweeps, and an installed jepa-ray, can be loaded side by side."""
+def test_changed_code_is_shipped_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of several sweeps, and an installed jepa-ray, can then be loaded in one process."""
     one = ship(tmp_path / "a")
     assert ship(tmp_path / "b").name == one.name
     assert not [path for path in one.rglob("*.py") if "from jepa_ray." in path.read_text()]

@@ -1,4 +1,4 @@
-"""A real server that is killed, and one that never comes back."""
+"""A real server that is killed and started again, and a server that stays unavailable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.kill()
 
 
-def test_what_is_logged_while_the_server_is_gone_is_there_afterwards(server: Server, tmp_path: Path) -> None:
+def test_updates_during_an_outage_are_written_afterwards(server: Server, tmp_path: Path) -> None:
     tracker = Tracker(TrackingConfig(uri=server.uri), tmp_path, "unit")
     run = tracker.open_run("p", "sweep", {"a": 1})
     tracker.log_epoch(run, 1, {"val_loss": 0.1})
@@ -39,8 +39,8 @@ def test_what_is_logged_while_the_server_is_gone_is_there_afterwards(server: Ser
     (tmp_path / "spec.yaml").write_text("name: x")
     tracker.attach(run, [tmp_path / "spec.yaml"])
     tracker.close_run(late)
-    assert time.monotonic() - began < 0.5  # nobody waits for it
-    time.sleep(2)  # until the writer has met the closed door
+    assert time.monotonic() - began < 0.5  # callers do not wait for the server
+    time.sleep(2)  # until the writer's first attempt has failed
     server.start()
     tracker.flush()
     client = MlflowClient(server.uri)
@@ -52,7 +52,7 @@ def test_what_is_logged_while_the_server_is_gone_is_there_afterwards(server: Ser
     assert len(tracker.known_runs("p")) == 2
 
 
-def test_a_server_that_stays_away_ends_the_session(
+def test_a_server_that_stays_unavailable_ends_the_session(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry, "RETRY_FOR_S", 1.0)
@@ -68,46 +68,46 @@ def test_a_server_that_stays_away_ends_the_session(
         server.start()
 
 
-def test_a_server_that_never_was_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_a_server_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jepa_ray.tracking.tracker.OPENING_S", 0.5)
     with pytest.raises(ConfigError, match=r"tracking\.uri http://127\.0\.0\.1:9: cannot be opened"):
         Tracker(TrackingConfig(uri="http://127.0.0.1:9"), tmp_path, "unit")
 
 
-class TestPatiently:
+class TestWithRetries:
     @pytest.fixture(autouse=True)
-    def at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short_pauses(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(retry, "PAUSES_S", ())
         monkeypatch.setattr(retry, "PAUSE_S", 0.01)
 
-    def test_it_tries_again_while_the_server_is_away_and_tells_of_each_failure(self) -> None:
+    def test_it_retries_while_the_server_is_unavailable_and_reports_each_failure(self) -> None:
         failures = [ConnectionError("a"), ConnectionError("b")]
-        missed = []
+        reported = []
 
         def write() -> str:
             if failures:
                 raise failures.pop()
             return "written"
 
-        assert with_retries(write, 10, lambda: missed.append(1)) == "written"
-        assert len(missed) == 2
+        assert with_retries(write, 10, lambda: reported.append(1)) == "written"
+        assert len(reported) == 2
 
-    def test_what_no_later_try_can_mend_is_raised_at_once(self) -> None:
-        tried = []
+    def test_an_error_that_a_retry_cannot_fix_is_raised_at_once(self) -> None:
+        attempts = []
 
         def write() -> None:
-            tried.append(1)
+            attempts.append(1)
             raise FileNotFoundError("no such artifact")
 
         with pytest.raises(FileNotFoundError):
             with_retries(write, 10)
-        assert len(tried) == 1
+        assert len(attempts) == 1
 
-    def test_it_gives_up(self) -> None:
+    def test_it_gives_up_after_the_time_limit(self) -> None:
         def write() -> None:
-            raise ConnectionError("still away")
+            raise ConnectionError("still unavailable")
 
         began = time.monotonic()
-        with pytest.raises(ConnectionError, match="still away"):
+        with pytest.raises(ConnectionError, match="still unavailable"):
             with_retries(write, 0.1)
         assert 0.1 <= time.monotonic() - began < 2

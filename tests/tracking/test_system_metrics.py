@@ -1,4 +1,4 @@
-"""System metrics: of the machine that drives, by the names that MLflow's UI knows."""
+"""System metrics of the driver's machine, under the names that MLflow's UI knows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jepa_ray.tracking import Tracker, default_uri, system_metrics
 
 
 @pytest.fixture(autouse=True)
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system_metrics, "INTERVAL_S", 0.05)
 
 
 def measured(output: Path) -> dict[str, float]:
-    """What a run has after some intervals."""
+    """The metrics of a run after some intervals."""
     tracker = Tracker(TrackingConfig(), output, "unit")
     run = tracker.open_run("watched", "sweep", {})
     tracker.flush()
@@ -44,6 +44,6 @@ def test_they_are_logged_to_the_run(tmp_path: Path) -> None:
     assert 0 < found["system/system_memory_usage_percentage"] < 100
 
 
-def test_mlflows_own_switch_turns_them_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflows_own_variable_turns_them_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
     assert measured(tmp_path) == {}

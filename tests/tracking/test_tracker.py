@@ -24,7 +24,7 @@ def tracker(output: Path) -> Tracker:
     return Tracker(TrackingConfig(), output, "unit")
 
 
-def test_children_lie_under_their_parent_with_params_curves_and_tags(tracker: Tracker, output: Path) -> None:
+def test_child_runs_have_their_parent_params_curves_and_tags(tracker: Tracker, output: Path) -> None:
     parent = tracker.open_run("p", "sweep", {"space.x": [1, 2]})
     child = tracker.open_run("p/0", "trial", {"model.latent_dim_state": 64}, parent=parent, tags={"status": "RUNNING"})
     for epoch, value in ((1, 0.5), (2, 0.7)):
@@ -42,14 +42,14 @@ def test_children_lie_under_their_parent_with_params_curves_and_tags(tracker: Tr
     assert [(m.step, m.value) for m in client.get_metric_history(child, "val_rollout_mrr")] == [(1, 0.5), (2, 0.7)]
 
 
-def test_a_run_is_found_again_and_not_doubled(tracker: Tracker, output: Path) -> None:
+def test_a_run_is_found_again_and_not_created_twice(tracker: Tracker, output: Path) -> None:
     first = tracker.open_run("again", "trial", {"a": 1})
     tracker.close_run(first, failed=True)
     tracker.flush()
     assert Tracker(TrackingConfig(), output, "unit").open_run("again", "trial", {"a": 1}).result() == first.result()
 
 
-BEGIN = """
+OPEN_TRACKER = """
 import sys
 from pathlib import Path
 from jepa_ray.config import TrackingConfig
@@ -61,25 +61,25 @@ Tracker(TrackingConfig(), Path(sys.argv[1]), "together").flush()
 """
 
 
-def test_several_may_begin_at_once_where_nothing_is_yet(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", BEGIN, str(tmp_path)]
+def test_several_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OPEN_TRACKER, str(tmp_path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    together = [subprocess.Popen(command, **pipes) for _ in range(3)]  # type: ignore[call-overload]
-    for process in together:
+    processes = [subprocess.Popen(command, **pipes) for _ in range(3)]  # type: ignore[call-overload]
+    for process in processes:
         assert process.stdout.readline() == "ready\n"
-    for process in together:
+    for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
-    ends = [process.communicate(timeout=120) for process in together]
-    assert [process.returncode for process in together] == [0, 0, 0], ends
+    ends = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], ends
 
 
-class TestGathering:
-    """What comes while the store is busy."""
+class TestBatches:
+    """Updates that arrive while the store is busy."""
 
     @pytest.fixture
     def batches(self, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-        """What is handed to MLflow from now on."""
+        """The batches that are passed to MLflow from now on."""
         written: list[dict[str, Any]] = []
         log_batch = tracker._client.log_batch
 
@@ -90,9 +90,9 @@ class TestGathering:
         monkeypatch.setattr(tracker._client, "log_batch", spy)
         return written
 
-    def test_it_is_written_in_one_batch(self, tracker: Tracker, output: Path, batches: list[dict[str, Any]]) -> None:
+    def test_they_are_written_in_one_batch(self, tracker: Tracker, output: Path, batches: list[dict[str, Any]]) -> None:
         free = threading.Event()
-        tracker._later(free.wait)
+        tracker._submit(free.wait)
         run = tracker.open_run("busy", "trial", {"a": 1})
         for epoch in (1, 2, 3):
             tracker.log_epoch(run, epoch, {"val_loss": epoch / 10})
@@ -111,11 +111,11 @@ class TestGathering:
         found = client.get_run(run.result())
         assert (found.data.tags["status"], found.data.params, found.info.status) == ("COMPLETE", {"a": "1"}, "FINISHED")
 
-    def test_no_batch_is_larger_than_mlflow_takes(
+    def test_no_batch_is_larger_than_mlflow_accepts(
         self, tracker: Tracker, output: Path, batches: list[dict[str, Any]]
     ) -> None:
         free = threading.Event()
-        tracker._later(free.wait)
+        tracker._submit(free.wait)
         run = tracker.open_run("large", "trial", {f"p{i}": i for i in range(250)})
         for epoch in range(1, 1001):
             tracker.log_epoch(run, epoch, {"val_loss": 0.5})
@@ -128,7 +128,8 @@ class TestGathering:
         assert len(client.get_run(run.result()).data.params) == 250
 
 
-def test_a_run_that_died_before_its_parameters_gets_them(tracker: Tracker, output: Path) -> None:
+def test_a_run_without_parameters_gets_them_in_the_next_session(tracker: Tracker, output: Path) -> None:
+    """The session before was killed after it had created the run and before it had logged the parameters."""
     bare = tracker._create("bare", "trial", None, {})
     again = Tracker(TrackingConfig(), output, "unit")
     assert again.open_run("bare", "trial", {"a": 1}).result() == bare
@@ -136,11 +137,11 @@ def test_a_run_that_died_before_its_parameters_gets_them(tracker: Tracker, outpu
     assert MlflowClient(default_uri(output)).get_run(bare).data.params == {"a": "1"}
 
 
-def test_mlflow_tells_nobody_about_its_users(tracker: Tracker) -> None:
+def test_mlflow_s_telemetry_is_off(tracker: Tracker) -> None:
     assert MLFLOW_DISABLE_TELEMETRY.get()
 
 
-def test_artifacts_are_kept(tracker: Tracker, output: Path, tmp_path: Path) -> None:
+def test_artifacts_are_stored(tracker: Tracker, output: Path, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text("name: x")
     run = tracker.open_run("files", "sweep", {})
     tracker.attach(run, [tmp_path / "spec.yaml"])
@@ -148,7 +149,7 @@ def test_artifacts_are_kept(tracker: Tracker, output: Path, tmp_path: Path) -> N
     assert [f.path for f in MlflowClient(default_uri(output)).list_artifacts(run.result())] == ["spec.yaml"]
 
 
-def test_what_goes_wrong_in_the_background_is_raised(tracker: Tracker, tmp_path: Path) -> None:
+def test_an_error_of_the_writer_thread_is_raised(tracker: Tracker, tmp_path: Path) -> None:
     run = tracker.open_run("lost", "trial", {})
     tracker.attach(run, [tmp_path / "not there"])
     with pytest.raises(StorageError, match=r"cannot be written .*not there"):
@@ -161,7 +162,7 @@ def test_a_store_that_cannot_be_opened_is_a_config_error(tmp_path: Path) -> None
 
 
 class TestWandb:
-    """Offline, as the real library writes it; read back from its own files."""
+    """The real library in offline mode; its files are read back."""
 
     def test_a_trial_is_mirrored_and_the_sweep_itself_is_not(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -178,7 +179,7 @@ class TestWandb:
         found = sorted(path.name.rpartition("-")[2] for path in tmp_path.glob("wandb/offline-run-*"))
         assert found == sorted(run.result() for run in runs)
         files = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-        deadline = time.monotonic() + 30  # a process of W&B's writes them
+        deadline = time.monotonic() + 30  # a process of W&B writes them
         while not all(b"val_rollout_mrr" in path.read_bytes() for path in files):
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -190,8 +191,8 @@ class TestWandb:
         assert not (tmp_path / "new").exists()
 
 
-def test_known_runs_tell_what_was_logged_and_delete_doubles(tracker: Tracker) -> None:
-    """A reply that was lost on its way made the client create a run twice."""
+def test_known_runs_report_what_was_logged_and_delete_duplicates(tracker: Tracker) -> None:
+    """A client that misses the server's reply creates a run twice."""
     for key in ("sweep/0", "sweep/1", "other/0"):
         run = tracker.open_run(key, key, {})
         for epoch in (1, 2):
@@ -204,7 +205,7 @@ def test_known_runs_tell_what_was_logged_and_delete_doubles(tracker: Tracker) ->
         "sweep/0": (2, True),
         "sweep/1": (2, False),
     }
-    tracker._create("sweep/1", "double", None, {})
+    tracker._create("sweep/1", "duplicate", None, {})
     assert {run.key: run for run in tracker.known_runs("sweep/")} == first
     left = tracker._client.search_runs([tracker._experiment], "tags.`jepa_ray.key` LIKE 'sweep/%'")
     assert len(left) == 2

@@ -1,5 +1,5 @@
 "use strict";
-// Tables that sort, filter and turn pages, and plots in the colours of the page. Texts reach the page as text only.
+// Sortable, filterable tables with pages, and plots in the colours of the page. Texts are inserted as text, never as HTML.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const PAGE = 25;
@@ -18,7 +18,7 @@
 
   const TESTS = { ">": (a, b) => a > b, "<": (a, b) => a < b, ">=": (a, b) => a >= b, "<=": (a, b) => a <= b, "=": (a, b) => String(a) === String(b) };
 
-  // "epochs>2 ema_decay=0.99 collapse": every word must hold, of a named column or anywhere in the row.
+  // "epochs>2 ema_decay=0.99 collapse": a row must match every word, in the named column or else in any column.
   function predicate(text, columns) {
     const words = text.trim().split(/\s+/).filter(Boolean).map((word) => {
       const match = /^(.+?)(>=|<=|>|<|=)(.+)$/.exec(word);
@@ -71,7 +71,7 @@
       const holds = predicate(find(".filter").value, columns);
       visible = rows.filter((row) => (!status || row[statusColumn] === status) && holds(row));
       if (state.sort !== null) {
-        const sign = state.down ? -1 : 1; // what has no value comes last either way
+        const sign = state.down ? -1 : 1; // empty cells come last in both directions
         visible = [...visible].sort((a, b) => {
           const [x, y] = [a[state.sort], b[state.sort]];
           if (x === null || y === null) return (x === null) - (y === null);
@@ -125,7 +125,7 @@
       find(".all-columns").hidden = false;
       find(".all").addEventListener("change", (event) => { state.all = event.target.checked; update(); });
     }
-    window.addEventListener("beforeprint", () => draw(true)); // paper has no pages to turn
+    window.addEventListener("beforeprint", () => draw(true)); // print up to 100 rows instead of one page
     window.addEventListener("afterprint", () => draw());
     update();
   }
@@ -163,13 +163,13 @@
     const layout = layoutOf(figure.layout, colours, narrow);
     const light = window.matchMedia("print").matches || !window.matchMedia("(prefers-color-scheme: dark)").matches;
     const scaled = figure.data[0].type === "parcoords" ? figure.data[0].line : figure.data[0];
-    if ("reversescale" in scaled) scaled.reversescale = scaled.reversescale !== light; // the best stand out from the paper
+    if ("reversescale" in scaled) scaled.reversescale = scaled.reversescale !== light; // the best values contrast with the background
     if (figure.data[0].type === "parcoords") {
       Object.assign(layout, { margin: { l: 60, r: 50, t: 60, b: 30 } });
       const line = colours.getPropertyValue("--ink").trim();
       Object.assign(figure.data[0], { labelfont: { color: line }, tickfont: { color: line }, rangefont: { color: "rgba(0,0,0,0)" } });
       if (!webgl()) {
-        element.textContent = "This plot needs WebGL, which this browser does not offer; the leaderboard has the same values.";
+        element.textContent = "This plot needs WebGL, which this browser does not support. The leaderboard shows the same values.";
         element.className = "empty";
         return Promise.resolve();
       }
@@ -189,7 +189,7 @@
     document.documentElement.dataset.drawn = "no";
     for (const element of document.querySelectorAll("[data-plot]")) {
       await drawPlot(element);
-      await new Promise((resolve) => setTimeout(resolve)); // the page stays responsive between two plots
+      await new Promise((resolve) => setTimeout(resolve)); // keeps the page responsive between plots
     }
     document.documentElement.dataset.drawn = "yes";
   }

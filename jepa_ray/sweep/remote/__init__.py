@@ -1,1 +1,1 @@
-"""A sweep as a Ray job on a cluster: its submission, the dashboard API, and the bundle that it brings."""
+"""A sweep as a Ray job on a cluster: its submission, the dashboard API, and the bundle that is uploaded."""

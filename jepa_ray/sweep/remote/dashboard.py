@@ -1,6 +1,6 @@
-"""A Ray cluster as it is reached by HTTP: its dashboard, and the Jobs API that it serves.
+"""HTTP client of a Ray cluster's dashboard and its Jobs API.
 
-Whatever goes wrong between here and there is one line for people. What a sweep makes of it is in `jobs.py`.
+Every network or server error becomes an exception with a message of one line. `jobs.py` uses this client for sweeps.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from jepa_ray.errors import ConfigError, JepaRayError
 from jepa_ray.machine import Machine
 
 MIN_RAY = (2, 59)  # as in pyproject.toml: the driver runs with the cluster's Ray
-TIMEOUT_S = (10.0, 60.0)  # to connect, and for an answer; Ray's own client waits for ever
+TIMEOUT_S = (10.0, 60.0)  # to connect, and for an answer; Ray's own client waits forever
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-WHERE_IT_LIES = "RAY_AUTH_TOKEN_PATH names a file that holds it, or it is ~/.ray/auth_token, or RAY_AUTH_TOKEN"
+REMEDY = "set RAY_AUTH_TOKEN_PATH to a file that holds it, save it as ~/.ray/auth_token, or set RAY_AUTH_TOKEN"
 
 
 class Unreachable(ConfigError):
-    """Nothing answers at the address, or not now: it may help to try again."""
+    """Nothing answers at the address at the moment; trying again may help."""
 
 
 class UnknownJob(JepaRayError):
-    """The cluster has no such job (any more)."""
+    """The cluster does not have this job, or no longer has it."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A submitted job as the cluster has it."""
+    """A submitted job as the cluster reports it."""
 
     id: str
     state: str  # PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED
-    started: float  # seconds since the epoch, when it was submitted
+    started: float  # Unix time of its submission
     ended: float | None = None
-    exit_code: int | None = None  # of its command, where that ended by itself
+    exit_code: int | None = None  # of its command, if that ended by itself
     message: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -58,16 +58,16 @@ class Job:
 
 
 class Dashboard:
-    """The jobs of one cluster. Its methods raise `Unreachable`, `UnknownJob` and `ConfigError`, nothing of Ray's."""
+    """Client of one cluster's dashboard. Its methods raise `Unreachable`, `UnknownJob` and `ConfigError` only."""
 
     def __init__(self, address: str) -> None:
         self.address = _checked(address)
-        self._token = _token()
-        self._headers = {"Authorization": f"Bearer {self._token[0]}"} if self._token else {}
+        disabled = os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled"
+        self._token = None if disabled else secrets.find_ray_token()  # sent by us: Ray's client reads its mode once
+        self._headers = {"Authorization": f"Bearer {self._token.value}"} if self._token else {}
         if self._token:
-            secrets.remember("RAY_AUTH_TOKEN", self._token[0])
-            _refuse_to_show_it(self.address)
-        # one file of certificates for both libraries that Ray's client uses
+            _check_transport(self.address)
+        # Ray's client uses two HTTP libraries; both verify against this file of certificates.
         self._verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
         with self._explained():
             self.ray_version = self._ask_version()
@@ -85,12 +85,12 @@ class Dashboard:
             return _job(self._client.get_job_info(job_id))
 
     def log(self, job_id: str) -> str:
-        """What the job has printed so far; empty before it starts, and where its node is gone."""
+        """What the job has printed so far; empty before it starts, and after its node is lost."""
         with self._explained():
             return str(self._client.get_job_logs(job_id))
 
     async def tail(self, job_id: str) -> AsyncIterator[str]:
-        """What the job prints, from the beginning, in pieces; ends with the job, or when somebody hangs up."""
+        """What the job prints, from the beginning, in pieces; ends with the job, or when the connection is closed."""
         with self._explained():
             async for piece in self._client.tail_job_logs(job_id):
                 yield piece
@@ -98,7 +98,10 @@ class Dashboard:
     def submit(
         self, job_id: str, command: str, package: Path, env: Mapping[str, str], notes: Mapping[str, str]
     ) -> None:
-        """Run a shell command on the cluster, in a folder that holds what is in `package`, a zip file."""
+        """Run a shell command on the cluster, in a folder with the contents of `package`, a zip file.
+
+        `notes` becomes the job's metadata, which anyone who can open the dashboard can read.
+        """
         with self._explained():
             self._client.submit_job(
                 submission_id=job_id,
@@ -113,7 +116,7 @@ class Dashboard:
             self._client.stop_job(job_id)
 
     def size(self) -> Machine:
-        """CPUs and GPUs of all nodes that are up."""
+        """The sum of the CPUs and GPUs of all live nodes."""
         with self._explained():
             answer = self._get("/api/v0/nodes?detail=1").json()
             nodes = [node for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
@@ -126,19 +129,19 @@ class Dashboard:
             raise self._refused(answer.status_code)
         if answer.status_code >= 500:
             raise Unreachable(
-                f"{self.address}: answers {answer.status_code} {answer.reason}; is the cluster's head up?"
+                f"{self.address}: answers {answer.status_code} {answer.reason}; is the cluster's head running?"
             )
         return answer
 
     def _ask_version(self) -> str:
-        """The cluster's Ray. Asked by hand, since Ray's client does not say what else it may have met."""
+        """The cluster's version of Ray. Our own request, since Ray's client does not explain unexpected answers."""
         answer = self._get("/api/version")
         try:
             version = str(answer.json()["ray_version"])
         except (requests.JSONDecodeError, KeyError, TypeError):
             raise ConfigError(
-                f"{self.address}: is a web server, but no Ray dashboard (it answers {answer.status_code} where that"
-                " tells its version); the dashboard's port is 8265 if nobody chose another"
+                f"{self.address}: is a web server, but not a Ray dashboard (GET /api/version answers"
+                f" {answer.status_code} without Ray's version); the dashboard's default port is 8265"
             ) from None
         major, minor = (int(part) for part in re.findall(r"\d+", version)[:2])
         if (major, minor) < MIN_RAY or major > MIN_RAY[0]:
@@ -152,21 +155,21 @@ class Dashboard:
             logging.getLogger(f"ray.dashboard.modules.{'job.' if name == 'sdk' else ''}{name}").setLevel(
                 logging.WARNING
             )
-        with _without(ADDRESS_VARIABLES):  # either of them would overrule the argument
+        with _without(ADDRESS_VARIABLES):  # each of them would take precedence over the argument
             return _Client(self.address, headers=dict(self._headers), verify=self._verify)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """What Ray's client and its libraries raise, in the words of this package."""
+        """Translate the exceptions of Ray's client and its libraries into those of this package."""
         try:
             yield
         except JepaRayError:
             raise
         except requests.exceptions.SSLError as error:
-            why, hint = _reason(error), "does it speak http only?"
+            why, hint = _reason(error), "does the server speak http only?"
             if "certificate" in why.lower():
-                hint = "SSL_CERT_FILE may name a file with the certificate of who signed its own"
-            raise ConfigError(f"{self.address}: no safe connection ({why}); {hint}") from None
+                hint = "set SSL_CERT_FILE to a file with the certificate of the authority that signed the server's"
+            raise ConfigError(f"{self.address}: no secure connection is possible ({why}); {hint}") from None
         except aiohttp.WSServerHandshakeError as error:
             raise self._answered(error.status, error.message) from None
         except (
@@ -193,19 +196,21 @@ class Dashboard:
 
     def _refused(self, status: int) -> ConfigError:
         if not self._token:
-            return ConfigError(f"{self.address}: asks for a token ({status}), and none is here: {WHERE_IT_LIES}")
-        return ConfigError(f"{self.address}: refuses the token in {self._token[1]} ({status}): it is another cluster's")
+            return ConfigError(f"{self.address}: asks for a token ({status}), but there is no token: {REMEDY}")
+        return ConfigError(
+            f"{self.address}: refuses the token in {self._token.source} ({status}): it belongs to another cluster"
+        )
 
     def _unreachable(self, error: Exception) -> Unreachable:
         host = urlsplit(self.address).hostname or ""
-        hint = "is the cluster up?"
+        hint = "is the cluster running?"
         if _is_loopback(host):
-            hint = "is the cluster up, or the tunnel to it (ssh -L 8265:127.0.0.1:8265 HEAD)?"
+            hint = "is the cluster running, or the tunnel to it (ssh -L 8265:127.0.0.1:8265 HEAD)?"
         return Unreachable(f"{self.address}: cannot be reached ({_reason(error)}); {hint}")
 
 
 class _Client(JobSubmissionClient):
-    """Ray's client, which gives up on a server that does not answer."""
+    """Ray's client with a timeout for each request."""
 
     def _do_request(self, method: str, endpoint: str, **more: Any) -> requests.Response:
         return super()._do_request(method, endpoint, **{"timeout": TIMEOUT_S, **more})
@@ -227,34 +232,22 @@ def _checked(address: str) -> str:
     try:
         parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, brackets that do not close
+    except ValueError:  # a port that is not a number, brackets that do not close
         usable = False
     if not usable or parts.query or parts.fragment:
-        raise ConfigError(f"--address {address}: must read http://HOST:PORT or https://HOST:PORT, a Ray dashboard's")
+        raise ConfigError(
+            f"--address {address}: must read http://HOST:PORT or https://HOST:PORT, the address of a Ray dashboard"
+        )
     if parts.username or parts.password:
-        raise ConfigError("--address: must not hold a user or a password: it is printed and logged")
+        raise ConfigError("--address: must not contain a user or a password, since it is printed and logged")
     return address.rstrip("/")
 
 
-def _token() -> tuple[str, str] | None:
-    """The cluster's token and where it was found, in Ray's order; given by hand, since Ray asks its mode only once."""
-    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
-        return None
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    source, token = "RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN", "")
-    if not token and (path.is_file() or os.environ.get("RAY_AUTH_TOKEN_PATH")):
-        try:
-            source, token = str(path), path.read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: the token cannot be read ({_reason(error)})") from None
-    token = token.strip()
-    if token and not (token.isascii() and token.isprintable()):
-        raise ConfigError(f"{source}: holds no token: it must be one line of plain characters")
-    return (token, source) if token else None
+def _check_transport(address: str) -> None:
+    """Refuse to send the token over plain http to a public address: anyone who reads it can run programs there.
 
-
-def _refuse_to_show_it(address: str) -> None:
-    """Who reads a token may run programs on the cluster: it never crosses a public network in the clear."""
+    Raises `ConfigError` for such an address, `Unreachable` if the host name cannot be resolved.
+    """
     parts = urlsplit(address)
     if parts.scheme.lower() == "https":
         return
@@ -262,11 +255,11 @@ def _refuse_to_show_it(address: str) -> None:
     try:
         found = socket.getaddrinfo(host, parts.port or 80, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise Unreachable(f"{address}: {host} is not known here ({_reason(error)})") from None
+        raise Unreachable(f"{address}: the host name {host} cannot be resolved ({_reason(error)})") from None
     if public := [str(at[4][0]) for at in found if ipaddress.ip_address(str(at[4][0]).partition("%")[0]).is_global]:
         raise ConfigError(
-            f"{address}: {public[0]} is a public address, and http would show the cluster's token to everybody on the"
-            f" way: use https, or a tunnel (ssh -L 8265:127.0.0.1:8265 {host}) and http://127.0.0.1:8265"
+            f"{address}: {public[0]} is a public address, and http would send the cluster's token unencrypted:"
+            f" use https, or a tunnel (ssh -L 8265:127.0.0.1:8265 {host}) and http://127.0.0.1:8265"
         )
 
 
@@ -278,7 +271,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause in a few words: requests wraps a refused connection three times."""
+    """The innermost cause as a short text: requests wraps a refused connection three times."""
     while (
         cause := error.__cause__ or error.__context__ or getattr(error.args[0] if error.args else None, "reason", None)
     ):
@@ -290,7 +283,7 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _without(names: tuple[str, ...]) -> Iterator[None]:
-    """The environment without some variables."""
+    """Remove variables from the environment for the duration of the block."""
     kept = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield

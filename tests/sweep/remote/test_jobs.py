@@ -1,4 +1,4 @@
-"""A sweep as a Ray Job, against a server that answers as Ray's dashboard does, and misbehaves as networks do."""
+"""A sweep as a Ray job, against a server that answers like Ray's dashboard and can fail like a network."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ LOG = "".join(f"trial_{number:05}  COMPLETE  2 epochs  0.{number}\n" for number 
 
 
 @pytest.fixture(autouse=True)
-def _nobodys_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No token of who runs the tests, and no long waits."""
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the tokens of the user who runs the tests, and without long waits."""
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -53,19 +53,19 @@ def server() -> Iterator[FakeDashboard]:
 
 @pytest.fixture
 def guarded() -> Iterator[FakeDashboard]:
-    """One that asks for a token."""
+    """A dashboard that asks for a token."""
     made = FakeDashboard(TOKEN)
     yield made
     made.close()
 
 
 @pytest.fixture
-def say() -> Console:
-    """Where the commands speak; logs go to stdout."""
+def console() -> Console:
+    """The console of the commands' own messages; logs go to stdout."""
     return Console(file=io.StringIO(), width=200)
 
 
-def said(console: Console) -> str:
+def printed(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -88,37 +88,37 @@ def one_line(error: pytest.ExceptionInfo[JepaRayError]) -> str:
     return str(error.value)
 
 
-# ------------------------------------------------------------------------------------ what may be at an address
+# ---------------------------------------------------------------------------------- addresses and servers
 
 
 def page(request: web.Request) -> web.Response:
     return web.Response(text="<html><body>It works!</body></html>", content_type="text/html")
 
 
-# what the server answers in place of what it should -> what the line must say
-STRANGERS: dict[str, tuple[Callable[[web.Request], web.Response | None], str]] = {
-    "another web server": (page, "is a web server, but no Ray dashboard"),
-    "one that knows no such page": (lambda _: web.Response(status=404), "no Ray dashboard (it answers 404"),
-    "another JSON": (lambda _: web.json_response([1]), "no Ray dashboard"),
+# What the server answers instead -> what the error message must contain.
+OTHER_SERVERS: dict[str, tuple[Callable[[web.Request], web.Response | None], str]] = {
+    "another web server": (page, "is a web server, but not a Ray dashboard"),
+    "one without such a page": (lambda _: web.Response(status=404), "(GET /api/version answers 404"),
+    "another JSON": (lambda _: web.json_response([1]), "not a Ray dashboard"),
     "a proxy without a cluster behind it": (lambda _: web.Response(status=502), "answers 502 Bad Gateway"),
     "an old Ray": (
         lambda _: web.json_response({"ray_version": "2.40.0"}),
         "runs Ray 2.40.0, but jepa-ray needs 2.59 or later",
     ),
-    "Ray of another age": (lambda _: web.json_response({"ray_version": "3.0.0"}), "runs Ray 3.0.0, but"),
+    "a later major version of Ray": (lambda _: web.json_response({"ray_version": "3.0.0"}), "runs Ray 3.0.0, but"),
 }
 
 
-@pytest.mark.parametrize("case", STRANGERS)
-def test_a_server_that_is_no_dashboard_of_ours_is_refused(server: FakeDashboard, case: str) -> None:
-    server.instead, says = STRANGERS[case]
+@pytest.mark.parametrize("case", OTHER_SERVERS)
+def test_a_server_that_is_not_a_supported_dashboard_is_refused(server: FakeDashboard, case: str) -> None:
+    server.instead, message = OTHER_SERVERS[case]
     with pytest.raises(ConfigError) as error:
         Dashboard(server.address)
-    assert says in one_line(error)
+    assert message in one_line(error)
     assert server.address in str(error.value)
 
 
-def test_nobody_listens_there() -> None:
+def test_an_address_where_nothing_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(dashboards.Unreachable, match=r"Connection refused.*tunnel") as error:
@@ -126,17 +126,17 @@ def test_nobody_listens_there() -> None:
     assert f"http://127.0.0.1:{port}: cannot be reached" in one_line(error)
 
 
-def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_without_an_answer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dashboards, "TIMEOUT_S", (0.2, 0.2))
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(dashboards.Unreachable, match="timed out"):
         Dashboard(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
-def test_rays_own_requests_are_given_up_too(server: FakeDashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_of_rays_client_time_out_too(server: FakeDashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Dashboard(server.address)
     monkeypatch.setattr(dashboards, "TIMEOUT_S", (0.2, 0.2))
     release = threading.Event()
-    server.instead = lambda request: (release.wait(5) and None) or None  # holds the server's only thread
+    server.instead = lambda request: (release.wait(5) and None) or None  # blocks the server's only thread
     try:
         with pytest.raises(dashboards.Unreachable, match="timed out"):
             found.jobs()
@@ -144,8 +144,8 @@ def test_rays_own_requests_are_given_up_too(server: FakeDashboard, monkeypatch: 
         release.set()
 
 
-def test_https_to_who_speaks_http_only(server: FakeDashboard) -> None:
-    with pytest.raises(ConfigError, match=r"no safe connection.*http only") as error:
+def test_https_to_a_server_that_speaks_http_only(server: FakeDashboard) -> None:
+    with pytest.raises(ConfigError, match=r"no secure connection.*http only") as error:
         Dashboard(server.address.replace("http:", "https:"))
     one_line(error)
 
@@ -153,19 +153,19 @@ def test_https_to_who_speaks_http_only(server: FakeDashboard) -> None:
 @pytest.mark.parametrize(
     "address", ["http://", "http://h:x", "http://h:0", "http://h:70000", "ftp://h", "http://h/?a=1"]
 )
-def test_an_address_that_is_none_is_refused(address: str) -> None:
+def test_an_invalid_address_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="must read http://HOST:PORT"):
         Dashboard(address)
 
 
 def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
-    with pytest.raises(ConfigError, match="must not hold a user") as error:
+    with pytest.raises(ConfigError, match="must not contain a user") as error:
         Dashboard("http://me:hunter2@127.0.0.1:8265")
     assert "hunter2" not in str(error.value)
 
 
-def test_rays_variables_do_not_lead_elsewhere(server: FakeDashboard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray lets both overrule the address that is given: jobs, and the token, would go to another cluster."""
+def test_rays_variables_do_not_change_the_address(server: FakeDashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Ray both take precedence over the argument: jobs and the token would be sent to another cluster."""
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:2")
     assert Dashboard(server.address).jobs() == []
@@ -175,14 +175,14 @@ def test_rays_variables_do_not_lead_elsewhere(server: FakeDashboard, monkeypatch
 # ---------------------------------------------------------------------------------------------------- tokens
 
 
-def test_without_a_token_it_says_how_to_give_one(guarded: FakeDashboard) -> None:
+def test_the_error_for_a_missing_token_says_how_to_set_it(guarded: FakeDashboard) -> None:
     with pytest.raises(ConfigError) as error:
         Dashboard(guarded.address)
-    for part in ("asks for a token (401)", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN", "~/.ray/auth_token"):
+    for part in ("asks for a token (401)", "set RAY_AUTH_TOKEN_PATH", "set RAY_AUTH_TOKEN", "~/.ray/auth_token"):
         assert part in one_line(error)
 
 
-def test_a_wrong_token_is_named_by_its_place_and_not_shown(
+def test_the_error_for_a_wrong_token_names_its_source_and_does_not_show_it(
     guarded: FakeDashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another-clusters-token")
@@ -220,12 +220,12 @@ def test_a_disabled_mode_sends_no_token(guarded: FakeDashboard, monkeypatch: pyt
 
 def test_a_token_file_that_is_missing_is_refused(server: FakeDashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/no/such/token")
-    with pytest.raises(ConfigError, match="/no/such/token: the token cannot be read"):
+    with pytest.raises(ConfigError, match="RAY_AUTH_TOKEN_PATH: /no/such/token cannot be read"):
         Dashboard(server.address)
 
 
 @pytest.mark.parametrize("host", ["8.8.8.8", "[2001:4860:4860::8888]"])
-def test_a_token_never_crosses_a_public_network_in_the_clear(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_a_token_is_never_sent_unencrypted_to_a_public_address(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     monkeypatch.setattr(dashboards.requests, "get", lambda *_, **__: pytest.fail("something was sent"))
     with pytest.raises(ConfigError, match=r"public address.*use https, or a tunnel") as error:
@@ -234,8 +234,8 @@ def test_a_token_never_crosses_a_public_network_in_the_clear(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("address", ["https://8.8.8.8", "http://10.1.2.3", "http://100.64.0.1", "http://[fd00::1]"])
-def test_https_and_private_networks_may_have_the_token(address: str) -> None:
-    dashboards._refuse_to_show_it(address)
+def test_the_token_may_be_sent_by_https_and_in_private_networks(address: str) -> None:
+    dashboards._check_transport(address)
 
 
 # ---------------------------------------------------------------------------------------------- following a log
@@ -250,7 +250,7 @@ def follow(server: FakeDashboard, job: FakeJob, console: Console) -> int:
 @pytest.mark.parametrize("how", ["close", "abort", "silence"])
 def test_a_log_is_printed_once_however_often_the_connection_ends(
     server: FakeDashboard,
-    say: Console,
+    console: Console,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     how: str,
@@ -258,20 +258,20 @@ def test_a_log_is_printed_once_however_often_the_connection_ends(
     monkeypatch.setattr(jobs, "SILENCE_S", 0.2)
     job = FakeJob("j", state="RUNNING", log=LOG, ends=[(5, how), (0, how), (100, how), (44, how)])
     threading.Timer(1.5, lambda: setattr(job, "state", "SUCCEEDED")).start()
-    assert follow(server, job, say) == 0
+    assert follow(server, job, console) == 0
     assert capsys.readouterr().out == LOG
     assert job.connections >= 5
 
 
-def test_what_a_broken_connection_kept_back_is_read_at_the_end(
-    server: FakeDashboard, say: Console, capsys: pytest.CaptureFixture[str]
+def test_what_a_broken_connection_left_out_is_read_at_the_end(
+    server: FakeDashboard, console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert follow(server, FakeJob("j", log=LOG + "no line break", ends=[(20, "close")]), say) == 0
+    assert follow(server, FakeJob("j", log=LOG + "no line break", ends=[(20, "close")]), console) == 0
     assert capsys.readouterr().out == LOG + "no line break\n"
 
 
-def test_a_dashboard_that_comes_back_in_time_is_waited_for(
-    server: FakeDashboard, say: Console, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_following_continues_when_the_dashboard_is_back_in_time(
+    server: FakeDashboard, console: Console, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "RECONNECT_TIMEOUT_S", 30)
     job = server.add(FakeJob("j", state="RUNNING", log=LOG, ends=[(50, "abort")]))
@@ -287,12 +287,12 @@ def test_a_dashboard_that_comes_back_in_time_is_waited_for(
         return web.Response(status=503) if away[0] >= 0 else None
 
     server.instead = restarting
-    assert jobs.follow(found, before, say) == 0
+    assert jobs.follow(found, before, console) == 0
     assert capsys.readouterr().out == LOG
     assert away[0] < 0
 
 
-def test_a_dashboard_that_stays_away_is_given_up(server: FakeDashboard, say: Console) -> None:
+def test_following_gives_up_on_a_dashboard_that_stays_unavailable(server: FakeDashboard, console: Console) -> None:
     server.add(FakeJob("j", state="RUNNING", log=LOG))
     found = Dashboard(server.address)
     job = found.job("j")
@@ -300,12 +300,12 @@ def test_a_dashboard_that_stays_away_is_given_up(server: FakeDashboard, say: Con
     with pytest.raises(
         JepaRayError, match=r"gave up after .* the job goes on, `python -m jepa_ray.sweep logs s"
     ) as error:
-        jobs.follow(found, job, say)
+        jobs.follow(found, job, console)
     assert error.value.exit_code == 1
 
 
-def test_a_token_that_is_refused_while_following_is_not_waited_for(
-    server: FakeDashboard, say: Console, monkeypatch: pytest.MonkeyPatch
+def test_a_token_that_is_refused_while_following_is_an_error_at_once(
+    server: FakeDashboard, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "RECONNECT_TIMEOUT_S", 60)
     server.add(FakeJob("j", state="RUNNING", log=LOG))
@@ -313,41 +313,41 @@ def test_a_token_that_is_refused_while_following_is_not_waited_for(
     job = found.job("j")
     server.instead = lambda _: web.Response(status=403)
     with pytest.raises(ConfigError, match=r"403|asks for a token"):
-        jobs.follow(found, job, say)
+        jobs.follow(found, job, console)
 
 
-def test_a_head_that_lost_its_memory(server: FakeDashboard, say: Console) -> None:
+def test_a_restarted_head_no_longer_knows_the_job(server: FakeDashboard, console: Console) -> None:
     server.add(FakeJob("j", state="RUNNING", log=LOG))
     found = Dashboard(server.address)
     job = found.job("j")
     server.jobs.clear()
-    with pytest.raises(JepaRayError, match=r"forgotten job j.*jepa_ray.sweep resume s"):
-        jobs.follow(found, job, say)
+    with pytest.raises(JepaRayError, match=r"no longer knows job j.*head was restarted.*jepa_ray.sweep resume s"):
+        jobs.follow(found, job, console)
 
 
 @pytest.mark.parametrize(
     ("state", "driver", "code"),
     [("SUCCEEDED", 0, 0), ("FAILED", 1, 1), ("FAILED", 2, 2), ("FAILED", 130, 130), ("STOPPED", None, 130)],
 )
-def test_the_exit_code_is_the_drivers(
-    server: FakeDashboard, say: Console, state: str, driver: int | None, code: int
+def test_the_exit_code_is_that_of_the_driver(
+    server: FakeDashboard, console: Console, state: str, driver: int | None, code: int
 ) -> None:
-    assert follow(server, FakeJob("j", state=state, exit_code=driver, log="x\n"), say) == code
+    assert follow(server, FakeJob("j", state=state, exit_code=driver, log="x\n"), console) == code
 
 
 @pytest.mark.parametrize("driver", [None, -9, 137])
-def test_a_job_that_died_says_why(server: FakeDashboard, say: Console, driver: int | None) -> None:
+def test_a_job_that_died_says_why(server: FakeDashboard, console: Console, driver: int | None) -> None:
     job = FakeJob("j", state="FAILED", exit_code=driver, message="runtime_env setup failed: no space\ntraceback")
     with pytest.raises(JepaRayError, match=r"^job j failed: runtime_env setup failed: no space$") as error:
-        follow(server, job, say)
+        follow(server, job, console)
     assert error.value.exit_code == 1
 
 
-def test_a_log_neither_shows_secrets_nor_commands_the_terminal(
-    server: FakeDashboard, say: Console, capsys: pytest.CaptureFixture[str]
+def test_secrets_are_masked_and_control_characters_escaped_in_a_log(
+    server: FakeDashboard, console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = "to \x1b]0;gotcha\x07 postgresql://me:hunter2@db/x\n"
-    follow(server, FakeJob("j", log=log), say)
+    follow(server, FakeJob("j", log=log), console)
     assert capsys.readouterr().out == "to \\x1b]0;gotcha\\x07 postgresql://me:***@db/x\n"
 
 
@@ -360,38 +360,40 @@ def contents(server: FakeDashboard) -> dict[str, bytes]:
         return {name: zipped.read(name) for name in zipped.namelist()}
 
 
-def test_a_job_takes_the_package_and_the_spec_and_nothing_else(
-    server: FakeDashboard, say: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_bundle_of_a_job_holds_the_code_and_the_spec_and_nothing_else(
+    server: FakeDashboard, console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "private.txt").write_text("mine")
     monkeypatch.chdir(tmp_path)
     config = spec(tmp_path)
-    assert jobs.submit(config, server.address, say) == 0
+    assert jobs.submit(config, server.address, console) == 0
     found = contents(server)
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "jepa_ray").rglob("*") if path.is_file()}
     assert set(found) == {name for name in code if "__pycache__" not in name} | {"spec.yaml"}
     (tmp_path / "there.yaml").write_bytes(found["spec.yaml"])
     assert load_sweep_config(tmp_path / "there.yaml") == config
 
-    [asked] = server.submitted
-    assert asked["entrypoint"] == "exec python -m jepa_ray.sweep run spec.yaml --address auto"
-    assert asked["runtime_env"]["env_vars"] == {
+    [submitted] = server.submitted
+    assert submitted["entrypoint"] == "exec python -m jepa_ray.sweep run spec.yaml --address auto"
+    assert submitted["runtime_env"]["env_vars"] == {
         "JEPA_RAY_JOB": "1",
         "PYTHONUNBUFFERED": "1",
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
     }
-    assert re.fullmatch(r"s-\d{8}-\d{6}-[0-9a-f]{4}", asked["submission_id"])
-    assert asked["metadata"].keys() == {"jepa_ray_sweep", "jepa_ray_version", "jepa_ray_spec"}
-    assert f"submitted sweep s as job {asked['submission_id']}" in said(say)
+    assert re.fullmatch(r"s-\d{8}-\d{6}-[0-9a-f]{4}", submitted["submission_id"])
+    assert submitted["metadata"].keys() == {"jepa_ray_sweep", "jepa_ray_version", "jepa_ray_spec"}
+    assert f"submitted sweep s as job {submitted['submission_id']}" in printed(console)
 
 
-def test_no_secret_leaves_this_machine(
-    guarded: FakeDashboard, say: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_secret_is_uploaded(
+    guarded: FakeDashboard, console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     monkeypatch.setenv("DB_PASSWORD", "hunter2hunter2")
     uri = "postgresql://me:${env:DB_PASSWORD}@db/x"
-    jobs.submit(spec(tmp_path, tracking={"uri": uri}, storage="s3://b/p?x=${env:DB_PASSWORD}"), guarded.address, say)
+    jobs.submit(
+        spec(tmp_path, tracking={"uri": uri}, storage="s3://b/p?x=${env:DB_PASSWORD}"), guarded.address, console
+    )
     assert uri in yaml.safe_load(contents(guarded)["spec.yaml"])["tracking"]["uri"]
     sent = str(guarded.submitted).encode() + b"".join(contents(guarded).values())
     assert b"hunter2" not in sent
@@ -399,16 +401,16 @@ def test_no_secret_leaves_this_machine(
     assert guarded.submitted[0]["metadata"]["jepa_ray_storage"] == "s3://b/p?x=${env:DB_PASSWORD}"
 
 
-def test_the_same_content_is_uploaded_once(server: FakeDashboard, say: Console, tmp_path: Path) -> None:
+def test_the_same_content_is_uploaded_once(server: FakeDashboard, console: Console, tmp_path: Path) -> None:
     for _ in range(2):
-        jobs.submit(spec(tmp_path), server.address, say)
+        jobs.submit(spec(tmp_path), server.address, console)
         os.utime(tmp_path / "s.yaml", (0, 0))
     assert len(server.submitted) == 2
     assert sum(request.startswith("PUT") for request in server.requests) == 1
 
 
-def test_neither_compiled_files_nor_times_are_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both would make another package of the same code, and Ray tells packages apart by their content."""
+def test_a_bundle_holds_neither_compiled_files_nor_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With them, bundles of the same code would differ, and Ray identifies bundles by their content."""
     code = tmp_path / "jepa_ray"
     (code / "sweep" / "__pycache__").mkdir(parents=True)
     for name in ("__init__.py", "sweep/run.py", "sweep/__pycache__/run.cpython-311.pyc"):
@@ -420,23 +422,25 @@ def test_neither_compiled_files_nor_times_are_in_a_package(tmp_path: Path, monke
         assert {entry.date_time for entry in zipped.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
-def test_options_go_along_and_a_shell_cannot_be_talked_to(server: FakeDashboard, say: Console, tmp_path: Path) -> None:
+def test_options_are_passed_on_and_quoted_for_the_shell(
+    server: FakeDashboard, console: Console, tmp_path: Path
+) -> None:
     data = tmp_path / "it's $(touch x);.h5"
     data.write_bytes(b"rows")
-    jobs.submit(with_data(tmp_path, data), server.address, say, output=Path("/shared/out put"), fresh=True)
+    jobs.submit(with_data(tmp_path, data), server.address, console, output=Path("/shared/out put"), fresh=True)
     command = server.submitted[0]["entrypoint"]
-    heard = subprocess.run(
+    parsed = subprocess.run(
         ["/bin/sh", "-c", command.replace("exec python", "printf '%s\\n'")], capture_output=True, text=True
     )
-    assert heard.stdout.split("\n")[:-1] == [
+    assert parsed.stdout.split("\n")[:-1] == [
         *("-m", "jepa_ray.sweep", "run", "spec.yaml", "--address", "auto", "--fresh"),
         *("--output", "/shared/out put", "--packed", f"data/{data.name}"),
     ]
     assert contents(server)[f"data/{data.name}"] == b"rows"
 
 
-def test_a_folder_of_data_travels_whole(server: FakeDashboard, say: Console, tmp_path: Path) -> None:
-    """Also what Ray would leave out: files that a .gitignore names, hidden ones, what links lead to."""
+def test_a_folder_of_data_is_uploaded_completely(server: FakeDashboard, console: Console, tmp_path: Path) -> None:
+    """Including what Ray would leave out: files that a .gitignore names, hidden files, targets of links."""
     data = tmp_path / "episodes"
     (data / "a" / ".git").mkdir(parents=True)
     (tmp_path / "far.bin").write_bytes(b"far")
@@ -444,7 +448,7 @@ def test_a_folder_of_data_travels_whole(server: FakeDashboard, say: Console, tmp
         (data / name).write_text(name)
     (data / ".gitignore").write_text("*.npz\n")
     (data / "link.bin").symlink_to(tmp_path / "far.bin")
-    jobs.submit(with_data(tmp_path, data), server.address, say)
+    jobs.submit(with_data(tmp_path, data), server.address, console)
     found = {name: text for name, text in contents(server).items() if name.startswith("data/")}
     assert found.keys() == {
         f"data/episodes/{name}" for name in ("1.npz", ".hidden", "a/2.npz", "a/.git/x", ".gitignore", "link.bin")
@@ -454,38 +458,38 @@ def test_a_folder_of_data_travels_whole(server: FakeDashboard, say: Console, tmp
 
 
 @pytest.mark.parametrize("path", ["/shared/only/there.h5", "s3://bucket/there.h5"])
-def test_data_that_are_not_here_are_taken_as_there(
-    server: FakeDashboard, say: Console, tmp_path: Path, path: str
+def test_a_path_that_does_not_exist_here_is_left_to_the_cluster(
+    server: FakeDashboard, console: Console, tmp_path: Path, path: str
 ) -> None:
-    jobs.submit(with_data(tmp_path, path), server.address, say)
+    jobs.submit(with_data(tmp_path, path), server.address, console)
     assert "--packed" not in server.submitted[0]["entrypoint"]
     assert not any(name.startswith("data/") for name in contents(server))
     assert yaml.safe_load(contents(server)["spec.yaml"])["base"]["data"]["path"] == path
 
 
 def test_data_that_are_too_large_are_refused_before_anything_is_sent(
-    server: FakeDashboard, say: Console, tmp_path: Path
+    server: FakeDashboard, console: Console, tmp_path: Path
 ) -> None:
     data = tmp_path / "large.h5"
     with data.open("wb") as file:
         file.truncate(65 * 2**20)
     with pytest.raises(ConfigError) as error:
-        jobs.submit(with_data(tmp_path, data), server.address, say)
+        jobs.submit(with_data(tmp_path, data), server.address, console)
     for part in (str(data), "65 MiB", "at most 64 MiB", "a shared folder, or a URI"):
         assert part in one_line(error)
     assert (server.submitted, server.packages) == ([], {})
 
 
-def test_what_travels_fits_into_one_request_of_rays() -> None:
+def test_the_largest_bundle_fits_into_one_request() -> None:
     from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
 
     assert (bundle.MAX_DATA_MIB + 16) * 2**20 < DASHBOARD_CLIENT_MAX_SIZE
 
 
 @pytest.mark.parametrize("output", ["outputs", "./x"])
-def test_a_relative_output_is_refused(server: FakeDashboard, say: Console, tmp_path: Path, output: str) -> None:
-    with pytest.raises(ConfigError, match="must be an absolute path on the cluster"):
-        jobs.submit(spec(tmp_path), server.address, say, output=Path(output))
+def test_a_relative_output_is_refused(server: FakeDashboard, console: Console, tmp_path: Path, output: str) -> None:
+    with pytest.raises(ConfigError, match="must be an absolute path that all nodes of the cluster can write to"):
+        jobs.submit(spec(tmp_path), server.address, console, output=Path(output))
     assert server.submitted == []
 
 
@@ -493,44 +497,44 @@ def test_a_relative_output_is_refused(server: FakeDashboard, say: Console, tmp_p
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
-def test_the_same_command_follows_what_runs_already(
-    server: FakeDashboard, say: Console, tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str
+def test_the_same_command_follows_the_job_that_runs_already(
+    server: FakeDashboard, console: Console, tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str
 ) -> None:
-    jobs.submit(spec(tmp_path), server.address, say)
+    jobs.submit(spec(tmp_path), server.address, console)
     [mine] = server.jobs.values()
     capsys.readouterr()
     mine.state, mine.log = state, LOG
     threading.Timer(0.3, lambda: setattr(mine, "state", "SUCCEEDED")).start()
-    assert jobs.submit(spec(tmp_path), server.address, say) == 0
+    assert jobs.submit(spec(tmp_path), server.address, console) == 0
     assert len(server.submitted) == 1
-    assert "running there already" in said(say)
+    assert "already running on this cluster" in printed(console)
     assert capsys.readouterr().out == LOG
 
 
-def test_another_spec_of_that_name_is_not_passed_for_this_one(
-    server: FakeDashboard, say: Console, tmp_path: Path
+def test_another_spec_of_the_name_of_a_running_sweep_is_refused(
+    server: FakeDashboard, console: Console, tmp_path: Path
 ) -> None:
-    jobs.submit(spec(tmp_path), server.address, say)
+    jobs.submit(spec(tmp_path), server.address, console)
     next(iter(server.jobs.values())).state = "RUNNING"
     other = spec(tmp_path, space={"training.ema_decay": [0.9, 0.999]})
-    with pytest.raises(ConfigError, match=r"with another spec: .*logs s .*stop s .*another name") as error:
-        jobs.submit(other, server.address, say)
+    with pytest.raises(ConfigError, match=r"with another spec: choose another name .*logs s .*stop s ") as error:
+        jobs.submit(other, server.address, console)
     one_line(error)
 
 
-def test_fresh_is_refused_while_it_runs(server: FakeDashboard, say: Console, tmp_path: Path) -> None:
-    jobs.submit(spec(tmp_path), server.address, say)
+def test_fresh_is_refused_while_it_runs(server: FakeDashboard, console: Console, tmp_path: Path) -> None:
+    jobs.submit(spec(tmp_path), server.address, console)
     next(iter(server.jobs.values())).state = "RUNNING"
-    with pytest.raises(ConfigError, match=r"--fresh: sweep s is running .*jepa_ray.sweep stop s"):
-        jobs.submit(spec(tmp_path), server.address, say, fresh=True)
+    with pytest.raises(ConfigError, match=r"--fresh would delete sweep s while job .*jepa_ray.sweep stop s"):
+        jobs.submit(spec(tmp_path), server.address, console, fresh=True)
     assert len(server.submitted) == 1
 
 
-def test_others_jobs_are_not_in_the_way(server: FakeDashboard, say: Console, tmp_path: Path) -> None:
+def test_jobs_of_other_sweeps_and_users_do_not_matter(server: FakeDashboard, console: Console, tmp_path: Path) -> None:
     server.add(FakeJob("raysubmit_1", name=None, state="RUNNING"))
     server.add(FakeJob("t-1", name="t", state="RUNNING"))
     server.add(FakeJob("s-1", state="STOPPED"))
-    assert jobs.submit(spec(tmp_path), server.address, say) == 0
+    assert jobs.submit(spec(tmp_path), server.address, console) == 0
     assert len(server.submitted) == 1
 
 
@@ -546,9 +550,9 @@ def history(server: FakeDashboard) -> FakeDashboard:
     return server
 
 
-def test_status_shows_the_newest_first_with_their_last_lines(history: FakeDashboard, say: Console) -> None:
-    jobs.status(None, history.address, say)
-    heading, *rows = said(say).splitlines()
+def test_status_shows_the_newest_first_with_their_last_lines(history: FakeDashboard, console: Console) -> None:
+    jobs.status(None, history.address, console)
+    heading, *rows = printed(console).splitlines()
     assert heading.split()[:3] == ["sweep", "job", "state"]
     assert [row.split()[:3] for row in rows] == [
         ["s", "s-2", "RUNNING"],
@@ -560,105 +564,107 @@ def test_status_shows_the_newest_first_with_their_last_lines(history: FakeDashbo
     assert "[bold]disk[/bold]" in rows[2]
 
 
-def test_status_of_one_sweep(history: FakeDashboard, say: Console) -> None:
-    jobs.status("t", history.address, say)
-    assert [row.split()[1] for row in said(say).splitlines()[1:]] == ["t-1"]
+def test_status_of_one_sweep(history: FakeDashboard, console: Console) -> None:
+    jobs.status("t", history.address, console)
+    assert [row.split()[1] for row in printed(console).splitlines()[1:]] == ["t-1"]
 
 
-def test_a_log_that_went_with_its_node_does_not_spoil_the_table(history: FakeDashboard, say: Console) -> None:
+def test_a_job_whose_log_is_lost_is_still_in_the_table(history: FakeDashboard, console: Console) -> None:
     history.jobs["t-1"].message = "Job finished successfully."
     history.instead = lambda request: web.Response(status=500) if request.path.endswith("t-1/logs") else None
-    jobs.status("t", history.address, say)
-    assert "Job finished successfully." in said(say)
+    jobs.status("t", history.address, console)
+    assert "Job finished successfully." in printed(console)
 
 
 @pytest.mark.parametrize("command", [jobs.status, jobs.logs, jobs.stop])
 def test_an_unknown_name_is_refused_with_the_known_ones(
-    history: FakeDashboard, say: Console, command: Callable[..., Any]
+    history: FakeDashboard, console: Console, command: Callable[..., Any]
 ) -> None:
-    with pytest.raises(ConfigError, match="has no job of a sweep u: it knows s, t") as error:
-        command("u", history.address, say)
+    with pytest.raises(ConfigError, match="has no job of a sweep u: it has jobs of s, t") as error:
+        command("u", history.address, console)
     one_line(error)
 
 
-def test_logs_without_following_are_what_there_is(
-    history: FakeDashboard, say: Console, capsys: pytest.CaptureFixture[str]
+def test_logs_without_following_print_the_log_so_far(
+    history: FakeDashboard, console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert jobs.logs("s", history.address, say, wait=False) == 0
+    assert jobs.logs("s", history.address, console, wait=False) == 0
     assert capsys.readouterr().out == LOG
 
 
-def test_logs_of_an_ended_job_end_with_its_code(
-    history: FakeDashboard, say: Console, capsys: pytest.CaptureFixture[str]
+def test_logs_of_an_ended_job_return_its_exit_code(
+    history: FakeDashboard, console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
     del history.jobs["s-2"]
-    assert jobs.logs("s", history.address, say) == 1
+    assert jobs.logs("s", history.address, console) == 1
     assert "disk" in capsys.readouterr().out
 
 
-def test_stop_stops_the_running_job_and_says_how_to_go_on(history: FakeDashboard, say: Console) -> None:
-    jobs.stop("s", history.address, say)
+def test_stop_stops_the_running_job_and_says_how_to_continue(history: FakeDashboard, console: Console) -> None:
+    jobs.stop("s", history.address, console)
     assert history.stopped == ["s-2"]
-    assert f"`python -m jepa_ray.sweep resume s --address {history.address}` continues" in said(say)
-    jobs.stop("s", history.address, say)
+    assert f"`python -m jepa_ray.sweep resume s --address {history.address}` continues" in printed(console)
+    jobs.stop("s", history.address, console)
     assert history.stopped == ["s-2"]
-    assert "not running: its newest job s-2 ended as STOPPED" in said(say)
+    assert "not running: its newest job s-2 ended as STOPPED" in printed(console)
 
 
-def test_resume_needs_nothing_but_the_name(history: FakeDashboard, say: Console) -> None:
+def test_resume_needs_nothing_but_the_name(history: FakeDashboard, console: Console) -> None:
     history.jobs["s-2"].state = "STOPPED"
     history.jobs["s-2"].notes = {"jepa_ray_output": "/shared/out put", "jepa_ray_storage": "s3://b/p"}
-    assert jobs.resume("s", history.address, say) == 0
-    asked = history.submitted[0]
-    assert asked["entrypoint"] == (
+    assert jobs.resume("s", history.address, console) == 0
+    submitted = history.submitted[0]
+    assert submitted["entrypoint"] == (
         "exec python -m jepa_ray.sweep resume s --address auto --storage s3://b/p --output '/shared/out put'"
     )
-    assert asked["metadata"]["jepa_ray_sweep"] == "s"
+    assert submitted["metadata"]["jepa_ray_sweep"] == "s"
     assert "spec.yaml" not in contents(history)
-    history.jobs[asked["submission_id"]].state = "STOPPED"
-    jobs.resume("s", history.address, say)  # a resumed job knows as well
-    assert history.submitted[1]["entrypoint"] == asked["entrypoint"]
+    history.jobs[submitted["submission_id"]].state = "STOPPED"
+    jobs.resume("s", history.address, console)  # a resumed job has the same notes
+    assert history.submitted[1]["entrypoint"] == submitted["entrypoint"]
 
 
-def test_a_resumed_sweep_is_not_passed_for_another_spec(server: FakeDashboard, say: Console, tmp_path: Path) -> None:
-    jobs.submit(spec(tmp_path), server.address, say)
+def test_another_spec_of_the_name_of_a_resumed_sweep_is_refused(
+    server: FakeDashboard, console: Console, tmp_path: Path
+) -> None:
+    jobs.submit(spec(tmp_path), server.address, console)
     next(iter(server.jobs.values())).started -= 60
-    jobs.resume("s", server.address, say)
+    jobs.resume("s", server.address, console)
     server.jobs[server.submitted[1]["submission_id"]].state = "RUNNING"
     with pytest.raises(ConfigError, match="with another spec"):
-        jobs.submit(spec(tmp_path, space={"training.ema_decay": [0.9, 0.999]}), server.address, say)
+        jobs.submit(spec(tmp_path, space={"training.ema_decay": [0.9, 0.999]}), server.address, console)
 
 
-def test_resume_takes_another_place_if_told(history: FakeDashboard, say: Console) -> None:
+def test_a_storage_given_to_resume_takes_precedence(history: FakeDashboard, console: Console) -> None:
     history.jobs["s-2"].state = "STOPPED"
     history.jobs["s-2"].notes = {"jepa_ray_output": "/old"}
-    jobs.resume("s", history.address, say, storage="/new")
+    jobs.resume("s", history.address, console, storage="/new")
     assert history.submitted[0]["entrypoint"].endswith("resume s --address auto --storage /new")
 
 
-def test_resume_of_a_name_that_a_new_head_does_not_know_is_for_the_storage_to_say(
-    history: FakeDashboard, say: Console
+def test_a_name_that_a_new_head_does_not_know_is_resumed_from_the_storage(
+    history: FakeDashboard, console: Console
 ) -> None:
-    jobs.resume("before", history.address, say, output=Path("/shared"))
+    jobs.resume("before", history.address, console, output=Path("/shared"))
     assert history.submitted[0]["entrypoint"].endswith("resume before --address auto --output /shared")
 
 
-def test_resume_follows_what_runs(history: FakeDashboard, say: Console) -> None:
+def test_resume_follows_the_job_that_runs_already(history: FakeDashboard, console: Console) -> None:
     threading.Timer(0.3, lambda: setattr(history.jobs["s-2"], "state", "STOPPED")).start()
-    assert jobs.resume("s", history.address, say) == 130
+    assert jobs.resume("s", history.address, console) == 130
     assert history.submitted == []
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "", "x;reboot"])
-def test_resume_of_what_is_no_name_is_refused(history: FakeDashboard, say: Console, name: str) -> None:
+def test_resume_of_an_invalid_name_is_refused(history: FakeDashboard, console: Console, name: str) -> None:
     with pytest.raises(ConfigError):
-        jobs.resume(name, history.address, say)
+        jobs.resume(name, history.address, console)
     assert history.submitted == []
 
 
-def test_resume_with_a_password_on_the_command_line_is_refused(history: FakeDashboard, say: Console) -> None:
+def test_resume_with_a_password_on_the_command_line_is_refused(history: FakeDashboard, console: Console) -> None:
     with pytest.raises(ConfigError, match="--storage") as error:
-        jobs.resume("t", history.address, say, storage="s3://key:hunter2@bucket/p")
+        jobs.resume("t", history.address, console, storage="s3://key:hunter2@bucket/p")
     assert "hunter2" not in str(error.value)
     assert history.submitted == []
 
@@ -674,7 +680,7 @@ def called(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
 
 
 @pytest.mark.parametrize("words", [[], ["run"]])
-def test_a_spec_and_an_address_are_a_submission(
+def test_a_command_with_a_spec_and_an_address_submits_a_job(
     server: FakeDashboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     spec(tmp_path)
@@ -702,7 +708,7 @@ def test_the_address_may_come_from_rays_variable(
     assert "t-1" in capsys.readouterr().out
 
 
-def test_a_dry_run_plans_for_the_cluster(
+def test_a_dry_run_shows_the_capacity_of_the_cluster(
     server: FakeDashboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec(tmp_path, resources={"cpus_per_worker": 16, "max_concurrent": "auto"})
@@ -723,7 +729,7 @@ def command(server: FakeDashboard, *args: str) -> subprocess.Popen[str]:
     )
 
 
-def test_ctrl_c_leaves_the_job_alone(history: FakeDashboard) -> None:
+def test_ctrl_c_does_not_stop_the_job(history: FakeDashboard) -> None:
     running = command(history, "logs", "s")
     assert running.stdout
     assert running.stdout.readline().startswith("trial_00000")
@@ -736,7 +742,7 @@ def test_ctrl_c_leaves_the_job_alone(history: FakeDashboard) -> None:
     assert history.jobs["s-2"].state == "RUNNING"
 
 
-def test_a_reader_that_had_enough_is_no_error(history: FakeDashboard) -> None:
+def test_a_reader_that_closes_the_pipe_causes_no_error(history: FakeDashboard) -> None:
     history.jobs["s-2"].log = LOG * 2000  # more than a pipe holds
     running = command(history, "logs", "s")
     assert running.stdout
