@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: `make docs`. What comes from the code is in `from_code.py`."""
+"""Sphinx configuration of these pages (`make docs`). `from_code.py` generates the parts that come from the code."""
 
 import re
 import sys
@@ -34,24 +34,24 @@ autodoc_member_order = "bysource"
 
 
 def fill_in(app: Any, docname: str, source: list[str]) -> None:
-    """Replace `<!-- from code: NAME -->` by what `from_code` says, and leave the tests' marks out."""
+    """Replace each `<!-- from code: NAME -->` by the text that `from_code` generates, and remove the tests' marks."""
     source[0] = from_code.filled(source[0])
     source[0] = re.sub(r"^<!-- (run|not run|file).*-->\n", "", source[0], flags=re.MULTILINE)
 
 
 def as_rst(app: Any, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """Docstrings are written as Markdown: `code` in single backticks, indented blocks of code."""
+    """Convert docstrings from Markdown (`code` in single backticks, indented blocks of code) to reStructuredText."""
     for i, line in enumerate(lines):
         lines[i] = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line)
         is_code = line.startswith("    ") and i > 1 and not lines[i - 1].strip() and not lines[i - 2].startswith(" ")
         if is_code:
             lines[i - 1] = "\n::\n"
     if what == "property":
-        lines.insert(0, "")  # else napoleon takes what stands before a colon for the property's type
+        lines.insert(0, "")  # otherwise napoleon takes the words before a colon for the property's type
     lines[:] = "\n".join(lines).split("\n")
 
 
 def setup(app: Any) -> None:
-    """What Sphinx calls."""
+    """Entry point of Sphinx: connects the two functions above."""
     app.connect("source-read", fill_in)
     app.connect("autodoc-process-docstring", as_rst, priority=400)  # before napoleon

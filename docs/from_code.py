@@ -1,20 +1,16 @@
-"""The parts of these pages that come from the code, as Markdown. A page asks for one by `<!-- from code: NAME -->`."""
+"""Markdown for these pages that is generated from the code. `<!-- from code: NAME -->` in a page inserts a part."""
 
 from __future__ import annotations
 
 import inspect
-import itertools
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from jepa_ray import errors
 from jepa_ray.config import (
-    CONSTANT,
-    FAKED_BY,
+    CATALOGUE,
     METRICS,
     PLANNING_PRESETS,
-    SMALLER_IS_BETTER,
     DataConfig,
     TrainConfig,
     dump_yaml,
@@ -24,43 +20,45 @@ from jepa_ray.diagnosis import Condition, diagnose, remedies
 
 
 def filled(page: str) -> str:
-    """A page with its parts from the code, its config keys leading to where they are explained."""
-    page = re.sub(r"<!-- from code: (\w+) -->", lambda found: PARTS[found[1]](), page)
+    """The text of a page with its generated parts inserted, and with links from config keys to their explanations."""
+    page = re.sub(r"<!-- from code: (\w+) -->", lambda match: PARTS[match[1]](), page)
     places = {key.name: "config.md" for key in reference.train_keys() if not key.is_section}
     places |= {key.name: "sweep.md" for key in reference.sweep_keys() if "." in key.name and not key.is_section}
 
-    def link(found: re.Match[str]) -> str:
-        key = found[1]
-        return f"[`{key}`]({places[key]}#{_anchor(key)})" if key in places else found[0]
+    def link(match: re.Match[str]) -> str:
+        key = match[1]
+        return f"[`{key}`]({places[key]}#{_anchor(key)})" if key in places else match[0]
 
-    parts = re.split(r"(^```.*?^```$|^#[^\n]*)", page, flags=re.MULTILINE | re.DOTALL)  # fences and headings stay
+    parts = re.split(
+        r"(^```.*?^```$|^#[^\n]*)", page, flags=re.MULTILINE | re.DOTALL
+    )  # code blocks and headings stay as they are
     parts[::2] = [re.sub(r"(?<![\[`])`([a-z_.]+)`(?![\]`])", link, part) for part in parts[::2]]
     return "".join(parts)
 
 
 def train_keys() -> str:
-    """Every key of a train config."""
+    """All keys of a train config."""
     return _key_list(reference.train_keys())
 
 
 def sweep_keys() -> str:
-    """Every key of a sweep spec."""
+    """All keys of a sweep spec."""
     return _key_list(reference.sweep_keys())
 
 
 def _key_list(keys: list[reference.Key]) -> str:
-    """Definitions by section: its own keys, then those of the sections in it."""
+    """A definition list for each section: first its own keys, then the sections inside it."""
     parents = {_parent(key) for key in keys}
     sections: dict[str, list[str]] = {"": []}
     for key in keys:
-        about = re.sub(r"^Section `[\w.]+`: ", "", key.description)
-        about = about[:1].upper() + about[1:]
-        facts = f"*{_emphasised(key.constraints)}*"
+        text = re.sub(r"^Section `[\w.]+`: ", "", key.description)
+        text = text[:1].upper() + text[1:]
+        constraints = f"*{_escape(key.constraints)}*"
         if key.name in parents:
             level = "##" if "." not in key.name else "###"
-            sections[key.name] = [f"{level} `{key.name}`", "", about, "", *([] if key.is_section else [facts, ""])]
+            sections[key.name] = [f"{level} `{key.name}`", "", text, "", *([] if key.is_section else [constraints, ""])]
         else:
-            sections[_parent(key)] += [f"[`{key.name}`]{{#{_anchor(key.name)}}}", f": {about}  ", f"  {facts}", ""]
+            sections[_parent(key)] += [f"[`{key.name}`]{{#{_anchor(key.name)}}}", f": {text}  ", f"  {constraints}", ""]
     return "\n".join(line for lines in sections.values() for line in lines)
 
 
@@ -69,44 +67,37 @@ def _parent(key: reference.Key) -> str:
 
 
 def _anchor(key: str) -> str:
-    """An id in the page: `training.ema_decay` -> `training-ema-decay`."""
+    """The ID of a key in its page: `training.ema_decay` -> `training-ema-decay`."""
     return key.replace(".", "-").replace("_", "-")
 
 
-def _emphasised(facts: str) -> str:
-    """Without what Markdown would take for markup."""
-    escaped = re.sub(r"([\\\[\]_*`])", r"\\\1", facts.replace(", ".join(METRICS), "METRICS"))
+def _escape(text: str) -> str:
+    """Escape the characters that are markup in Markdown, and replace the list of all metrics by a link."""
+    escaped = re.sub(r"([\\\[\]_*`])", r"\\\1", text.replace(", ".join(METRICS), "METRICS"))
     return escaped.replace("METRICS", "the [metrics](metrics.md)")
 
 
-def formats() -> str:
-    """What datasets are read: the README's table."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    lines = readme[readme.index("| what it is | how it is told |") :].splitlines()
-    return "\n".join(itertools.takewhile(lambda line: line.startswith("|"), lines))
-
-
 def presets() -> str:
-    """What `evaluation.planning.preset` stands for."""
+    """The keys that each value of `evaluation.planning.preset` sets."""
     return "\n".join(f"```yaml\n# preset: {name}\n{dump_yaml(keys)}```" for name, keys in PLANNING_PRESETS.items())
 
 
 def metrics() -> str:
-    """What every metric is, its range, and what fakes it."""
+    """The formula and range of each metric, and what can fake it."""
     lines = []
-    for name in METRICS:
-        measure = reference.MEASURES[name]
-        better = "smaller is better" if name in SMALLER_IS_BETTER else "larger is better"
-        facts = [measure.range, "no objective" if name in CONSTANT else better]
-        lines += [f"[`{name}`]{{#{_anchor(name)}}}", f": {measure.formula}  ", f"  *Range {', '.join(facts)}.*"]
-        if name in FAKED_BY:
+    for metric in CATALOGUE:
+        better = "smaller is better" if metric.direction == "min" else "larger is better"
+        properties = [metric.range, "cannot be an objective" if metric.is_constant else better]
+        lines += [f"[`{metric.name}`]{{#{_anchor(metric.name)}}}", f": {metric.formula}  "]
+        lines.append(f"  *Range {', '.join(properties)}.*")
+        if metric.faked_by:
             lines[-1] += "  "
-            lines.append(f"  Faked by {FAKED_BY[name]}.")
+            lines.append(f"  Faked by {metric.faked_by}.")
         lines.append("")
     return "\n".join(lines)
 
 
-# What each condition means, and metrics of a model that is in it.
+# Each condition with its meaning, and with the metrics of a model in that condition.
 _HEALTHY = {
     "val_rollout_mrr": 0.62,
     "val_mrr_chance": 0.05,
@@ -134,11 +125,11 @@ CONDITIONS: dict[Condition, tuple[str, dict[str, float]]] = {
         _HEALTHY | _LOST | {"effective_rank": 1.6},
     ),
     Condition.SLOW_FEATURE_COLLAPSE: (
-        "The embedding says which trajectory it is, by its scenery, and not where in it.",
+        "The embedding identifies the trajectory by its scenery, but not the position in it.",
         _HEALTHY | {"val_rollout_mrr": 0.3, "val_mrr_within": 0.1, "val_mrr_within_z": 1.1, "temporal_share": 0.01},
     ),
     Condition.AT_CHANCE: (
-        "Embeddings vary in many directions, and predictions do not follow them. Early in training this is usual.",
+        "Embeddings vary in many directions, but predictions do not follow them. This is normal early in training.",
         _HEALTHY | _LOST,
     ),
     Condition.COPIES_LAST_STATE: (
@@ -146,43 +137,43 @@ CONDITIONS: dict[Condition, tuple[str, dict[str, float]]] = {
         _HEALTHY | {"val_rollout_mrr": 0.11, "persistence_ratio": 1.04},
     ),
     Condition.ACTION_BLIND: (
-        "Predictions are good whatever the action: the model knows where things go by themselves.",
+        "Predictions are equally good with any action: the model predicts only motion that needs no action.",
         _HEALTHY | {"action_gap": 1.01},
     ),
     Condition.UNTESTED: (
-        "Fewer than four validation trajectories: raise `data.val_fraction`, or collect more.",
+        "There are fewer than four validation trajectories: raise `data.val_fraction`, or collect more.",
         {},
     ),
 }
 
 
 def conditions() -> str:
-    """What `diagnose` can find, how it says so, and what to try; remedies as they are for the default config."""
+    """All conditions that `diagnose` can find, its messages, and the remedies for the default config."""
     config = TrainConfig(data=DataConfig(builtin="two_rooms"))
     lines = []
     for condition, (meaning, example) in CONDITIONS.items():
-        found = diagnose(example)
-        assert found.condition is condition, (condition, found)
+        diagnosis = diagnose(example)
+        assert diagnosis.condition is condition, (condition, diagnosis)
         tries = [f"- `--set {remedy.key}={remedy.value}`: {remedy.why}" for remedy in remedies(condition, config)]
-        lines += [f"### {condition.capitalize()}", "", meaning, "", f"> diagnosis: {found}", "", *tries, ""]
+        lines += [f"### {condition.capitalize()}", "", meaning, "", f"> diagnosis: {diagnosis}", "", *tries, ""]
     return "\n".join(lines)
 
 
 def exit_codes() -> str:
-    """Every error that a command can end with, and its exit code."""
-    lines = ["| error | exit code | what it says |", "| --- | --- | --- |"]
+    """All errors that can end a command, with their exit codes."""
+    lines = ["| error | exit code | meaning |", "| --- | --- | --- |"]
     for name, error in _errors():
-        about = (inspect.getdoc(error) or "").replace("\n", " ")
-        lines.append(f"| `{name}` | {error.exit_code} | {about} |")
+        meaning = (inspect.getdoc(error) or "").replace("\n", " ")
+        lines.append(f"| `{name}` | {error.exit_code} | {meaning} |")
     return "\n".join(lines)
 
 
 def _errors() -> Iterator[tuple[str, type[errors.JepaRayError]]]:
-    for name, found in vars(errors).items():
-        if isinstance(found, type) and issubclass(found, errors.JepaRayError) and found is not errors.JepaRayError:
-            yield name, found
+    for name, error in vars(errors).items():
+        if isinstance(error, type) and issubclass(error, errors.JepaRayError) and error is not errors.JepaRayError:
+            yield name, error
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    part.__name__: part for part in (train_keys, sweep_keys, formats, presets, metrics, conditions, exit_codes)
+    part.__name__: part for part in (train_keys, sweep_keys, presets, metrics, conditions, exit_codes)
 }
