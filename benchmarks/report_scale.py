@@ -1,10 +1,10 @@
-"""What the report of a large sweep costs: books of 10,000 trials, made without training, and their report.
+"""Measures the report of a large sweep: makes a study of 10,000 trials without training, and writes its report.
 
     python benchmarks/report_scale.py [--trials 10000] [--open]
 
-Half of the trials are stopped at their first rung; every epoch has all metrics. Prints the command's seconds, start
-of Python and reading of the books included, and the file's size; with --open also how long Chromium takes until all is
-drawn (needs playwright and a chromium).
+Half of the trials are stopped at their first rung, and every epoch has all metrics. Prints the duration of the report
+command, including the start of Python and the reading of the study, and the size of the report. With --open, also the
+time until Chromium has drawn the whole page (needs playwright and Chromium).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from jepa_ray.config import METRICS, SweepConfig, dump_yaml
 from jepa_ray.sweep.output.reporting import REPORT
 from jepa_ray.sweep.search import space
 
-BEGAN, GROUPS, EPOCHS = 1_800_000_000.0, 16, 6
+BEGAN = 1_800_000_000.0  # Unix time of the first epoch
+GROUPS, EPOCHS = 16, 6
 SPEC = {
     "name": "scale",
     "base": {"data": {"builtin": "two_rooms"}},
@@ -45,24 +46,24 @@ SPEC = {
 
 def main(
     trials: Annotated[int, typer.Option(min=1)] = 10_000,
-    opened: Annotated[bool, typer.Option("--open", help="Open it in Chromium, too.")] = False,
+    open_report: Annotated[bool, typer.Option("--open", help="Also open the report in Chromium.")] = False,
 ) -> None:
-    """Measure each part once."""
+    """Make the study, write its report and print the measurements, each taken once."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_books(folder, trials)
+        make_sweep_folder(folder, trials)
         start = time.perf_counter()
         subprocess.run([sys.executable, "-m", "jepa_ray.report", str(folder)], check=True)
         seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
         size = (folder / REPORT).stat().st_size / 1e6
-        print(f"{trials:,} trials: the command took {seconds:.1f} s, {used.ru_utime:.1f} s of them on a CPU;")
-        print(f"{size:.1f} MB; {used.ru_maxrss / 1e3:,.0f} MB of memory at most")
-        if opened:
-            print(f"drawn by Chromium in {seconds_to_open(folder / REPORT):.1f} s")
+        print(f"{trials:,} trials: the command took {seconds:.1f} s, of which {used.ru_utime:.1f} s of CPU time")
+        print(f"the report has {size:.1f} MB; the command used at most {used.ru_maxrss / 1e3:,.0f} MB of memory")
+        if open_report:
+            print(f"Chromium drew the page in {measure_opening(folder / REPORT):.1f} s")
 
 
-def make_books(folder: Path, trials: int) -> None:
-    """A study's database as a sweep leaves it. Its rows are written by hand: through Optuna it takes minutes."""
+def make_sweep_folder(folder: Path, trials: int) -> None:
+    """Write the spec and the study of a sweep. The study's rows are inserted with SQL: with Optuna it takes minutes."""
     spec = SweepConfig.model_validate({**SPEC, "search": {"num_trials": trials, "algorithm": "random"}})
     (folder / "spec.yaml").write_text(dump_yaml(spec.to_dict()))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -71,10 +72,10 @@ def make_books(folder: Path, trials: int) -> None:
     distributions, rng = space.distributions(spec.space), random.Random(0)
     with sqlite3.connect(folder / "optuna.db") as database:
         for number in range(trials):
-            _write(database, number, memory.ask(distributions), rng)
+            _insert_trial(database, number, memory.ask(distributions), rng)
 
 
-def _write(database: sqlite3.Connection, number: int, trial: optuna.Trial, rng: random.Random) -> None:
+def _insert_trial(database: sqlite3.Connection, number: int, trial: optuna.Trial, rng: random.Random) -> None:
     row, stopped, top = number + 1, number % 2 == 1, rng.random()
     values = [top * epoch / EPOCHS for epoch in range(1, (2 if stopped else EPOCHS) + 1)]
     state = "PRUNED" if stopped else "COMPLETE"
@@ -89,21 +90,21 @@ def _write(database: sqlite3.Connection, number: int, trial: optuna.Trial, rng: 
         database.execute("INSERT INTO trial_intermediate_values VALUES (NULL, ?, ?, ?, 'FINITE')", cells)
     if not stopped:
         database.execute("INSERT INTO trial_values VALUES (NULL, ?, 0, ?, 'FINITE')", (row, max(values)))
-    for key, attr in _attributes(number, values, rng, stopped=stopped).items():
+    for key, attr in _make_attributes(number, values, rng, stopped=stopped).items():
         database.execute("INSERT INTO trial_user_attributes VALUES (NULL, ?, ?, ?)", (row, key, json.dumps(attr)))
 
 
-def _attributes(number: int, values: list[float], rng: random.Random, *, stopped: bool) -> dict[str, object]:
+def _make_attributes(number: int, values: list[float], rng: random.Random, *, stopped: bool) -> dict[str, object]:
     attributes: dict[str, object] = {"stop": "stopped at epoch 2: too low", "stop_epoch": 2} if stopped else {}
     for epoch, value in enumerate(values, start=1):
-        ran = [f"group-{number % GROUPS}", BEGAN + 12.0 * (number // GROUPS) + 2 * epoch]
+        trained_by = [f"group-{number % GROUPS}", BEGAN + 12.0 * (number // GROUPS) + 2 * epoch]
         metrics = {name: rng.random() for name in METRICS} | {"val_rollout_mrr": value, "epoch_s": 1.9}
-        attributes[f"epoch_{epoch}"] = {"last": epoch == EPOCHS, "ran": ran, **metrics}
+        attributes[f"epoch_{epoch}"] = {"last": epoch == EPOCHS, "ran": trained_by, **metrics}
     return attributes
 
 
-def seconds_to_open(path: Path) -> float:
-    """Until the page says that all is drawn."""
+def measure_opening(path: Path) -> float:
+    """The seconds until the page reports that everything is drawn."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

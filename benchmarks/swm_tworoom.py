@@ -1,6 +1,6 @@
-"""Two Rooms by the field's own judge: data, planner and success rate are those of stable-worldmodel.
+"""Two Rooms in the evaluation of stable-worldmodel: its data, its planner and its success rate.
 
-Both commands run where stable-worldmodel is installed, an environment of its own (its torch is newer than ours):
+Both commands need stable-worldmodel, in a separate environment, since it requires a newer torch:
 
     python3 -m venv .venv-swm
     .venv-swm/bin/pip install "stable-worldmodel==0.1.1" "torch==2.14.1" "torchvision==0.29.1" imageio h5py \\
@@ -13,7 +13,7 @@ Both commands run where stable-worldmodel is installed, an environment of its ow
     PYTHONPATH=. .venv-swm/bin/python benchmarks/swm_tworoom.py evaluate \\
         outputs/sweeps/swm_tworoom/best_jepa_model.pt --data outputs/swm_tworoom_eval.h5 --seeds 0 1 2
 
-The tasks come from episodes that no model was trained on, walked by its expert with action noise 2.
+The tasks come from episodes of the environment's expert with action noise 2, on which no model was trained.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 ENV = "swm/TwoRoom-v1"
-AHEAD, BUDGET = 25, 50  # environment steps: the goal lies so far ahead of the start, and may take so long
-BLOCK, HORIZON = 5, 5  # actions of one planned step, and planned steps
+AHEAD = 25  # environment steps from the start to the goal in the recorded episode
+BUDGET = 50  # environment steps in which the goal must be reached
+BLOCK = 5  # actions of one planned step
+HORIZON = 5  # planned steps
 CEM = {"num_samples": 300, "n_steps": 30, "topk": 30}
 
 Episode = Mapping[str, list[NDArray[Any]]]
 
 
 class CanonicalWriter:
-    """`World.collect`'s writer: keeps every `frameskip`th row, the actions in between side by side."""
+    """Writer for `World.collect`: keeps every `frameskip`-th row, and concatenates the actions from one to the next."""
 
     def __init__(self, frameskip: int) -> None:
         self.frameskip = frameskip
@@ -50,14 +52,17 @@ class CanonicalWriter:
     def __exit__(self, *_: object) -> None: ...
 
     def write_episodes(self, episodes: Iterable[Episode]) -> None:
-        """Of each episode: pixels (L, H, W, C), action (L, frameskip * A) that moves row t to t + 1, state (L, 2)."""
+        """Keep the episodes with at least two rows.
+
+        Of each: pixels (L, H, W, C), state (L, 2), and action (L, frameskip * A), which leads from row t to row t + 1.
+        """
         for episode in episodes:
             columns = {name: np.stack(episode[name]) for name in ("pixels", "action", "state")}
             if len(columns["action"]) > self.frameskip:
                 self.episodes.append(skip_frames(columns, self.frameskip))
 
     def save(self, path: Path) -> None:
-        """Write all episodes, flat over time."""
+        """Write all episodes to one canonical HDF5 file, concatenated over time."""
         lengths = np.array([len(episode["action"]) for episode in self.episodes], np.int32)
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(path, "w", libver="latest") as file:
@@ -71,16 +76,16 @@ class CanonicalWriter:
 
 
 def skip_frames(columns: Mapping[str, NDArray[Any]], frameskip: int) -> dict[str, NDArray[Any]]:
-    """Every `frameskip`th row of one episode; the last action, which leads nowhere, is NaN."""
+    """Every `frameskip`-th row of one episode. The last action, which has no next row, is NaN."""
     rows = (len(columns["action"]) - 1) // frameskip + 1
     moves = columns["action"][: (rows - 1) * frameskip].reshape(rows - 1, -1)
-    nowhere = np.full((1, moves.shape[1]), np.nan)
+    no_action = np.full((1, moves.shape[1]), np.nan)
     kept = {name: columns[name][::frameskip] for name in ("pixels", "state")}
-    return kept | {"action": np.concatenate([moves, nowhere]).astype(np.float32)}
+    return kept | {"action": np.concatenate([moves, no_action]).astype(np.float32)}
 
 
 def make_world(envs: int, image: int, steps: int, wrappers: Sequence[Any] = ()) -> Any:
-    """The library's `World`, quiet."""
+    """The `World` of stable-worldmodel, with its warnings suppressed."""
     warnings.filterwarnings("ignore", module="gymnasium|stable_worldmodel")
     import stable_worldmodel as swm
 
@@ -90,7 +95,7 @@ def make_world(envs: int, image: int, steps: int, wrappers: Sequence[Any] = ()) 
 
 
 def render_every(frameskip: int) -> Callable[[Any], Any]:
-    """A wrapper that renders only the rows `CanonicalWriter` keeps (the first after a reset): rendering is the cost."""
+    """A wrapper that renders only the rows that `CanonicalWriter` keeps, since rendering takes most of the time."""
     import gymnasium
 
     class SparseRender(gymnasium.Wrapper):  # type: ignore[misc,type-arg]
@@ -113,7 +118,7 @@ def render_every(frameskip: int) -> Callable[[Any], Any]:
 
 
 def collect(options: argparse.Namespace) -> None:
-    """The environment's own expert, walking to random targets under action noise; as many episodes of each noise."""
+    """Record the environment's expert on its way to random targets, with the same number of episodes for each noise."""
     writer, started = CanonicalWriter(options.frameskip), time.perf_counter()
     world = make_world(options.envs, options.image, options.steps, [render_every(options.frameskip)])
     from stable_worldmodel.envs.two_room.expert_policy import ExpertPolicy
@@ -128,7 +133,7 @@ def collect(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Success rates of `World.evaluate`, started and aimed at states of recorded episodes, and of a random policy."""
+    """Print the success rates of a random policy and of the model in `World.evaluate`, on tasks from recordings."""
     import jepa_ray
 
     model = jepa_ray.load(options.checkpoint, options.device)
@@ -143,7 +148,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def draw_tasks(path: Path, count: int, seed: int) -> dict[str, Any]:
-    """`count` starts, each in an episode of its own, whose goal lies `AHEAD` environment steps later."""
+    """`count` start states, each from another episode; the goal is the state `AHEAD` environment steps later."""
     with h5py.File(path, "r") as file:
         lengths, frameskip = file["ep_len"][()], int(file.attrs["frameskip"])
     ahead, rng = AHEAD // frameskip, np.random.default_rng(seed)
@@ -153,7 +158,7 @@ def draw_tasks(path: Path, count: int, seed: int) -> dict[str, Any]:
 
 
 def judge(world: Any, path: Path, task: Mapping[str, Any]) -> dict[str, Any]:
-    """The library's evaluation: success is an agent within 16 of 224 px of the goal before the budget is over."""
+    """Run the library's evaluation: a success is an agent within 16 px of the goal (of 224 px) within the budget."""
     from stable_worldmodel.data.formats.hdf5 import HDF5Dataset
 
     setters = [
@@ -172,7 +177,7 @@ def random_policy(seed: int) -> Any:
 
 
 def planner(model: Any, world: Any, options: argparse.Namespace, seed: int) -> Any:
-    """Its CEM, at its published settings, over our model."""
+    """The library's CEM planner with its published settings, and our model as its cost."""
     from stable_worldmodel.policy import PlanConfig, WorldModelPolicy
     from stable_worldmodel.solver import CEMSolver
 
@@ -185,7 +190,7 @@ def planner(model: Any, world: Any, options: argparse.Namespace, seed: int) -> A
 
 
 def summary(wins: Sequence[int], episodes: int) -> str:
-    """The rate over all seeds with its 95 % Wilson interval, and each seed's."""
+    """The success rate over all seeds with its 95 % Wilson interval, and the rate of each seed."""
     from jepa_ray.planning.success import Rate
 
     low, high = Rate(sum(wins), episodes * len(wins)).interval
@@ -199,19 +204,25 @@ def main() -> None:
     collecting = commands.add_parser("collect", help="record episodes as a canonical HDF5 file")
     collecting.add_argument("path", type=Path)
     collecting.add_argument("--episodes", type=int, default=1800)
-    collecting.add_argument("--steps", type=int, default=100, help="environment steps of an episode at most")
-    collecting.add_argument("--noise", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="of the expert's actions")
+    collecting.add_argument("--steps", type=int, default=100, help="maximum environment steps of an episode")
+    collecting.add_argument(
+        "--noise", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="noise levels of the expert's actions"
+    )
     collecting.add_argument("--frameskip", type=int, default=BLOCK)
-    collecting.add_argument("--image", type=int, default=32, help="side of a frame, in pixels")
+    collecting.add_argument("--image", type=int, default=32, help="width and height of a frame in pixels")
     collecting.add_argument("--envs", type=int, default=8)
     collecting.add_argument("--seed", type=int, default=0)
     collecting.set_defaults(run=collect)
     judging = commands.add_parser("evaluate", help="plan with a checkpoint in stable-worldmodel's own evaluation")
     judging.add_argument("checkpoint", type=Path)
-    judging.add_argument("--data", type=Path, required=True, help="recorded episodes that starts and goals come from")
+    judging.add_argument(
+        "--data", type=Path, required=True, help="recorded episodes from which starts and goals are drawn"
+    )
     judging.add_argument("--episodes", type=int, default=50)
     judging.add_argument("--seeds", type=int, nargs="+", default=[0])
-    judging.add_argument("--replan", type=int, default=HORIZON, help="planned steps carried out before the next plan")
+    judging.add_argument(
+        "--replan", type=int, default=HORIZON, help="planned steps that are executed before planning again"
+    )
     judging.add_argument("--device", default="cpu")
     judging.set_defaults(run=evaluate)
     options = parser.parse_args()

@@ -1,14 +1,15 @@
-"""Which metric, known after training or after a few epochs, picks the model that plans best?
+"""Measures which metric, read after training or after a few epochs, picks the model that plans best.
 
-    python benchmarks/which_metric.py train     # the documented 81 points, equally long: hours of one core; resumes
-    python benchmarks/which_metric.py measure   # all metrics of every epoch, planning with the last one; resumes
-    python benchmarks/which_metric.py confirm   # plan again, on new tasks, with the best and with what a metric picks
-    python benchmarks/which_metric.py report    # from the table (benchmarks/which_metric.csv), in seconds
+    python benchmarks/which_metric.py train     # train all 81 configurations: hours on one core; can be resumed
+    python benchmarks/which_metric.py measure   # validate every checkpoint, plan with the last ones; can be resumed
+    python benchmarks/which_metric.py confirm   # plan on new tasks with the best models and those that a metric picks
+    python benchmarks/which_metric.py report    # print and plot the results in benchmarks/which_metric.csv: seconds
 
-Trains the grid of sweeps/grid_full.yaml on the built-in data without early stopping, plans with every model, and asks
-of each metric: Spearman's rho with planning success over the 81 configurations (95 % interval by bootstrap over
-configurations), and the planning success of the configuration it would have picked; after the last epoch and earlier.
-The best of 81 noisy rates is too good to be true, so rates of picks and of the best come from tasks of `confirm`.
+Trains the grid of sweeps/grid_full.yaml on the built-in data without early stopping and plans with every model. For
+each metric, reports Spearman's rho with planning success over the 81 configurations (95 % interval by bootstrap over
+configurations), and the planning success of the configuration that the metric would have picked, after the last epoch
+and after earlier ones. The highest of 81 noisy success rates overestimates the true one, so the rates of the picks and
+of the best configuration are measured on the new tasks of `confirm`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from jepa_ray.config import SMALLER_IS_BETTER, PlanningConfig, SweepConfig, load_sweep_config
+from jepa_ray.config import (
+    METRIC_INFO,
+    SMALLER_IS_BETTER,
+    Place,
+    PlanningConfig,
+    SweepConfig,
+    load_sweep_config,
+    metrics_shown,
+)
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.files import write_atomically
 from jepa_ray.planning.success import plan_success
@@ -41,38 +50,28 @@ HERE = Path(__file__).parent
 SPEC = HERE.parent / "sweeps/grid_full.yaml"
 TABLE, PICTURE = HERE / "which_metric.csv", HERE.parent / "docs/which_metric.png"
 EPOCHS = 5
-MEASURED, CONFIRMED = "measured.json", "confirmed.json"  # in the folder of each point
+MEASURED, CONFIRMED = "measured.json", "confirmed.json"  # result files in the folder of each point
 PROCESSES = 2
 READ_AT = (1, 2, 5)  # epochs after which metrics are read
-# 32 x cheaper than the defaults, and harder to succeed with: 81 models are planned with, and should differ.
+# Planning with 81 models: 32 times cheaper than the defaults, and harder, so that the success rates differ.
 PLANNING = PlanningConfig(samples=24, iterations=2, elites=5, horizon=2, action_block=3, replan_every=3, episodes=64)
 CONFIRMING = PLANNING.model_copy(update={"episodes": 256, "seed": 1})
-CLOSE = 0.065  # who is so close to the best planner may be the best: planned with again
+CLOSE = 0.065  # models whose success rate is at most this far below the best one are planned with again
 METRICS = {
-    "val_rollout_mrr": "label-free",
-    "val_mrr_within": "label-free",
-    "rollout_probe_r2": "needs labels",
-    "action_gap": "label-free",
-    "persistence_ratio": "label-free",
-    "val_skill": "label-free",
-    "effective_rank": "label-free",
-    "embedding_std": "label-free",
-    "temporal_share": "label-free",
-    "val_cosine": "label-free",
-    "val_loss": "label-free",
-    "train_loss": "label-free",
+    name: "needs labels" if METRIC_INFO[name].needs_labels else "label-free"
+    for name in metrics_shown(Place.REPORT_PICKS)
 }
 BOOTSTRAPS = 2000
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-Out = Annotated[Path, typer.Option("--out", help="Where checkpoints and measurements are kept.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for checkpoints and measurements.")]
 DEFAULT_OUT = Path("outputs/which_metric")
 
 Point = dict[str, Any]  # dotted key -> value
 
 
 def grid() -> tuple[SweepConfig, list[Point]]:
-    """The spec and its 81 points."""
+    """The spec and the 81 points of its search space."""
     spec = load_sweep_config(SPEC, [f"early_stopping.max_epochs={EPOCHS}"])
     choices = [value for value in spec.space.values() if isinstance(value, list)]
     return spec, [dict(zip(spec.space, point, strict=True)) for point in itertools.product(*choices)]
@@ -84,7 +83,14 @@ def folder_of(out: Path, point: Point) -> Path:
 
 
 def in_parallel(work: Callable[[tuple[Path, Point]], str], out: Path, leaves: str, points: list[Point]) -> None:
-    """Small models first, without those whose folder has the file that the work leaves."""
+    """Do the work for all points in parallel processes, small models first.
+
+    Args:
+        work: is called with `out` and a point, and returns a line to print.
+        out: the folder for results.
+        leaves: the file that the work writes to the folder of a point; points that have it are skipped.
+        points: the points.
+    """
     missing = [point for point in points if not (folder_of(out, point) / leaves).exists()]
     points = sorted(missing, key=lambda p: p["model.latent_dim_state"] * p["model.transition_depth"])
     with multiprocessing.get_context("spawn").Pool(PROCESSES, maxtasksperchild=1) as pool:
@@ -97,7 +103,7 @@ def in_parallel(work: Callable[[tuple[Path, Point]], str], out: Path, leaves: st
 
 @app.command()
 def train(out: Out = DEFAULT_OUT) -> None:
-    """Train all points, a model checkpoint after each epoch."""
+    """Train all configurations, and save the model after each epoch."""
     in_parallel(train_one, out, f"epoch_{EPOCHS}.pt", grid()[1])
 
 
@@ -120,7 +126,7 @@ def train_one(job: tuple[Path, Point]) -> str:
 
 @app.command()
 def measure(out: Out = DEFAULT_OUT) -> None:
-    """Validate every checkpoint, plan with the last of each point, and write the table."""
+    """Validate every checkpoint, plan with the last one of each configuration, and write the table."""
     in_parallel(measure_one, out, MEASURED, grid()[1])
     write_table(out)
 
@@ -129,9 +135,9 @@ def write_table(out: Path) -> None:
     rows = [row for point in grid()[1] for row in json.loads((folder_of(out, point) / MEASURED).read_text())]
     frame = pd.DataFrame(rows)
     for point in grid()[1]:
-        if (found := folder_of(out, point) / CONFIRMED).exists():
+        if (path := folder_of(out, point) / CONFIRMED).exists():
             is_point = (frame[list(point)] == pd.Series(point)).all(axis=1) & (frame["epoch"] == EPOCHS)
-            frame.loc[is_point, "plan_confirmed"] = json.loads(found.read_text())["plan_success"]
+            frame.loc[is_point, "plan_confirmed"] = json.loads(path.read_text())["plan_success"]
     write_atomically(TABLE, frame.to_csv(index=False, float_format="%.6g").encode())
     print(f"{TABLE}: {len(frame)} rows")
 
@@ -141,15 +147,15 @@ def measure_one(job: tuple[Path, Point]) -> str:
     out, point = job
     folder = folder_of(out, point)
     rows = [{**point, "epoch": epoch, **measure_epoch(folder / f"epoch_{epoch}.pt")} for epoch in READ_AT]
-    found = plan_success(*load_model(folder / f"epoch_{EPOCHS}.pt"), PLANNING)
-    rows[-1] |= {"plan_success": found.success.value, "plan_random": found.random.value}
+    planning = plan_success(*load_model(folder / f"epoch_{EPOCHS}.pt"), PLANNING)
+    rows[-1] |= {"plan_success": planning.success.value, "plan_random": planning.random.value}
     write_atomically(folder / MEASURED, json.dumps(rows).encode())
-    return f"{folder.name}: plans {found.success}, val_rollout_mrr {rows[-1]['val_rollout_mrr']:.3f}"
+    return f"{folder.name}: planning success {planning.success}, val_rollout_mrr {rows[-1]['val_rollout_mrr']:.3f}"
 
 
 @app.command()
 def confirm(out: Out = DEFAULT_OUT) -> None:
-    """Plan on new tasks with the best planners and with every metric's picks, and add it to the table."""
+    """Plan on new tasks with the best models and every metric's picks, and add the results to the table."""
     frame = pd.read_csv(TABLE)
     points = list(grid()[0].space)
     last = frame[frame["epoch"] == EPOCHS].set_index(points)["plan_success"]
@@ -165,9 +171,9 @@ def confirm(out: Out = DEFAULT_OUT) -> None:
 def confirm_one(job: tuple[Path, Point]) -> str:
     torch.set_num_threads(1)
     folder = folder_of(*job)
-    found = plan_success(*load_model(folder / f"epoch_{EPOCHS}.pt"), CONFIRMING)
-    write_atomically(folder / CONFIRMED, json.dumps({"plan_success": found.success.value}).encode())
-    return f"{folder.name}: plans {found.success}"
+    planning = plan_success(*load_model(folder / f"epoch_{EPOCHS}.pt"), CONFIRMING)
+    write_atomically(folder / CONFIRMED, json.dumps({"plan_success": planning.success.value}).encode())
+    return f"{folder.name}: planning success {planning.success}"
 
 
 def measure_epoch(path: Path) -> dict[str, float]:
@@ -185,22 +191,25 @@ def measure_epoch(path: Path) -> dict[str, float]:
 
 @app.command()
 def report() -> None:
-    """Print what each metric would have picked and how well it ranks, and draw it."""
+    """Print and plot how well each metric ranks the configurations, and what it would have picked."""
     frame = pd.read_csv(TABLE)
     points = list(grid()[0].space)
     success = frame[frame["epoch"] == EPOCHS].set_index(points)[["plan_success", "plan_confirmed"]]
-    found = {
+    results = {
         (metric, epoch): judge(frame[frame["epoch"] == epoch].set_index(points)[metric], success, metric)
         for metric in METRICS
         for epoch in READ_AT
     }
     random = float(frame["plan_random"].dropna().mean())
-    print_table(found, success, random)
-    draw(found, success, random)
+    print_table(results, success, random)
+    draw(results, success, random)
 
 
 def judge(values: pd.Series, success: pd.DataFrame, metric: str) -> dict[str, Any]:
-    """Rho with its interval, and the success of the pick; oriented so that a larger rho is a better guide."""
+    """Rho with its interval, and the planning success of the metric's pick.
+
+    The sign of rho is such that a larger rho means a better metric, whichever direction of the metric is better.
+    """
     oriented = -values if metric in SMALLER_IS_BETTER else values
     both = pd.DataFrame({"metric": oriented, "success": success["plan_success"]}).dropna()
     rng, size = np.random.default_rng(0), len(both)
@@ -215,24 +224,24 @@ def judge(values: pd.Series, success: pd.DataFrame, metric: str) -> dict[str, An
 
 
 def spearman(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rank correlation (R,) of R samples of n pairs (2, R, n); ties share their mean rank."""
+    """Spearman's rank correlation (R,) of R samples of n pairs (2, R, n); ties get their mean rank."""
     ranks = np.stack([pd.DataFrame(side).rank(axis=1).to_numpy() for side in pairs])
     ranks -= ranks.mean(2, keepdims=True)
     return (ranks[0] * ranks[1]).sum(1) / np.sqrt((ranks[0] ** 2).sum(1) * (ranks[1] ** 2).sum(1))
 
 
-def print_table(found: dict[tuple[str, int], dict[str, Any]], success: pd.DataFrame, random: float) -> None:
+def print_table(results: dict[tuple[str, int], dict[str, Any]], success: pd.DataFrame, random: float) -> None:
     best = success["plan_confirmed"].max()
-    title = f"{len(success)} configurations, {EPOCHS} epochs; best planner {best:.0%}, random {random:.0%}"
+    title = f"{len(success)} configurations, {EPOCHS} epochs; best success {best:.0%}, random policy {random:.0%}"
     table = Table(title=title, title_justify="left")
-    for name in ("metric", "", "rho with planning", "plans, if picked by it", "picked"):
+    for name in ("metric", "", "rho with planning", "success of its pick", "its pick"):
         table.add_column(name)
     for epoch in READ_AT:
-        table.add_column(f"rho, picks at {epoch}")
+        table.add_column(f"rho, success of its pick at epoch {epoch}")
     for metric, kind in METRICS.items():
-        last = found[metric, EPOCHS]
+        last = results[metric, EPOCHS]
         low, high = last["interval"]
-        early = [f"{found[metric, e]['rho']:+.2f} {found[metric, e]['picked']:.0%}" for e in READ_AT]
+        early = [f"{results[metric, e]['rho']:+.2f} {results[metric, e]['picked']:.0%}" for e in READ_AT]
         picked = " ".join(f"{value:g}" for value in last["point"])
         table.add_row(
             metric, kind, f"{last['rho']:+.2f} [{low:+.2f}, {high:+.2f}]", f"{last['picked']:.0%}", picked, *early
@@ -240,7 +249,7 @@ def print_table(found: dict[tuple[str, int], dict[str, Any]], success: pd.DataFr
     Console(width=200).print(table)
 
 
-def draw(found: dict[tuple[str, int], dict[str, Any]], success: pd.DataFrame, random: float) -> None:
+def draw(results: dict[tuple[str, int], dict[str, Any]], success: pd.DataFrame, random: float) -> None:
     import io
 
     import matplotlib as mpl
@@ -250,7 +259,7 @@ def draw(found: dict[tuple[str, int], dict[str, Any]], success: pd.DataFrame, ra
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1.25, 1), layout="constrained")
     names = [m for m in METRICS if m not in ("val_mrr_within", "train_loss")][::-1]
-    picked = [100 * found[name, EPOCHS]["picked"] for name in names]
+    picked = [100 * results[name, EPOCHS]["picked"] for name in names]
     ours = "val_rollout_mrr"
     left.barh(names, picked, color=["#0072B2" if name == ours else "#B8C4CC" for name in names])
     for bar, share, name in zip(left.patches, picked, names, strict=True):
@@ -265,7 +274,7 @@ def draw(found: dict[tuple[str, int], dict[str, Any]], success: pd.DataFrame, ra
     left.legend(loc="lower right", fontsize=8)
     shown = {ours: "#0072B2", "rollout_probe_r2": "#009E73", "effective_rank": "#CC79A7", "val_skill": "#E69F00"}
     for name, colour in (shown | {"val_cosine": "#56B4E9", "val_loss": "#D55E00"}).items():
-        rhos = [found[name, epoch]["rho"] for epoch in READ_AT]
+        rhos = [results[name, epoch]["rho"] for epoch in READ_AT]
         right.plot(READ_AT, rhos, marker="o", color=colour, label=name, linewidth=3 if name == ours else 1.5)
     right.axhline(0, color="#888888", linewidth=0.8)
     right.set(xlabel="epoch at which the metric is read", ylabel="Spearman's rho with planning success", ylim=(-1, 1))

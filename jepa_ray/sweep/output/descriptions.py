@@ -1,8 +1,7 @@
-"""What MLflow is told of a sweep's data, of its best model and of the sweep as a whole. Written by `tracking`."""
+"""The descriptions of a sweep, its dataset and its best model in MLflow. `jepa_ray.tracking` writes them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,20 +10,22 @@ import torch
 from jepa_ray.config import DataConfig, SweepConfig
 from jepa_ray.data.cache import ensure_cache, load_trajectories
 from jepa_ray.data.dataset import TrajectoryDataset
-from jepa_ray.sweep.output import results
-from jepa_ray.sweep.output.view import clock
-from jepa_ray.sweep.storage.study import Status, Study, TrialRecord
+from jepa_ray.formatting import format_cell, format_duration
+from jepa_ray.sweep.output.leaderboard import list_columns, list_entries
+from jepa_ray.sweep.output.ranking import RANKED
+from jepa_ray.sweep.storage.records import Status, TrialRecord
+from jepa_ray.sweep.storage.study import StudyView
 from jepa_ray.tracking import DatasetCard, ModelCard
 from jepa_ray.tracking.cards import TensorShape
 from jepa_ray.world_model import WorldModel, load
 
-EXAMPLE_STEPS = 3  # of the registered model's input example
-TOP = 5  # trials of the description
-GAP = "&emsp;"
+EXAMPLE_STEPS = 3  # actions in the input example of the registered model
+TOP = 5  # trials in the description of a finished sweep
+GAP = "&emsp;"  # after every cell: MLflow's UI leaves no space between columns
 
 
-def dataset_card(config: DataConfig) -> DatasetCard:
-    """The dataset that a config names, from its cache; the digest is the cache's fingerprint."""
+def make_dataset_card(config: DataConfig) -> DatasetCard:
+    """The dataset of a config, read from its cache. The digest is the fingerprint of the cache."""
     digest = ensure_cache(config).name.rpartition("-")[2]
     data = load_trajectories(config)
     rows, shape = len(data.observation), data.observation.shape[1:]
@@ -49,13 +50,21 @@ def dataset_card(config: DataConfig) -> DatasetCard:
     )
 
 
-def model_card(study: Study, best: TrialRecord, folder: Path, sweep_id: str, run: str) -> ModelCard:
-    """The best model, as the registry gets it. `run`: its trial's MLflow run."""
+def make_model_card(study: StudyView, best: TrialRecord, folder: Path, sweep_id: str, run: str) -> ModelCard:
+    """The best model for the Model Registry.
+
+    Args:
+        study: the sweep's study.
+        best: the trial on rank 1.
+        folder: the sweep's folder, with the best model and the best config.
+        sweep_id: the ID of the sweep.
+        run: the ID of the trial's MLflow run.
+    """
     spec, name = study.spec, study.spec.registered_model
-    assert name is not None, "asked for the card of a model that is not to be registered"
+    assert name is not None, "the spec registers a model"
     weights, config = folder / "best_jepa_model.pt", folder / "best_config.yaml"
     model, value = load(weights), study.best_value(best)
-    inputs, outputs = _signature(model)
+    inputs, outputs = _make_signature(model)
     return ModelCard(
         name=name,
         key=f"{sweep_id}/{best.number}",
@@ -63,9 +72,11 @@ def model_card(study: Study, best: TrialRecord, folder: Path, sweep_id: str, run
         files=(weights, config),
         inputs=inputs,
         outputs=outputs,
-        example=_example(model),
-        description=f"{best.trial_id} of sweep {spec.name}: {spec.objective.metric} **{_short(value)}**\n\n"
-        f"{_settings(best)}\n\n{_how_to_load(name)}",
+        example=_make_example(model),
+        description=(
+            f"{best.trial_id} of sweep {spec.name}: {_format_objective(study, best)}\n\n"
+            f"{_make_params_table(best)}\n\n{_explain_loading(name)}"
+        ),
         tags={
             "sweep": spec.name,
             "sweep_id": sweep_id,
@@ -77,94 +88,98 @@ def model_card(study: Study, best: TrialRecord, folder: Path, sweep_id: str, run
     )
 
 
-def _signature(model: WorldModel) -> tuple[tuple[TensorShape, ...], tuple[TensorShape, ...]]:
-    """What `jepa_ray.pyfunc` takes and gives."""
+def _make_signature(model: WorldModel) -> tuple[tuple[TensorShape, ...], tuple[TensorShape, ...]]:
+    """The inputs and outputs of `jepa_ray.adapters.pyfunc`."""
     pixels = len(model.observation_shape) == 3
-    taken = TensorShape("observations", "uint8" if pixels else "float32", (-1, *model.observation_shape))
+    observations = TensorShape("observations", "uint8" if pixels else "float32", (-1, *model.observation_shape))
     discrete = TensorShape("actions", "int64", (-1, -1))
     actions = discrete if model.num_actions else TensorShape("actions", "float32", (-1, -1, model.action_dim))
     embeddings = TensorShape("embeddings", "float32", (-1, model.latent_dim))
-    return (taken, actions), (embeddings, TensorShape("predictions", "float32", (-1, -1, model.latent_dim)))
+    return (observations, actions), (embeddings, TensorShape("predictions", "float32", (-1, -1, model.latent_dim)))
 
 
-def _example(model: WorldModel) -> dict[str, object]:
-    """The first validation row, and the actions that follow."""
+def _make_example(model: WorldModel) -> dict[str, object]:
+    """An input example: the first validation observation (1, ...) and the actions that follow it (1, K, ...)."""
     data = TrajectoryDataset.from_config(model.config.data, torch.device("cpu"))
     first, length = int(data.val_offsets[0]), int(data.val_lengths[0])
     rows = torch.arange(first, first + min(EXAMPLE_STEPS, length - 1))
-    seen = data.observations(rows[:1])
+    observation = data.observations(rows[:1])
     if data.spec.is_pixels:
-        seen = seen.movedim(1, -1)
-    return {"observations": seen.numpy(), "actions": data.actions(rows)[None].numpy()}
+        observation = observation.movedim(1, -1)
+    return {"observations": observation.numpy(), "actions": data.actions(rows)[None].numpy()}
 
 
-# ------------------------------------------------------------------------------------- in words
+# ------------------------------------------------------------------------------------- Markdown
 
 
-def beginning(spec: SweepConfig, trials: int) -> str:
-    """The description of a sweep that has begun, in Markdown."""
-    space = _table(["swept", "choices"], [[f"`{key}`", str(value)] for key, value in spec.to_dict()["space"].items()])
+def describe_started_sweep(spec: SweepConfig, trials: int) -> str:
+    """The description of a sweep from its start to its end, in Markdown."""
+    rows = [[f"`{key}`", str(dimension)] for key, dimension in spec.to_dict()["space"].items()]
     return (
-        f"A sweep for **{spec.objective}**: {trials} trials of at most {spec.early_stopping.max_epochs} epochs, by"
-        f" {spec.search.algorithm} with {spec.early_stopping.rule}. It is running, or was interrupted.\n\n"
-        f"{space}\n\n{_reproduce(spec)}"
+        f"A sweep for **{spec.objective}**: {trials} trials of at most {spec.early_stopping.max_epochs} epochs, with"
+        f" the search algorithm {spec.search.algorithm} and the stopping rule {spec.early_stopping.rule}. It is running"
+        f" or was interrupted.\n\n{_make_table(['swept key', 'values'], rows)}\n\n{_explain_reproduction()}"
     )
 
 
-def ending(study: Study, ranking: list[TrialRecord]) -> str:
-    """The description of a finished sweep, in Markdown: what is best, what it took, how to use and repeat it."""
+def describe_finished_sweep(study: StudyView, ranking: list[TrialRecord]) -> str:
+    """The description of a finished sweep, in Markdown: the best trials, the time spent, and how to use the result."""
     spec = study.spec
-    best = next((record for record in ranking if record.status in results.RANKED), None)
+    best = next((record for record in ranking if record.status in RANKED), None)
     if best is None:
-        return f"Every trial failed: {ranking[0].error if ranking else 'none ran'}\n\n{_reproduce(spec)}"
-    objective = f"{spec.objective.metric} **{_short(study.best_value(best))}**"
-    loading = f"\n\n{_how_to_load(spec.registered_model)}" if spec.registered_model else ""
+        error = ranking[0].error if ranking else "no trial was started"
+        return f"Every trial failed: {error}\n\n{_explain_reproduction()}"
+    loading = f"\n\n{_explain_loading(spec.registered_model)}" if spec.registered_model else ""
     return (
-        f"### Best: `{best.trial_id}`, {objective}\n\n{_settings(best)}\n\n"
-        f"### The first {min(TOP, len(ranking))} of {len(ranking)}\n\n{_board(study, ranking[:TOP])}\n\n"
-        f"### Spent\n\n{_spent(study)}\n\n{_reproduce(spec)}{loading}"
+        f"### Best trial: `{best.trial_id}`, {_format_objective(study, best)}\n\n{_make_params_table(best)}\n\n"
+        f"### Best {min(TOP, len(ranking))} of {len(ranking)} trials\n\n{_make_leaderboard_table(study)}\n\n"
+        f"### Cost\n\n{_summarize_cost(study)}\n\n{_explain_reproduction()}{loading}"
     )
 
 
-def _settings(record: TrialRecord) -> str:
-    return _table(["key", "value"], [[f"`{key}`", _short(value)] for key, value in record.params.items()])
+def _format_objective(study: StudyView, record: TrialRecord) -> str:
+    return f"{study.spec.objective.metric} **{format_cell(study.best_value(record), nan='NaN')}**"
 
 
-def _board(study: Study, ranking: list[TrialRecord]) -> str:
-    keys = list(study.spec.space)
-    header = ["trial", "status", "epochs", study.spec.objective.metric, *[key.rpartition(".")[2] for key in keys]]
-    return _table(
-        header,
-        [
-            [r.trial_id, str(r.status), str(len(r.history)), _short(study.best_value(r))]
-            + [_short(r.params.get(key)) for key in keys]
-            for r in ranking
-        ],
+def _make_params_table(record: TrialRecord) -> str:
+    return _make_table(["key", "value"], [[f"`{key}`", format_cell(value)] for key, value in record.params.items()])
+
+
+def _make_leaderboard_table(study: StudyView) -> str:
+    """The first columns of the leaderboard and the swept keys, for the best trials."""
+    shown = {"rank", "trial_id", "status", "epochs", "objective", *study.spec.space}
+    columns = [column for column in list_columns(study.spec) if column.name in shown]
+    entries = list_entries(study, {})[:TOP]
+    return _make_table(
+        [column.heading or column.name for column in columns],
+        [[column.text(column.value(entry)) for column in columns] for entry in entries],
     )
 
 
-def _spent(study: Study) -> str:
-    """Trials by status, epochs of all that the trials could have had, time of training and validating."""
+def _summarize_cost(study: StudyView) -> str:
+    """The number of trials by status, the share of epochs that were trained, and the time of all epochs."""
     records = study.records()
-    counts = {status: sum(r.status is status for r in records) for status in (*results.RANKED, Status.FAILED)}
+    counts = {status: sum(r.status is status for r in records) for status in (*RANKED, Status.FAILED)}
     epochs, full = sum(len(r.history) for r in records), len(records) * study.spec.early_stopping.max_epochs
     trials = ", ".join(f"{count} {str(status).lower()}" for status, count in counts.items() if count)
     return (
         f"{len(records)} trials ({trials}); {epochs} of {full} epochs ({epochs / full:.0%});"
-        f" {clock(sum(r.seconds for r in records))} of training and validation, over all groups"
+        f" {format_duration(sum(r.seconds for r in records))} of training and validation, summed over all worker groups"
     )
 
 
-def _reproduce(spec: SweepConfig) -> str:
+def _explain_reproduction() -> str:
     return (
-        "### Reproduce\n\nWith this run's artifacts (`spec.yaml`, at the end `best_config.yaml`):\n\n"
+        "### Reproduce\n\nWith the artifacts of this run (`spec.yaml`, and `best_config.yaml` once the sweep has"
+        " ended):\n\n"
         "    python -m jepa_ray.sweep spec.yaml\n"
         "    python -m jepa_ray.train --config best_config.yaml\n\n"
-        "System metrics are those of the machine that drives the sweep; groups tell `samples_per_s` in their trials."
+        "The system metrics are those of the machine that runs the sweep command. The speed of each worker group is the"
+        " metric `samples_per_s` of its trials."
     )
 
 
-def _how_to_load(name: str) -> str:
+def _explain_loading(name: str) -> str:
     return (
         "### Load the model\n\n"
         f'    model = mlflow.pyfunc.load_model("models:/{name}@best")\n'
@@ -173,15 +188,7 @@ def _how_to_load(name: str) -> str:
     )
 
 
-def _table(header: list[str], rows: Iterable[list[str]]) -> str:
-    """A Markdown table. MLflow's UI gives tables no room: neither between columns nor below."""
+def _make_table(header: list[str], rows: Iterable[list[str]]) -> str:
+    """A Markdown table, with an empty line below it, since MLflow's UI leaves no space there."""
     top, *below = ("| " + " | ".join(f"{cell}{GAP}" for cell in cells) + " |" for cells in (header, *rows))
     return "\n".join([top, "|" + ":---|" * len(header), *below, "", "&nbsp;"])
-
-
-def _short(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return "NaN" if math.isnan(value) else f"{value:.4g}"
-    return str(value)

@@ -1,52 +1,83 @@
-"""The live view of a sweep: a panel that redraws itself in a terminal, plain lines elsewhere."""
+"""The live view of a sweep: a panel that redraws itself in a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from rich import progress as bars
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 from rich.text import Text
 
-from jepa_ray.config import SweepConfig
+from jepa_ray.config import Budget, SweepConfig
+from jepa_ray.formatting import format_duration
 from jepa_ray.sweep import trial_name
-from jepa_ray.sweep.search.budget import Plan
 from jepa_ray.sweep.search.space import Params
-from jepa_ray.sweep.storage.study import Status, TrialRecord
+from jepa_ray.sweep.storage.records import Status, TrialRecord
+from jepa_ray.train.mailbox import Progress
 
-STYLE = {Status.COMPLETE: "green", Status.PRUNED: "yellow", Status.FAILED: "red", Status.RUNNING: "cyan"}
+ENDED = (Status.COMPLETE, Status.PRUNED, Status.FAILED)
+STYLE = {Status.COMPLETE: "green", Status.PRUNED: "", Status.FAILED: "red"}
+PLAIN_INTERVAL_S = 30.0  # without a terminal, one line with the running trials' progress is printed this often
+HEADER_LINES = 6  # lines of the panel above the running trials, at most
+INDENT = "    "
 
 
 @dataclass(frozen=True)
-class _Current:
-    """What a group trains, and how it went so far."""
+class _Running:
+    """A trial that a worker group trains at the moment, and its results so far."""
 
     params: Params
-    epoch: int = 0
-    value: float = math.nan  # the objective
-    speed: float | None = None  # samples per second in the last epoch
+    epochs: int = 0  # complete ones
+    value: float = math.nan  # the objective in the last complete epoch
+    speed: float | None = None  # samples per second in the last complete epoch
+    progress: Progress | None = None  # within the epoch after that
+
+    def describe(self, max_epochs: int) -> str:
+        """`epoch 2/5  step 130/156  3,200 samples/s`, or only the last complete epoch if no step is known."""
+        speed = self.progress.samples_per_s if self.progress else self.speed
+        parts = [f"epoch {self.progress.epoch if self.progress else self.epochs}/{max_epochs}"]
+        parts += [f"step {self.progress.step}/{self.progress.steps}"] if self.progress else []
+        parts += [f"{speed:,.0f} samples/s"] if speed else []
+        return "  ".join(parts)
 
 
 class SweepView:
-    """Told of every event by the recorder; draws progress, running trials and the best so far."""
+    """Receives every event from the recorder; shows the progress, the running trials and the best result so far.
 
-    def __init__(self, spec: SweepConfig, plan: Plan, console: Console, done: list[TrialRecord]) -> None:
-        self._spec, self._plan, self._console = spec, plan, console
-        self._started = time.monotonic()
-        self._running: dict[int, _Current] = {}
+    Args:
+        spec: the sweep.
+        budget: its trials and epochs.
+        console: where to draw or print.
+        done: the trials that ended in earlier sessions.
+        now: a clock in seconds.
+    """
+
+    def __init__(
+        self,
+        spec: SweepConfig,
+        budget: Budget,
+        console: Console,
+        done: list[TrialRecord],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spec, self._budget, self._console, self._now = spec, budget, console, now
+        self._started = self._last_progress_line = now()
+        self._running: dict[int, _Running] = {}  # by trial number
         self._ended: Counter[Status] = Counter()
-        self._ended_here = 0
+        self._ended_here = 0  # in this session
         self._epochs = 0
-        self._best: tuple[float, int, Params] | None = None
-        self._bar = Progress(TextColumn("trials"), BarColumn(None), TextColumn("{task.completed}/{task.total}"))
-        self._task = self._bar.add_task("trials", total=plan.runs)
+        self._best: tuple[float, int, Params] | None = None  # objective, trial number and configuration
+        self._bar = bars.Progress(
+            bars.TextColumn("trials"), bars.BarColumn(None), bars.TextColumn("{task.completed}/{task.total}")
+        )
+        self._task = self._bar.add_task("trials", total=budget.runs)
         self._live = Live(
             get_renderable=self._draw,
             console=console,
@@ -69,14 +100,23 @@ class SweepView:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
+    # ---------------------------------------------------------------------------------------- events
+
     def trial_started(self, number: int, params: Params) -> None:
-        """A group begins, or continues, a trial."""
-        self._running[number] = _Current(params)
+        """A worker group starts or continues a trial."""
+        self._running[number] = _Running(params)
+
+    def progressed(self, progress: Progress) -> None:
+        """A worker group trained some steps of an epoch."""
+        running = self._running.get(progress.trial)
+        if running and progress.epoch > running.epochs:
+            self._running[progress.trial] = replace(running, progress=progress)
+        self._print_progress()
 
     def epoch_done(self, number: int, epoch: int, metrics: Mapping[str, float], group: str | None = None) -> None:
-        """A trial finished an epoch in `group`; None: it was told from a checkpoint."""
+        """A trial completed an epoch in `group`; None if the result was read from a checkpoint or a study."""
         params, value = self._running[number].params, metrics[self._spec.objective.metric]
-        self._running[number] = _Current(params, epoch, value, metrics.get("samples_per_s"))
+        self._running[number] = _Running(params, epoch, value, metrics.get("samples_per_s"))
         self._epochs += 1
         self._improve(value, number, params)
 
@@ -85,24 +125,23 @@ class SweepView:
         self._running.pop(record.number, None)
         self._count(record)
         self._ended_here += 1
-        objective = self._spec.objective
-        best = objective.best(row[objective.metric] for row in record.history)  # as the leaderboard has it
-        value = float("nan") if best is None else best
-        result = f"{record.trial_id}  {record.status:<8}  {len(record.history)} epochs  {value:.4f}"
+        best = record.best_metrics(self._spec.objective).get(self._spec.objective.metric, math.nan)
         reason = record.error or record.collapse or record.stop
-        line = f"{result}  {describe(record.params)}" + (f"  {reason}" if reason else "")
-        left = self._time_left()
-        if not self._console.is_terminal:
-            line += f"  [{sum(self._ended.values())}/{self._plan.runs}{', ' + left + ' left' if left else ''}]"
-        self._console.print(
-            Text(line, style=STYLE[record.status] if record.status is not Status.PRUNED else ""), soft_wrap=True
-        )
+        parts = [
+            f"{record.trial_id}  {record.status:<8}  {_count_epochs(record)}  {best:.4f}",
+            describe(record.params),
+            *([reason] if reason else []),
+            *([] if self._console.is_terminal else [self._summarize_progress()]),
+        ]
+        self._print("  ".join(parts), STYLE[record.status])
 
     def retried(self, number: int, error: str) -> None:
-        """A group died; the trial continues in another one."""
-        self._console.print(
-            Text(f"{trial_name(number)}  retried from its checkpoint: {error}", style="yellow"), soft_wrap=True
-        )
+        """The worker group of a trial died; another one continues the trial."""
+        self._print(f"{trial_name(number)}  retried from its checkpoint: {error}", "yellow")
+
+    def _print(self, line: str, style: str = "") -> None:
+        """Print a line above the panel; wrapped only in a terminal, so that a log has one line per event."""
+        self._console.print(Text(line, style=style), soft_wrap=not self._console.is_terminal)
 
     def _count(self, record: TrialRecord) -> None:
         self._ended[record.status] += 1
@@ -112,47 +151,97 @@ class SweepView:
         if self._spec.objective.better(value, self._best[0] if self._best else None):
             self._best = (value, number, params)
 
-    def _time_left(self) -> str | None:
+    # ----------------------------------------------------------------------------------- plain lines
+
+    def _print_progress(self) -> None:
+        """Without a terminal: the steps of all running trials, at most every `PLAIN_INTERVAL_S`."""
+        now = self._now()
+        if self._console.is_terminal or now - self._last_progress_line < PLAIN_INTERVAL_S:
+            return
+        self._last_progress_line = now
+        max_epochs = self._budget.max_epochs
+        trials = (f"{trial_name(n)}  {running.describe(max_epochs)}" for n, running in sorted(self._running.items()))
+        self._print("; ".join(trials))
+
+    def _summarize_progress(self) -> str:
+        """`[3/30, 1:02:03 left]`."""
+        left = self._estimate_time_left()
+        return f"[{sum(self._ended.values())}/{self._budget.runs}{f', {left} left' if left else ''}]"
+
+    def _estimate_time_left(self) -> str | None:
+        """By the mean time per trial of this session; None before the first trial has ended."""
         if not self._ended_here:
             return None
-        todo = self._plan.runs - sum(self._ended.values())
-        return clock((time.monotonic() - self._started) / self._ended_here * todo)
+        remaining = self._budget.runs - sum(self._ended.values())
+        return format_duration((self._now() - self._started) / self._ended_here * remaining)
+
+    # ------------------------------------------------------------------------------------------ panel
 
     def _draw(self) -> Any:
-        counts = "  ".join(
-            [f"{len(self._running)} running"]
-            + [f"{self._ended[status]} {status.lower()}" for status in (Status.COMPLETE, Status.PRUNED, Status.FAILED)]
-        )
-        left = self._time_left()
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        for number, now in sorted(self._running.items()):
-            value = f"{now.value:.4f}" if now.epoch else "-"
-            speed = f"{now.speed:,.0f} samples/s" if now.speed else ""
-            epoch = f"epoch {now.epoch}/{self._plan.max_epochs}"
-            table.add_row(trial_name(number), epoch, value, speed, describe(now.params), style="cyan")
-        best = "-"
-        if self._best:
-            best = f"{self._best[0]:.4f}  {trial_name(self._best[1])}  {describe(self._best[2])}"
-        clocks = f"{clock(time.monotonic() - self._started)} elapsed" + (f", {left} left" if left else "")
+        statuses = [f"{len(self._running)} running", *(f"{self._ended[status]} {status.lower()}" for status in ENDED)]
+        left = self._estimate_time_left()
+        times = f"{format_duration(self._now() - self._started)} elapsed" + (f", {left} left" if left else "")
         return Group(
-            Text(f"sweep {self._spec.name}: {counts}", style="bold"),
+            Text(f"sweep {self._spec.name}: {'  '.join(statuses)}", style="bold"),
             self._bar,
-            Text(f"epochs {self._epochs} of at most {self._plan.worst_case_epochs}   {clocks}"),
-            Text(f"best {self._spec.objective.metric} {best}", style="green"),
-            table,
+            Text(f"epochs {self._epochs} of at most {self._budget.worst_case_epochs}   {times}"),
+            Text(self._describe_best(), style="green"),
+            *(Text(line, style="cyan") for line in self._list_running()),
         )
+
+    def _describe_best(self) -> str:
+        if not self._best:
+            return f"best {self._spec.objective.metric} -"
+        value, number, params = self._best
+        first = f"best {self._spec.objective.metric} {value:.4f}  {trial_name(number)}"
+        return "\n".join(self._append_configuration(first, params))
+
+    def _list_running(self) -> list[str]:
+        """The running trials, each with its configuration where there is room; then as many as the console shows."""
+        room = max(1, self._console.height - HEADER_LINES)
+        trials = [(self._describe_running(n, running), running.params) for n, running in sorted(self._running.items())]
+        lines = [line for first, params in trials for line in self._append_configuration(first, params)]
+        if len(lines) > room:
+            lines = [first for first, _ in trials]
+        if len(lines) > room:
+            lines = [*lines[: room - 1], f"and {len(lines) - room + 1} more trials"]
+        return lines
+
+    def _describe_running(self, number: int, running: _Running) -> str:
+        value = f"{running.value:.4f}" if running.epochs else "-"
+        return f"{trial_name(number)}  {running.describe(self._budget.max_epochs)}  {value}"
+
+    def _append_configuration(self, first: str, params: Params) -> list[str]:
+        """A line and a configuration, on the same line if it fits, otherwise below it."""
+        line = f"{first}  {describe(params)}"
+        width = self._console.width
+        if cell_len(line) <= width:
+            return [line]
+        return [first, *(INDENT + below for below in pack_lines(_describe_values(params), width - len(INDENT)))]
 
 
 def describe(params: Params) -> str:
-    """`ema_decay=0.99 learning_rate=0.001`: the last part of each dotted key is enough for eyes."""
-    return " ".join(
+    """A configuration as `ema_decay=0.99 learning_rate=0.001`, with the last part of each dotted key."""
+    return " ".join(_describe_values(params))
+
+
+def _describe_values(params: Params) -> list[str]:
+    return [
         f"{key.rpartition('.')[2]}={value:g}" if isinstance(value, float) else f"{key.rpartition('.')[2]}={value}"
         for key, value in params.items()
-    )
+    ]
 
 
-def clock(seconds: float) -> str:
-    """1:02:03 or 2:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def _count_epochs(record: TrialRecord) -> str:
+    return "1 epoch" if len(record.history) == 1 else f"{len(record.history)} epochs"
+
+
+def pack_lines(items: Iterable[str], width: int) -> list[str]:
+    """The items, separated by two spaces, in lines of at most `width` columns. An item is never broken or cut."""
+    lines: list[str] = []
+    for item in items:
+        if lines and cell_len(lines[-1]) + 2 + cell_len(item) <= width:
+            lines[-1] += f"  {item}"
+        else:
+            lines.append(item)
+    return lines

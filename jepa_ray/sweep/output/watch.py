@@ -1,4 +1,4 @@
-"""Looking at a sweep from another terminal: its books, read again and again, as the events that the live view knows."""
+"""The live view of a sweep that another process runs: its study is read repeatedly and turned into events."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from rich.console import Console
 from jepa_ray.config import SweepConfig
 from jepa_ray.errors import ConfigError
 from jepa_ray.files import RunFolder
-from jepa_ray.machine import Machine
 from jepa_ray.sweep.output.view import SweepView
-from jepa_ray.sweep.search.budget import plan
+from jepa_ray.sweep.search.budget import plan_budget
 from jepa_ray.sweep.search.warm_start import copied
-from jepa_ray.sweep.storage.study import Status, StudyView, TrialRecord
+from jepa_ray.sweep.storage.records import Status, TrialRecord
+from jepa_ray.sweep.storage.study import StudyView
 
-INTERVAL_S = 1.0  # between two looks,
-SHARE = 0.1  # and at most this share of the time spent on looking, however large the study
+INTERVAL_S = 1.0  # between two readings of the study, at least
+MAX_READING_SHARE = 0.1  # of the time may be spent on reading, so that a large study is read less often
 
 
 def watch(spec: SweepConfig, folder: RunFolder, console: Console) -> bool:
-    """Show a running sweep until it ends, or its process does; whether it is finished.
+    """Show a running sweep until it ends or its process is gone; returns whether the sweep is finished.
 
-    Reads and never writes. Raises `ConfigError` if there is no such sweep.
+    Only reads, and shows no steps within an epoch, which the study does not have. Raises `ConfigError` if the folder
+    has no study.
     """
     database = folder.path / "optuna.db"
     if not database.exists():
@@ -32,30 +33,30 @@ def watch(spec: SweepConfig, folder: RunFolder, console: Console) -> bool:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     known = {record.number: record for record in read_records(spec, database)}
     done = [record for record in known.values() if record.status is not Status.RUNNING]
-    with SweepView(spec, plan(spec, Machine.local()), console, done) as view:
+    with SweepView(spec, plan_budget(spec), console, done) as view:
         for record in known.values():
             if record.status is Status.RUNNING:
-                tell(view, None, record)
-        over = False
-        while not over:
-            over = folder.finished or not folder.in_use  # before reading: nothing comes after it
+                send_events(view, None, record)
+        ended = False
+        while not ended:
+            ended = folder.finished or not folder.in_use  # checked before the last reading, so that nothing is missed
             started = time.monotonic()
             for record in read_records(spec, database):
-                tell(view, known.get(record.number), record)
+                send_events(view, known.get(record.number), record)
                 known[record.number] = record
-            if not over:
-                time.sleep(max(INTERVAL_S, (time.monotonic() - started) / SHARE))
+            if not ended:
+                time.sleep(max(INTERVAL_S, (time.monotonic() - started) / MAX_READING_SHARE))
     return folder.finished
 
 
 def read_records(spec: SweepConfig, database: Path) -> list[TrialRecord]:
-    """All trials as the disk has them now, from a copy: what another process writes is not opened."""
+    """All trials of the study, read from a copy of its database, since another process writes to the original."""
     with copied(database) as copy:
         return StudyView.open(spec, copy).records()
 
 
-def tell(view: SweepView, before: TrialRecord | None, now: TrialRecord) -> None:
-    """What happened to a trial between two looks, as events."""
+def send_events(view: SweepView, before: TrialRecord | None, now: TrialRecord) -> None:
+    """Send the view the events of a trial between two readings of the study."""
     if before is None:
         view.trial_started(now.number, now.params)
     seen = len(before.history) if before else 0

@@ -1,4 +1,4 @@
-"""What MLflow is told of a sweep, in cards and in words."""
+"""The descriptions of a sweep, its dataset and its model in MLflow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from optuna.storages import InMemoryStorage
 
 from jepa_ray.config import METRICS, DataConfig, SweepConfig, TrainConfig
 from jepa_ray.data.cache import ensure_cache
-from jepa_ray.sweep.output import descriptions, results
+from jepa_ray.sweep.output import descriptions
+from jepa_ray.sweep.output.ranking import rank_trials
 from jepa_ray.sweep.search.searcher import Search
 from jepa_ray.sweep.storage.study import Study
 
@@ -44,8 +45,8 @@ def study(train_config: TrainConfig) -> Study:
 
 
 class TestDataset:
-    def test_it_has_the_fingerprint_of_the_cache_and_what_is_in_it(self, train_config: TrainConfig) -> None:
-        card = descriptions.dataset_card(train_config.data)
+    def test_the_card_has_the_fingerprint_and_the_content_of_the_cache(self, train_config: TrainConfig) -> None:
+        card = descriptions.make_dataset_card(train_config.data)
         assert ensure_cache(train_config.data).name.endswith(card.digest)
         assert (card.name, card.source, card.builtin) == ("two_rooms", "two_rooms", True)
         assert card.profile["trajectories"] == 40
@@ -53,9 +54,9 @@ class TestDataset:
         assert card.profile["observation"] == "32 x 32 x 3 uint8"
         assert card.profile["actions"] == "2 numbers"
 
-    def test_mlflow_reads_it_back(self, canonical_h5: Callable[..., Path], tmp_path: Path) -> None:
+    def test_mlflow_reads_the_card_back(self, canonical_h5: Callable[..., Path], tmp_path: Path) -> None:
         path = canonical_h5(observation="vector", actions="discrete")
-        dataset = descriptions.dataset_card(DataConfig(path=path, cache_dir=tmp_path / "cache")).entity().dataset
+        dataset = descriptions.make_dataset_card(DataConfig(path=path, cache_dir=tmp_path / "cache")).entity().dataset
         source = get_dataset_source_from_json(dataset.source, source_type=dataset.source_type)
         assert source.uri == str(path)
         features = TensorDatasetSchema.from_dict(json.loads(dataset.schema)).features
@@ -66,31 +67,36 @@ class TestDataset:
         }
         assert json.loads(dataset.profile)["actions"] == "4 discrete"
 
-    def test_another_preparation_is_another_digest(self, train_config: TrainConfig) -> None:
+    def test_other_data_settings_have_another_digest(self, train_config: TrainConfig) -> None:
         other = train_config.with_overrides({"data.grayscale": True}).data
-        assert descriptions.dataset_card(other).digest != descriptions.dataset_card(train_config.data).digest
+        assert descriptions.make_dataset_card(other).digest != descriptions.make_dataset_card(train_config.data).digest
 
 
-class TestWords:
-    def test_at_the_end_they_say_what_is_best_what_it_took_and_how_to_go_on(self, study: Study) -> None:
-        text = descriptions.ending(study, results.rank_trials(study))
-        assert "### Best: `trial_00001`, val_rollout_mrr **0.5**" in text
+class TestMarkdown:
+    def test_a_finished_sweep_has_its_best_trials_its_cost_and_the_commands_to_use_it(self, study: Study) -> None:
+        text = descriptions.describe_finished_sweep(study, rank_trials(study))
+        assert "### Best trial: `trial_00001`, val_rollout_mrr **0.5**" in text
+        rows = [[cell.strip().removesuffix("&emsp;") for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+        assert ["rank", "trial", "status", "epochs", "objective", "learning_rate"] in rows
+        assert ["1", "1", "COMPLETE", "2", "0.5", "0.001"] in rows
+        assert ["3", "2", "FAILED", "0", "", "0.01"] in rows
         assert "| `training.learning_rate`&emsp; | 0.001&emsp; |" in text
         assert "3 trials (2 complete, 1 failed); 4 of 6 epochs (67%)" in text
         assert "python -m jepa_ray.train --config best_config.yaml" in text
         assert 'mlflow.pyfunc.load_model("models:/unit@best")' in text
 
-    def test_a_sweep_that_has_only_failed_says_so(self, study: Study) -> None:
-        text = descriptions.ending(study, [record for record in results.rank_trials(study) if record.error])
+    def test_a_sweep_whose_trials_all_failed_has_their_error(self, study: Study) -> None:
+        text = descriptions.describe_finished_sweep(study, [record for record in rank_trials(study) if record.error])
         assert text.startswith("Every trial failed: the loss is not finite")
 
-    def test_at_the_beginning_they_say_what_is_tried(self, study: Study) -> None:
-        text = descriptions.beginning(study.spec, 3)
-        assert "**max val_rollout_mrr**: 3 trials of at most 2 epochs, by grid with none" in text
+    def test_a_started_sweep_has_its_budget_and_its_search_space(self, study: Study) -> None:
+        text = descriptions.describe_started_sweep(study.spec, 3)
+        assert "A sweep for **max val_rollout_mrr**: 3 trials of at most 2 epochs, with" in text
+        assert "with the search algorithm grid and the stopping rule none. It is running or was interrupted." in text
         assert "| `training.learning_rate`&emsp; | [0.0001, 0.001, 0.01]&emsp; |" in text
 
-    def test_what_is_not_registered_is_not_promised(self, study: Study) -> None:
+    def test_without_a_registered_model_there_is_no_code_to_load_it(self, study: Study) -> None:
         tracking = study.spec.tracking.model_copy(update={"registered_model": None})
         study.spec = study.spec.model_copy(update={"tracking": tracking})
         assert study.spec.registered_model is None
-        assert "load_model" not in descriptions.ending(study, results.rank_trials(study))
+        assert "load_model" not in descriptions.describe_finished_sweep(study, rank_trials(study))
