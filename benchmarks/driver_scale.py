@@ -1,17 +1,17 @@
-"""What the driver costs per result, and how that grows with the sweep: no training, everything else.
+"""What the driver costs per result, and how that grows with the sweep: everything but training.
 
     python benchmarks/driver_scale.py [--trials 10000] [--concurrent 64] [--baseline-trials 200]
 
-- A, package: a whole sweep (`run_sweep`) whose groups answer at once: searcher, study in sqlite, MLflow in sqlite,
-  checkpoint files, leaderboard; three results a trial.
-- B, Ray Tune alone: a function trainable that reports three results, random search, no loggers; one actor a trial.
-- C, Ray Tune alone, its actors reused (`reuse_actors=True`): the same with a class.
-- D, Ray Tune with what others use for the same records: as C, with OptunaSearch and MLflowLoggerCallback in sqlite.
+- A, package: a whole sweep (`run_sweep`) whose groups reply at once: searcher, study in sqlite, MLflow in sqlite,
+  checkpoint files, leaderboard; three results per trial.
+- B, Ray Tune alone: a function trainable that reports three results, random search, no loggers; one actor per trial.
+- C, Ray Tune alone with reused actors (`reuse_actors=True`): the same with a class.
+- D, Ray Tune with the usual tools for the same records: as C, with OptunaSearch and MLflowLoggerCallback in sqlite.
 - E, Optuna alone: ask, three reports, tell, in sqlite, in one process.
 
-Each line is about the trials since the line before it. Starting the actors of A, C and D (`--concurrent` of them, a
-process each) is not counted: none begins before all are up, since Ray Tune asks for further actors until then. B pays
-for one a trial, as its users do.
+Each line covers the trials since the line before it. The start of the actors of A, C and D (`--concurrent` of them, one
+process each) is not counted: no trial begins before all actors run, since Ray Tune starts further actors until then. B
+starts one actor per trial, as its users do, and that is counted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from rich.table import Table
 from jepa_ray import cli
 from jepa_ray.config import METRICS, EarlyStopping, Resources, SearchConfig, SweepConfig, load_train_config
 from jepa_ray.machine import Machine
-from jepa_ray.storage import Storage
 from jepa_ray.sweep import run
 from jepa_ray.sweep.trial import SweepTrial
 from jepa_ray.train.cluster import ray_session
@@ -67,7 +66,7 @@ def main(
             table.add_row(name, *line)
         console.print(f"{name} done")
 
-    actors = concurrent * EPOCHS  # results in which they are not at their pace yet
+    actors = concurrent * EPOCHS  # the first results, before the pace is steady
     add("A package", package(trials, concurrent, algorithm), skip=actors)
     with tempfile.TemporaryDirectory() as name, ray_session(None, concurrent, 0, Path(name) / "ray.log"):
         folder = Path(name)
@@ -81,14 +80,14 @@ def main(
 
 @dataclass(frozen=True)
 class Tick:
-    """A result has come in."""
+    """The arrival of a result."""
 
     at: float
     memory: float  # resident, of this process, in MB
 
 
 class Clock(tune.Callback):
-    """When results came in at the driver."""
+    """When results arrived at the driver."""
 
     def __init__(self) -> None:
         self.ticks: list[Tick] = []
@@ -103,7 +102,7 @@ class Clock(tune.Callback):
         self.ticks.append(Tick(time.perf_counter(), self._process.memory_info().rss / 1e6))
 
     def lines(self, skip: int, ended: float) -> Iterator[list[str]]:
-        """Cells of the table for every power of ten trials, and for the end; the first `skip` results do not count."""
+        """Cells of the table for every power of ten trials and for the end, without the first `skip` results."""
         marks = [EPOCHS * 10**power for power in range(2, 9)]
         begin = skip
         for end in [mark for mark in marks if skip < mark < len(self.ticks)] + [len(self.ticks)]:
@@ -118,15 +117,15 @@ class Clock(tune.Callback):
 
 
 def wait_for_all(folder: Path, concurrent: int) -> None:
-    """Until so many actors have come here."""
-    folder.mkdir(exist_ok=True)
+    """Wait until that many actors have called this."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / str(os.getpid())).touch()
     while sum(1 for _ in folder.iterdir()) < concurrent:
         time.sleep(0.5)
 
 
 class Idle:
-    """A group that has nothing to do."""
+    """A group that does not train."""
 
     hosts = ("here",)
 
@@ -151,10 +150,10 @@ class Idle:
 
 
 class IdleTrial(SweepTrial):
-    """What the package runs, with an idle group."""
+    """The package's trial with an idle group."""
 
     def start_group(self) -> Idle:
-        return Idle(self.spec.resources.max_concurrent, Path(self.groups))
+        return Idle(self.spec.resources.max_concurrent, Path(self.groups_folder))
 
 
 def package(size: int, concurrent: int, algorithm: str) -> tuple[Clock, float]:
@@ -167,7 +166,7 @@ def package(size: int, concurrent: int, algorithm: str) -> tuple[Clock, float]:
         resources=Resources(max_concurrent=concurrent),
     )
     machine = mock.patch.object(Machine, "local", return_value=Machine(concurrent, 0))
-    no_model = mock.patch.object(run.results, "write_best", return_value=[])  # there is none
+    no_model = mock.patch.object(run.results, "write_best", return_value=[])  # nothing was trained
     clock = Clock()
     own = run.Recorder.on_trial_result
 
@@ -176,10 +175,8 @@ def package(size: int, concurrent: int, algorithm: str) -> tuple[Clock, float]:
         clock.tick()
 
     with tempfile.TemporaryDirectory() as folder, machine, no_model:
-        own = f"{folder}/sweeps/scale"
-        bound = type("BoundTrial", (IdleTrial,), {"spec": spec, "store": Storage(own), "groups": own})
         with mock.patch.object(run.Recorder, "on_trial_result", timed):
-            run.run_sweep(spec, Path(folder), Console(quiet=True), trial_class=bound)
+            run.run_sweep(spec, Path(folder), Console(quiet=True), trial_class=IdleTrial)
         return clock, time.perf_counter()
 
 
@@ -192,7 +189,7 @@ def three_results(config: dict[str, Any]) -> None:
 
 
 class ThreeResults(tune.Trainable):
-    """The same as a class, which can be reused."""
+    """The same as a class, whose actors can be reused."""
 
     def setup(self, config: dict[str, Any]) -> None:
         wait_for_all(Path(config["up"]), config["concurrent"])
@@ -208,7 +205,7 @@ class ThreeResults(tune.Trainable):
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """Options of `tune.run`: search by Optuna, every result to MLflow."""
+    """Options of `tune.run`: Optuna suggests, and MLflow gets every result."""
     logger = MLflowLoggerCallback(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", experiment_name="scale")
     search = OptunaSearch(sampler=optuna.samplers.RandomSampler(seed=0), metric=METRICS[0], mode="min")
     return {"search_alg": search, "callbacks": [logger]}

@@ -2,11 +2,11 @@
 
     python benchmarks/promotion.py [--orders 300]
 
-The recorded curves of `benchmarks/replay.py`, in random order, on four groups whose epochs are equally long; no
-searcher, so that only the rule differs. Stopping: never, ASHA at its rungs, the median rule. Promotion: asynchronous
-successive halving (Li et al. 2020, arXiv 1810.05934) continues whatever is in the best 1/eta of its rung, and starts
-something new otherwise. PASHA (Bohdal et al. 2023, arXiv 2207.06940) does so below a highest rung, which it raises
-when the two highest rungs rank their configurations differently.
+The recorded curves of `benchmarks/replay.py` are trained in random order on four groups, whose epochs are equally long.
+There is no searcher, so that only the rules differ. Stopping: never, ASHA at its rungs, and the median rule. Promotion:
+asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) continues a configuration that is among the best
+1/eta of its rung, and otherwise starts a new one. PASHA (Bohdal et al. 2023, arXiv 2207.06940) does the same
+below a highest rung, which it raises when the two highest rungs rank their configurations differently.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from jepa_ray import cli
 
 Scores = NDArray[np.float64]  # (configurations, epochs)
 Job = tuple[int, int]  # a configuration, and the epoch it is trained to
-START_RESULTS = 3  # of the median rule, before it judges
+START_RESULTS = 3  # results that the median rule needs before it stops a configuration
 
 
 def rungs(grace: int, eta: int, epochs: int) -> list[int]:
     """Epochs at which trials are compared, and the last epoch."""
-    found = [grace]
-    while found[-1] * eta < epochs:
-        found.append(found[-1] * eta)
-    return [*found, epochs]
+    below = [grace]
+    while below[-1] * eta < epochs:
+        below.append(below[-1] * eta)
+    return [*below, epochs]
 
 
 class Promotion:
-    """What to train next, of all that is paused or was not started."""
+    """Chooses among the paused configurations and those that have not started."""
 
     def __init__(self, scores: Scores, order: list[int], eta: int, grace: int, *, grows: bool) -> None:
         self._scores, self._order, self._eta, self._grows = scores, order, eta, grows
@@ -48,7 +48,7 @@ class Promotion:
         self._highest = 1 if grows else len(self._rungs) - 1
 
     def next(self) -> Job | None:
-        """A promotion where one is due, else a new configuration; at last what is left, the best first."""
+        """A promotion if one is due, else a new configuration, else the best paused one."""
         if promoted := self._promote(self._highest, share=1 / self._eta):
             return promoted
         if self._order:
@@ -68,7 +68,7 @@ class Promotion:
         return sorted(self._results[rung], key=lambda c: -self._results[rung][c])
 
     def stops(self, configuration: int, epoch: int) -> bool:
-        """Take in a result. Nothing is stopped: a job ends at its rung."""
+        """Take in a result. No configuration is stopped: a job ends at its rung."""
         if epoch in self._rungs:
             rung = self._rungs.index(epoch)
             self._results[rung][configuration] = self._scores[configuration, epoch - 1]
@@ -79,7 +79,7 @@ class Promotion:
 
 
 class Stopping:
-    """The next configuration of the order, trained until the rule stops it."""
+    """Trains the configurations in order, each until the rule stops it."""
 
     def __init__(self, scores: Scores, order: list[int], rule: Callable[[int, list[float]], bool]) -> None:
         self._scores, self._order, self._rule = scores, order, rule
@@ -92,7 +92,7 @@ class Stopping:
 
 
 def asha(eta: int, grace: int, epochs: int) -> Callable[[int, list[float]], bool]:
-    """Below the best 1/eta of those that have reached the rung."""
+    """Stop a configuration that is not among the best 1/eta of those that have reached the rung."""
     seen: dict[int, list[float]] = {rung: [] for rung in rungs(grace, eta, epochs)[:-1]}
 
     def stops(epoch: int, curve: list[float]) -> bool:
@@ -105,7 +105,7 @@ def asha(eta: int, grace: int, epochs: int) -> Callable[[int, list[float]], bool
 
 
 def median() -> Callable[[int, list[float]], bool]:
-    """The best so far is below the median of what others had shown by then."""
+    """Stop a configuration whose best value is below the median of the best values of others at the same epoch."""
     seen: dict[int, list[float]] = {}
 
     def stops(epoch: int, curve: list[float]) -> bool:
@@ -118,8 +118,8 @@ def median() -> Callable[[int, list[float]], bool]:
 
 
 def epochs_to_find(rule: Any, scores: Scores, target: float) -> float:
-    """Epochs trained until one has shown the target; infinity if none does."""
-    free = [(0, group) for group in range(GROUPS)]  # when each group ends its epoch
+    """Epochs that all groups train until a configuration reaches the target; infinity if none does."""
+    free = [(0, group) for group in range(GROUPS)]  # when each group ends its present epoch
     jobs: dict[int, Job] = {}
     trained: dict[int, int] = {}
     spent = 0
@@ -141,7 +141,7 @@ def epochs_to_find(rule: Any, scores: Scores, target: float) -> float:
 
 
 def main(orders: Annotated[int, typer.Option(min=2, help="Random orders of the grid.")] = 300) -> None:
-    """Print epochs until the best configuration is found, for each rule."""
+    """Print, for each rule, the epochs until the best configuration is found."""
     curves = read_curves()
     scores = np.array([[row[OBJECTIVE] for row in rows] for rows in curves.rows.values()])
     epochs, target = scores.shape[1], (1 - CLOSE) * scores.max()
@@ -156,15 +156,15 @@ def main(orders: Annotated[int, typer.Option(min=2, help="Random orders of the g
             )
     title = f"epochs of {scores.size} until the best is found, {orders} random orders"
     table = Table(title=title, title_justify="left")
-    for heading in ("rule", "median (quartiles)", "there at 25 %"):
+    for heading in ("rule", "median (quartiles)", "found at 25 %"):
         table.add_column(heading)
     for name, rule in rules.items():
-        found = [
+        epochs_spent = [
             epochs_to_find(rule(np.random.default_rng(seed).permutation(len(scores)).tolist()), scores, target)
             for seed in range(orders)
         ]
-        there = np.mean(np.array(found) <= 0.25 * scores.size)
-        table.add_row(name, quartiles(np.array(found), 0), f"{there:.0%}")
+        share = np.mean(np.array(epochs_spent) <= 0.25 * scores.size)
+        table.add_row(name, quartiles(np.array(epochs_spent), 0), f"{share:.0%}")
     cli.console().print(table)
 
 

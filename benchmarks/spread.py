@@ -1,4 +1,4 @@
-"""How the benchmarks here state a figure: its median, and the least and the most that was seen."""
+"""How the benchmarks here report repeated measurements: median, minimum and maximum."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Spread:
-    """Least, middle and largest of repeated measurements."""
+    """Minimum, median and maximum of repeated measurements."""
 
-    least: float
+    minimum: float
     median: float
-    most: float
+    maximum: float
     count: int
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
         """Of at least one value."""
-        known = list(values)
-        return cls(min(known), statistics.median(known), max(known), len(known))
+        measured = list(values)
+        return cls(min(measured), statistics.median(measured), max(measured), len(measured))
 
     def cells(self, digits: int) -> list[str]:
-        """Median, min, max and count, as cells of a table."""
-        return [f"{value:,.{digits}f}" for value in (self.median, self.least, self.most)] + [str(self.count)]
+        """Median, minimum, maximum and count, as cells of a table."""
+        return [f"{value:,.{digits}f}" for value in (self.median, self.minimum, self.maximum)] + [str(self.count)]
 
 
 def paired_ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
-    """Of two sides measured in the same rounds: the ratio of each round."""
+    """The ratio in each round, for two sides that were measured in the same rounds."""
     return Spread.of(a / b for a, b in zip(above, below, strict=True))
 
 
 def all_ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
-    """Of two sides measured apart: the ratio of every measurement of one to every measurement of the other."""
+    """The ratio of every measurement of one side to every one of the other, for sides measured independently."""
     return Spread.of(a / b for a in above for b in below)
 
 
 def show(console: Console, title: str, rows: dict[str, Spread], digits: int = 2) -> None:
-    """A table with one line per side or ratio."""
+    """Print a table with one line per side or ratio."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in ("median", "min", "max", "n"):

@@ -1,21 +1,21 @@
-"""What the books of a sweep cost on disk and in an object store: per operation, and to open them when they are long.
+"""What the study of a sweep costs on disk and in an object store: per operation, and to open a large one.
 
     python benchmarks/storage_scale.py [--rounds 30] [--epochs 5] [--trials 10000]
 
-- sqlite: the books of a sweep on a disk.
-- folder: the books of an object store (`ObjectJournal`) in a folder of this machine: no network.
-- S3: the same on a real S3 server (moto, a process of its own; it is slow, so what counts is the number of requests).
-- S3, one put: with `allow_delayed_open=true` in the URI, the package's own choice: what is small is one request.
+- sqlite: the study on a disk.
+- folder: the study of an object store (`ObjectJournal`) in a folder of this machine, without a network.
+- S3: the same on a real S3 server (moto, in a process of its own; it is slow, so the number of requests matters).
+- S3, one put: with `allow_delayed_open=true` in the URI, as the package sets it: a small object is one request.
 
-Each round takes one trial through the books on every side: begin, a report per epoch, finish. A trial's checkpoint is
-written and read as its node does it. Requests are counted in the server's log; they do not depend on the machine, so a
-store whose requests take L seconds costs requests x L.
+Each round records one trial on every side: begin, a report per epoch, finish. The trial's checkpoint is written and
+read as on its node. Requests are counted in the server's log. They do not depend on the machine, so a store whose
+requests take L seconds costs requests x L.
 
-MLflow gets the same epochs, one batch at a time (in a sweep, what has gathered is one batch): in a SQLite file, and
-over a server whose store is one.
+MLflow gets the same epochs, one batch per epoch (in a sweep, a batch holds everything since the one before), in a
+SQLite file and through a server that writes to one.
 
-Then books of many trials: entries, objects and the seconds until they are open, just before a merge, when there are
-most objects, and as SQLite.
+At last a study of many trials: its entries, objects and the seconds until it is open, just before a merge, when it has
+the most objects, and as SQLite.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ from jepa_ray.storage import Storage
 from jepa_ray.sweep.search.searcher import Search
 from jepa_ray.sweep.storage import journal
 from jepa_ray.sweep.storage.journal import ObjectJournal
-from jepa_ray.sweep.storage.study import Ran, Study
+from jepa_ray.sweep.storage.study import Study
+from jepa_ray.sweep.tune_result import TrainedBy
 from jepa_ray.tracking import Tracker
 
 BUCKET = "scale"
@@ -62,12 +63,12 @@ ENVIRONMENT = {
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="Trials that each side takes.")] = 30,
+    rounds: Annotated[int, typer.Option(min=1, help="Trials that each side records.")] = 30,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of a trial.")] = 5,
     checkpoint: Annotated[float, typer.Option(min=0.001, help="MB of a checkpoint.")] = 3.0,
-    trials: Annotated[int, typer.Option(min=0, help="Trials of the long books; 0: none.")] = 10_000,
+    trials: Annotated[int, typer.Option(min=0, help="Trials of the large study; 0: none.")] = 10_000,
 ) -> None:
-    """Measure all sides, and opening."""
+    """Measure all sides, and how long a large study takes to open."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = cli.console()
     with tempfile.TemporaryDirectory(prefix="storage-") as name, s3_server(Path(name) / "s3.log") as server:
@@ -81,10 +82,10 @@ def main(
         for _ in range(rounds):
             for side in sides:
                 side.trial(epochs, os.urandom(int(checkpoint * 1e6)))
-        report(console, sides, epochs)
-        tracked(console, folder / "mlflow", rounds * epochs)
+        print_sides(console, sides, epochs)
+        print_tracking(console, folder / "mlflow", rounds * epochs)
         if trials:
-            long_books(console, folder / "long", trials, epochs)
+            open_large_study(console, folder / "large", trials, epochs)
 
 
 def spec(trials: int) -> SweepConfig:
@@ -107,7 +108,7 @@ def spec(trials: int) -> SweepConfig:
 
 @dataclass
 class Server:
-    """A server whose log says what was asked of it: a line is written before the reply is sent."""
+    """A server that logs every request, before it sends the reply."""
 
     address: str
     log: Path
@@ -118,7 +119,7 @@ class Server:
 
     @property
     def requests(self) -> int:
-        """So far."""
+        """The number of requests so far."""
         return len(re.findall(rb" HTTP/1.1", self.log.read_bytes()))
 
 
@@ -138,10 +139,10 @@ def s3_server(log: Path) -> Iterator[Server]:
 
 
 def address_of(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Where the server says that it is, once it does."""
+    """The address that the server prints when it is ready."""
     while process.poll() is None:
-        if found := re.search(r"Running on (http://[\d.:]+)", log.read_text()):
-            return found[1]
+        if match := re.search(r"Running on (http://[\d.:]+)", log.read_text()):
+            return match[1]
         time.sleep(0.1)
     raise SystemExit(log.read_text())
 
@@ -151,7 +152,7 @@ def address_of(process: subprocess.Popen[bytes], log: Path) -> str:
 
 @dataclass
 class Side:
-    """Books, and what each operation took."""
+    """A study, and the time and requests of each operation."""
 
     name: str
     store: Storage
@@ -165,40 +166,40 @@ class Side:
 
     @classmethod
     def journal(cls, name: str, store: Storage, trials: int, server: Server | None = None) -> Side:
-        books = optuna.storages.JournalStorage(ObjectJournal(store.below("books")))
-        return cls(name, store, Study(spec(trials), books), server)
+        storage = optuna.storages.JournalStorage(ObjectJournal(store.below("books")))
+        return cls(name, store, Study(spec(trials), storage), server)
 
     def trial(self, epochs: int, checkpoint: bytes) -> None:
-        """One trial through the books."""
-        asked = self._timed("begin", self._search.ask)
+        """Record one trial."""
+        suggestion = self._timed("begin", self._search.ask)
         for epoch in range(1, epochs + 1):
-            self._timed("report", lambda: tell(self.study, asked.number, epoch, epochs))  # noqa: B023
+            self._timed("report", lambda: report_epoch(self.study, suggestion.number, epoch, epochs))  # noqa: B023
             self._timed("checkpoint written", lambda: self.store.write("checkpoint.pt", checkpoint))
         self._timed("checkpoint read", lambda: self.store.read("checkpoint.pt"))
-        self._timed("finish", lambda: self.study.finish(asked.number))
+        self._timed("finish", lambda: self.study.finish(suggestion.number))
 
     def _timed(self, operation: str, work: Callable[[], Any]) -> Any:
         requests = self.server.requests if self.server else 0
         started = time.perf_counter()
-        done = work()
+        result = work()
         self.ms[operation].append(1e3 * (time.perf_counter() - started))
         self.requests[operation].append(self.server.requests - requests if self.server else 0)
-        return done
+        return result
 
 
-def tell(study: Study, number: int, epoch: int, epochs: int) -> None:
+def report_epoch(study: Study, number: int, epoch: int, epochs: int) -> None:
     metrics = {**dict.fromkeys(METRICS, 0.123456789), "val_rollout_mrr": 0.01 * epoch, "epoch_s": 1.0}
-    study.report(number, epoch, metrics, last=epoch == epochs, ran=Ran("group", 1.0, "host"))
+    study.report(number, epoch, metrics, last=epoch == epochs, trained_by=TrainedBy("group", 1.0, "host"))
 
 
-def report(console: Console, sides: list[Side], epochs: int) -> None:
+def print_sides(console: Console, sides: list[Side], epochs: int) -> None:
     for operation in OPERATIONS:
         rows = {side.name: Spread.of(side.ms[operation]) for side in sides}
         show(console, f"{operation}, ms", rows, digits=1)
     base = sides[0]
     ratios = {f"{side.name} / {base.name}": paired_ratios(side.ms["report"], base.ms["report"]) for side in sides[1:]}
     show(console, "a report, ratio per epoch", ratios)
-    table = Table(title=f"requests, mean; merges of the books included (trials of {epochs} epochs)")
+    table = Table(title=f"mean requests, merges of the journal included (trials of {epochs} epochs)")
     for name in ("", *OPERATIONS, "a trial, driver", "a trial, its node"):
         table.add_column(name, justify="right")
     for side in sides:
@@ -210,8 +211,8 @@ def report(console: Console, sides: list[Side], epochs: int) -> None:
     console.print(table)
 
 
-def tracked(console: Console, folder: Path, epochs: int) -> None:
-    """What a batch of one epoch takes, in turns."""
+def print_tracking(console: Console, folder: Path, epochs: int) -> None:
+    """How long a batch of one epoch takes to write, measured in turns."""
     with mlflow_server(folder) as uri:
         trackers = {
             "MLflow, sqlite": Tracker(TrackingConfig(), folder / "file", "scale"),
@@ -238,11 +239,11 @@ def mlflow_server(folder: Path) -> Iterator[str]:
         server.kill()
 
 
-# -------------------------------------------------------------------------------------- long books
+# ------------------------------------------------------------------------------------- large study
 
 
 class InMemory(BaseJournalBackend):  # type: ignore[misc]
-    """A journal that is nowhere yet."""
+    """A journal that is not stored."""
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
@@ -254,19 +255,19 @@ class InMemory(BaseJournalBackend):  # type: ignore[misc]
         self.entries += logs
 
 
-def long_books(console: Console, folder: Path, trials: int, epochs: int) -> None:
-    """How long it takes to open and to export the books of so many trials."""
-    entries = entries_of(trials, epochs)
-    store = Storage(str(folder / "books"))
+def open_large_study(console: Console, folder: Path, trials: int, epochs: int) -> None:
+    """Print how long it takes to open and to export a study of many trials."""
+    entries = make_entries(trials, epochs)
+    store = Storage(str(folder / "study"))
     log = ObjectJournal(store)
-    merged = int(len(entries) / (1 + journal.SHARE))
+    merged = int(len(entries) / (1 + journal.MIN_MERGE_SHARE))
     log.append_logs(entries[:merged])
-    with mock.patch.object(journal, "FEWEST", len(entries)):  # a merge is due with the next entry
+    with mock.patch.object(journal, "MIN_TO_MERGE", len(entries)):  # a merge is due with the next entry
         for entry in entries[merged:]:
             log.append_logs([entry])
     objects = len(store.names())
     opened, study = timed(lambda: Study(spec(trials), optuna.storages.JournalStorage(ObjectJournal(store))))
-    size = sum(path.stat().st_size for path in (folder / "books").iterdir()) / 1e6
+    size = sum(path.stat().st_size for path in (folder / "study").iterdir()) / 1e6
     console.print(
         f"{trials:,} trials of {epochs} epochs: {len(entries):,} entries in {objects:,} objects, {size:.0f} MB:"
         f" open after {opened}",
@@ -277,23 +278,23 @@ def long_books(console: Console, folder: Path, trials: int, epochs: int) -> None
     console.print(f"exported to SQLite in {exported}; that is open after {opened}", highlight=False)
 
 
-def entries_of(trials: int, epochs: int) -> list[dict[str, Any]]:
-    """What a sweep of so many trials writes to its journal."""
-    written = InMemory()
-    study = Study(spec(trials), optuna.storages.JournalStorage(written))
+def make_entries(trials: int, epochs: int) -> list[dict[str, Any]]:
+    """The journal of a sweep of that many trials."""
+    journal_in_memory = InMemory()
+    study = Study(spec(trials), optuna.storages.JournalStorage(journal_in_memory))
     search = Search(study)
-    while asked := search.ask():
+    while suggestion := search.ask():
         for epoch in range(1, epochs + 1):
-            tell(study, asked.number, epoch, epochs)
-        study.finish(asked.number)
-    return written.entries
+            report_epoch(study, suggestion.number, epoch, epochs)
+        study.finish(suggestion.number)
+    return journal_in_memory.entries
 
 
 def timed(work: Callable[[], Any]) -> tuple[str, Any]:
-    """How long it took, and what came of it."""
+    """How long `work` took, and its result."""
     started, used = time.perf_counter(), time.process_time()
-    done = work()
-    return f"{time.perf_counter() - started:.1f} s ({time.process_time() - used:.1f} s of CPU)", done
+    result = work()
+    return f"{time.perf_counter() - started:.1f} s ({time.process_time() - used:.1f} s of CPU)", result
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What to try next and when to stop it: space, budget, samplers, warm starts, repeats, stopping rules."""
+"""Which trial to train next and when to stop it: space, budget, samplers, warm starts, repeats, stopping rules."""

@@ -1,37 +1,38 @@
-"""Repeats: when all configurations are tried, the best ones are trained again with other seeds."""
+"""Repeats: when all configurations have been trained, the best ones are trained again with other seeds."""
 
 from __future__ import annotations
 
-from jepa_ray.sweep.output import results
-from jepa_ray.sweep.storage.study import Status, Study, TrialRecord
+from jepa_ray.sweep.output.ranking import rank_trials
+from jepa_ray.sweep.storage.records import Status, TrialRecord
+from jepa_ray.sweep.storage.study import Study
 
 
 class Repeats:
-    """The further runs of the finalists, each begun once, also over several sessions."""
+    """The further runs of the finalists. Each begins once, also if several sessions run the sweep."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._missing: list[tuple[TrialRecord, int]] | None = None  # known when all other trials are over
+        self._missing: list[tuple[TrialRecord, int]] | None = None  # finalist and seed; None: not known yet
 
     @property
     def exhausted(self) -> bool:
-        """Whether all repeats were begun."""
+        """Whether all repeats have begun."""
         return self._study.spec.search.repeats == 1 or self._missing == []
 
     def ask(self) -> TrialRecord | None:
-        """The next repeat; None if there is none, or none yet: finalists are known when all trials are over."""
+        """Begin the next repeat. None if all have begun, and while other trials run: the finalists are not known."""
         if self._missing is None and not self.exhausted:
-            self._missing = self._find()
+            self._missing = self._list_missing()
         return self._study.begin_repeat(*self._missing.pop(0)) if self._missing else None
 
-    def _find(self) -> list[tuple[TrialRecord, int]] | None:
+    def _list_missing(self) -> list[tuple[TrialRecord, int]] | None:
         records, search = self._study.records(), self._study.spec.search
         if any(record.status is Status.RUNNING and record.repeat_of is None for record in records):
             return None
         begun = {(record.repeat_of, record.seed) for record in records}
-        first = self._study.spec.base.experiment.seed
-        ranked = results.rank_trials(self._study, by_planning=False, by_repeats=False)
+        first_seed = self._study.spec.base.experiment.seed
+        ranked = rank_trials(self._study, by_planning=False, by_repeats=False)
         finalists = [record for record in ranked if record.status is Status.COMPLETE][: search.finalists]
-        # A seed for every finalist before the next seed: an interrupted sweep has compared them fairly.
-        wanted = [(record, first + i) for i in range(1, search.repeats) for record in finalists]
-        return [(record, seed) for record, seed in wanted if (record.number, seed) not in begun]
+        # One seed for all finalists before the next seed: an interrupted sweep has compared them on equal terms.
+        repeats = [(record, first_seed + i) for i in range(1, search.repeats) for record in finalists]
+        return [(record, seed) for record, seed in repeats if (record.number, seed) not in begun]

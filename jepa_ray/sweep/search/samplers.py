@@ -1,4 +1,7 @@
-"""Optuna's samplers, each as a sweep of some dozens of trials needs it. What one cannot search, `plan` refuses."""
+"""Optuna's samplers, configured for sweeps of some dozens of trials.
+
+`plan_budget` refuses a spec whose sampler cannot search its space.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ from jepa_ray.sweep.search.curves import CurveSampler
 def make_sampler(spec: SweepConfig, done: int) -> BaseSampler:
     """The sampler that a spec names.
 
-    `done` trials were suggested in earlier sessions: their random numbers must not come again.
+    Args:
+        spec: the sweep's spec.
+        done: how many trials earlier sessions began; the random numbers of a new session must differ from theirs.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -36,7 +41,7 @@ def make_sampler(spec: SweepConfig, done: int) -> BaseSampler:
 
 
 class _CmaEs(CmaEsSampler):
-    """Optuna keeps the optimiser in the study, pickled; a study is a file, so what it may be made of is looked at."""
+    """Checks the pickled optimizer that Optuna stores in the study before it is loaded: anyone may write the file."""
 
     def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
         for trial in reversed(completed_trials):
@@ -52,13 +57,13 @@ def _check_optimizer(state: str, number: int) -> None:
         _OptimizerOnly(io.BytesIO(bytes.fromhex(state))).load()
     except Exception as error:
         raise ConfigError(
-            f"optuna.db: the sampler's state in trial {number} is none of CMA-ES ({error}): nothing of it is loaded;"
-            " start over with --fresh"
+            f"optuna.db: the sampler's state in Optuna's trial {number} is not a CMA-ES optimizer ({error}), and is not"
+            " loaded: start over with --fresh"
         ) from None
 
 
 class _OptimizerOnly(pickle.Unpickler):
-    """Unpickles numbers and arrays of them, and the optimiser that holds them; nothing that runs."""
+    """Unpickles numbers, arrays of numbers and the optimizer that holds them, and no other code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in OPTIMIZER_PARTS:
@@ -89,7 +94,7 @@ def _random(spec: SweepConfig, seed: int) -> BaseSampler:
 
 
 def _qmc(spec: SweepConfig, seed: int) -> BaseSampler:
-    """Scrambled Sobol points. The study counts them, so every session goes on with the one sequence of the seed."""
+    """Scrambled Sobol points. Optuna counts them in the study, so every session continues the sequence of the seed."""
     return QMCSampler(
         scramble=True,
         seed=spec.search.seed,
@@ -99,7 +104,7 @@ def _qmc(spec: SweepConfig, seed: int) -> BaseSampler:
 
 
 def _cma_es(spec: SweepConfig, seed: int) -> BaseSampler:
-    """Learns from complete trials alone: a pruned one's value is of fewer epochs."""
+    """Uses complete trials only: the value of a pruned trial is the result of fewer epochs."""
     return _CmaEs(seed=seed, warn_independent_sampling=False)
 
 
@@ -108,7 +113,7 @@ def _gp(spec: SweepConfig, seed: int) -> BaseSampler:
 
 
 def _nsga_ii(spec: SweepConfig, seed: int) -> BaseSampler:
-    """Optuna's generation of 50 would be drawn at random in most sweeps from the first trial to the last."""
+    """With Optuna's generation of 50, most sweeps would draw all of their trials at random."""
     generation = max(4, min(50, spec.search.num_trials // 5))
     return NSGAIISampler(population_size=generation, seed=seed)
 
@@ -120,7 +125,7 @@ def _curves(spec: SweepConfig, seed: int) -> BaseSampler:
 _MAKERS: dict[str, Callable[[SweepConfig, int], BaseSampler]] = {
     "tpe": _tpe,
     "random": _random,
-    "grid": _random,  # of which nothing is left to chance: `Search` queues its points
+    "grid": _random,  # never draws a point: `Search` fixes every value
     "qmc": _qmc,
     "cma-es": _cma_es,
     "gp": _gp,

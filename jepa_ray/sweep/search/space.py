@@ -1,7 +1,7 @@
-"""The search space of a spec, as Optuna sees it. No torch, no Ray: `--dry-run` uses it.
+"""The search space of a spec in terms of Optuna. No torch, no Ray: `--dry-run` uses it.
 
-Optuna stores choices that are numbers, strings, booleans or null; a choice that is a list goes in as its JSON text and
-comes out through `decode`. A point has no value for a key whose condition does not hold: the base config's stays.
+Optuna stores choices that are numbers, strings, booleans or null. A choice that is a list is stored as JSON text, and
+`decode` turns it back. A point has no value for a key whose condition does not hold: the base config's value applies.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Params = dict[str, Any]  # dotted key -> value
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """One Optuna distribution per dotted key, each after those that its conditions name."""
+    """One Optuna distribution per dotted key; a key comes after the keys that its condition names."""
     return {key: _distribution(space[key]) for key in dimensions.ordered(space)}
 
 
@@ -45,7 +45,7 @@ def _labels(dimension: Dimension) -> list[Any]:
 
 
 def active(dimension: Dimension, params: Params) -> bool:
-    """Whether a dimension exists, given Optuna's parameters of the keys before it."""
+    """Whether a dimension's condition holds, given Optuna's parameters of the keys before it."""
     return all(
         parent in params and _rounded(params[parent]) in [_rounded(_label(value)) for value in allowed]
         for parent, allowed in dimensions.conditions(dimension).items()
@@ -53,18 +53,18 @@ def active(dimension: Dimension, params: Params) -> bool:
 
 
 def decode(space: Space, params: Params) -> Params:
-    """Parameters as a config takes them, from Optuna's."""
+    """Turn Optuna's parameters into the overrides of a train config."""
     lists = {key: {_label(c): c for c in dimensions.values(d) or [] if isinstance(c, list)} for key, d in space.items()}
     return {key: lists.get(key, {}).get(value, value) for key, value in params.items()}
 
 
 def encode(space: Space, params: Params) -> Params:
-    """Optuna's parameters, from those of a config. Raises `ValueError` for a value that is not in the space."""
+    """Turn overrides of a train config into Optuna's parameters. Raises `ValueError` for a value outside the space."""
     return {key: _label(dimensions.resolve(space[key], value)) for key, value in params.items()}
 
 
 def project(space: Space, values: Params) -> Params | None:
-    """The point at which a config has these values, and maybe others; None if there is none in the space."""
+    """The point of the space that has these values; further values are ignored. None if the space has no such point."""
     point: Params = {}
     try:
         for key in dimensions.ordered(space):
@@ -76,19 +76,19 @@ def project(space: Space, values: Params) -> Params | None:
 
 
 def base_point(spec: SweepConfig) -> Params | None:
-    """The point of the base config's own values; None if they are not in the space."""
+    """The point of the space that has the base config's values; None if the space has no such point."""
     base = spec.trial_config({}).to_dict()
     values = {key: functools.reduce(operator.getitem, key.split("."), base) for key in spec.space}
     return project(spec.space, values)
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to 12 digits, since samplers round the last ones."""
+    """Floats rounded to 12 digits, since the last digits of a sampler's float may differ."""
     return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def identity(params: Params) -> tuple[Any, ...]:
-    """What tells two points apart, from Optuna's parameters."""
+    """A key that two points, in Optuna's parameters, share if and only if they are the same point."""
     return tuple(sorted((key, _rounded(value)) for key, value in params.items()))
 
 
@@ -110,7 +110,7 @@ def points(space: Space) -> Iterator[Params]:
 
 
 def draw(space: Space, rng: random.Random) -> Params:
-    """A point of a finite space at random."""
+    """A random point of a finite space, in Optuna's parameters."""
     point: Params = {}
     for key in dimensions.ordered(space):
         if active(space[key], point):

@@ -1,6 +1,6 @@
-"""Stopping rules: which trials end early, and why. Plain numbers in, decisions out; they know no Ray and no Optuna.
+"""Stopping rules: which trials end early, and why. Numbers in, decisions out: neither Ray nor Optuna is used.
 
-A rule's state follows from the results it was told, in any order, so a resumed sweep rebuilds it from the study.
+A rule's state depends on the reported results and not on their order, so a resumed sweep rebuilds it from the study.
 """
 
 from __future__ import annotations
@@ -23,45 +23,45 @@ class StopDecision:
 
     epoch: int
     value: float
-    cutoff: float  # what the value had to reach
-    rule: str  # how the cut-off comes about
+    cutoff: float  # the value that the trial had to reach
+    rule: str  # how the cut-off is computed
 
     def __str__(self) -> str:
         return f"stopped at epoch {self.epoch}: {self.value:.4g} is worse than {self.cutoff:.4g}, {self.rule}"
 
 
 class StoppingRule(Protocol):
-    """What decides."""
+    """Decides after every epoch whether a trial ends."""
 
     def tell(self, number: int, epoch: int, value: float) -> None:
-        """A result of a trial that was judged before, in an earlier session."""
+        """Take in a result without a decision: a trial's last one, or one that an earlier session decided about."""
         ...
 
     def judge(self, number: int, epoch: int, value: float) -> StopDecision | None:
-        """Take in a new result, and say whether it is the trial's last; a result known already stops nothing."""
+        """Take in a new result; the decision to stop the trial, or None. A result that is already known never stops."""
         ...
 
 
 class Never:
-    """Every trial trains to its end."""
+    """Stops no trial."""
 
     def tell(self, number: int, epoch: int, value: float) -> None:
-        """Nothing to remember."""
+        """Do nothing."""
 
     def judge(self, number: int, epoch: int, value: float) -> StopDecision | None:
-        """Never."""
+        """None."""
         return None
 
 
 class Asha:
     """Asynchronous successive halving (Li et al. 2020), the variant that stops and never waits.
 
-    At each rung a trial goes on if it is not below the 1 - 1/reduction quantile (linear interpolation) of the values
-    that reached the rung before it; the first one always does.
+    At each rung a trial continues if its value is at least the 1 - 1/reduction quantile (linear interpolation) of the
+    values that earlier trials had there. The first trial at a rung always continues.
 
     Args:
-        rungs: epochs at which is decided.
-        reduction: a rung keeps the best 1/reduction.
+        rungs: epochs at which the rule decides.
+        reduction: a rung keeps the best 1/reduction of its trials.
         sign: 1 where larger values are better, -1 where smaller ones are.
     """
 
@@ -70,12 +70,12 @@ class Asha:
         self._reduction, self._sign = reduction, sign
 
     def tell(self, number: int, epoch: int, value: float) -> None:
-        """Remember what reached a rung."""
+        """Remember the value, if the epoch is a rung."""
         if epoch in self._rungs:
             self._rungs[epoch][number] = self._sign * value
 
     def judge(self, number: int, epoch: int, value: float) -> StopDecision | None:
-        """Whether the value is among the best 1/reduction of its rung so far."""
+        """Stop the trial if its value is not among the best 1/reduction of its rung so far."""
         rung = self._rungs.get(epoch, {})
         if epoch not in self._rungs or number in rung:
             return None
@@ -92,14 +92,14 @@ class Asha:
 
 
 class Hyperband:
-    """Asynchronous Hyperband: ASHA several times over, from all rungs down to none (Li et al. 2018, algorithm 1).
+    """Asynchronous Hyperband: several brackets, each ASHA with one rung fewer (Li et al. 2018, algorithm 1).
 
-    A bracket with fewer rungs gives its trials more time before it judges them, and gets fewer trials, so that all
-    brackets train about as much. Which one a trial is in follows from its number alone.
+    A bracket with fewer rungs trains its trials longer before the first decision, and gets fewer trials, so that all
+    brackets train about the same number of epochs. A trial's number alone determines its bracket.
 
     Args:
-        rungs: those of the bracket that stops earliest.
-        reduction: a rung keeps the best 1/reduction.
+        rungs: rungs of the bracket that stops earliest.
+        reduction: a rung keeps the best 1/reduction of its trials.
         sign: 1 where larger values are better, -1 where smaller ones are.
     """
 
@@ -108,11 +108,11 @@ class Hyperband:
         self._cycle = [b for b, size in enumerate(bracket_sizes(len(rungs), reduction)) for _ in range(size)]
 
     def bracket(self, number: int) -> int:
-        """The bracket of a trial: how many rungs it is spared."""
+        """The bracket of a trial: the number of rungs that it skips."""
         return self._cycle[number % len(self._cycle)]
 
     def tell(self, number: int, epoch: int, value: float) -> None:
-        """Remember what reached a rung of its bracket."""
+        """Remember the value, if the epoch is a rung of the trial's bracket."""
         self._brackets[self.bracket(number)].tell(number, epoch, value)
 
     def judge(self, number: int, epoch: int, value: float) -> StopDecision | None:
@@ -123,18 +123,19 @@ class Hyperband:
 
 
 def bracket_sizes(rungs: int, reduction: int) -> list[int]:
-    """Trials of each bracket, before the first one gets trials again; those with `rungs`, rungs - 1, ... 0 rungs."""
+    """How many trials in a row each bracket gets: first the one with all rungs, last the one without rungs."""
     return [-(-(rungs + 1) * reduction**left // (left + 1)) for left in range(rungs, -1, -1)]
 
 
 class Median:
     """Vizier's median rule (Golovin et al. 2017, section 3.2.2).
 
-    A trial ends whose best value so far is worse than the median of the others' means over the same epochs. Vizier
-    asks completed trials; here all count that reached the epoch, since the first ones all complete at the same time.
+    A trial ends if its best value so far is worse than the median of the other trials' means over the same epochs.
+    Vizier compares with complete trials only. Here every trial that reached the epoch counts, since otherwise the first
+    trials, which all complete at about the same time, could not be stopped.
 
     Args:
-        rungs: epochs at which is decided.
+        rungs: epochs at which the rule decides.
         sign: 1 where larger values are better, -1 where smaller ones are.
     """
 
@@ -143,11 +144,11 @@ class Median:
         self._curves: dict[int, dict[int, float]] = defaultdict(dict)  # number -> epoch -> value * sign
 
     def tell(self, number: int, epoch: int, value: float) -> None:
-        """Remember a value of any epoch."""
+        """Remember the value of any epoch."""
         self._curves[number][epoch] = self._sign * value
 
     def judge(self, number: int, epoch: int, value: float) -> StopDecision | None:
-        """Whether the trial's best is at least the median of the others' means."""
+        """Stop the trial if its best value is worse than the median of the others' means."""
         if epoch in self._curves[number]:
             return None
         self.tell(number, epoch, value)
@@ -162,13 +163,13 @@ class Median:
 
 
 def _mean(curve: dict[int, float], last: int) -> float:
-    """Over the epochs to `last`; exact sums, since the order of arrival must not matter."""
+    """The mean up to epoch `last`. The sum is exact, so that the order in which values arrive does not matter."""
     values = [value for epoch, value in curve.items() if epoch <= last]
     return math.fsum(values) / len(values)
 
 
 def make_stopping_rule(spec: SweepConfig) -> StoppingRule:
-    """The rule that a spec describes."""
+    """The stopping rule of a spec."""
     stopping = spec.early_stopping
     sign = 1 if spec.objective.mode == "max" else -1
     match stopping.rule:

@@ -1,4 +1,4 @@
-"""Warm-start trials: what earlier sweeps recorded, for the sampler to learn from. Databases are read from a copy."""
+"""Warm-start trials: trials of earlier sweeps that the sampler learns from. Databases are read from a copy."""
 
 from __future__ import annotations
 
@@ -15,25 +15,30 @@ from optuna.trial import FrozenTrial, TrialState
 from jepa_ray.config import SweepConfig, load_sweep_config
 from jepa_ray.errors import ConfigError
 from jepa_ray.sweep.search import space
-from jepa_ray.sweep.storage.study import WARM_START_MARK, Study
+from jepa_ray.sweep.storage.records import WARM_START_MARK
+from jepa_ray.sweep.storage.study import Study
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What one earlier sweep has to teach."""
+    """The trials of one earlier sweep."""
 
     folder: Path
-    trials: list[FrozenTrial]  # in this sweep's distributions
-    found: int  # finished trials, those included that do not fit
+    trials: list[FrozenTrial]  # those in this sweep's space, with its distributions
+    finished: int  # all finished trials of the earlier sweep
 
     def __str__(self) -> str:
-        return f"warm start from {self.folder}: {len(self.trials)} of its {self.found} trials fit this space"
+        return f"warm start from {self.folder}: {len(self.trials)} of its {self.finished} trials fit this space"
 
 
 def apply_warm_starts(study: Study, own: Path) -> list[WarmStart]:
-    """Add the trials of `search.warm_start` to a study, once in its life, and return what was added.
+    """Add the trials of the `search.warm_start` folders to a study, once in its life, and return them.
 
-    They are Optuna's trials, but none of the sweep's: `Study.records` leaves them out. Raises `ConfigError`.
+    Only the sampler sees them: `Study.records` leaves them out. Raises `ConfigError` as `read_warm_starts` does.
+
+    Args:
+        study: the study of the new sweep.
+        own: the folder of the new sweep.
     """
     if study.has_warm_starts:
         return []
@@ -43,9 +48,14 @@ def apply_warm_starts(study: Study, own: Path) -> list[WarmStart]:
 
 
 def read_warm_starts(spec: SweepConfig, own: Path) -> list[WarmStart]:
-    """The trials of all `search.warm_start` folders that lie in this spec's space. Raises `ConfigError`.
+    """The trials of all `search.warm_start` folders that are points of the spec's space.
 
-    `own` is the folder of the sweep itself, which cannot teach it: `--fresh` moves it aside.
+    Args:
+        spec: the spec of the new sweep.
+        own: the folder of the new sweep, which cannot be one of its warm starts: `--fresh` renames it.
+
+    Raises:
+        ConfigError: a folder is not that of a sweep with the same objectives, or none of its trials fits.
     """
     return [_read(folder, spec, own) for folder in spec.search.warm_start]
 
@@ -56,23 +66,25 @@ def _read(folder: Path, spec: SweepConfig, own: Path) -> WarmStart:
     if folder.resolve() == own.resolve():
         raise ConfigError(f"{at} is this sweep's own folder: give the new sweep another name")
     if not database.exists():
-        raise ConfigError(f"{at} is no folder of a sweep: it has no optuna.db")
+        raise ConfigError(f"{at} is not the folder of a sweep: it has no optuna.db")
     other = load_sweep_config(folder / "spec.yaml")
     if other.objectives != spec.objectives:
-        raise ConfigError(f"{at} optimised {_said(other)}, but this sweep: {_said(spec)}")
-    finished = _finished(database, other.name)
-    fitting = [fitted for trial in finished if (fitted := _fitted(trial, spec, folder))]
+        raise ConfigError(
+            f"{at} optimized {_list_objectives(other)}, but this sweep optimizes {_list_objectives(spec)}"
+        )
+    finished = _read_finished(database, other.name)
+    fitting = [fitted for trial in finished if (fitted := _fit(trial, spec, folder))]
     if not fitting:
         raise ConfigError(f"{at} has {len(finished)} finished trials, but none in the space of this sweep")
     return WarmStart(folder, fitting, len(finished))
 
 
-def _said(spec: SweepConfig) -> str:
+def _list_objectives(spec: SweepConfig) -> str:
     return ", ".join(map(str, spec.objectives))
 
 
-def _finished(database: Path, name: str) -> list[FrozenTrial]:
-    """The trials that the other sweep trained itself, failed ones left out."""
+def _read_finished(database: Path, name: str) -> list[FrozenTrial]:
+    """The complete and pruned trials that the other sweep trained itself."""
     with copied(database) as copy:
         storage = optuna.storages.RDBStorage(f"sqlite:///{copy}")
         try:
@@ -80,7 +92,7 @@ def _finished(database: Path, name: str) -> list[FrozenTrial]:
                 states=(TrialState.COMPLETE, TrialState.PRUNED)
             )
         except KeyError:
-            raise ConfigError(f"{database}: has no study {name}, as its spec.yaml says") from None
+            raise ConfigError(f"{database}: has no study {name}, the name in spec.yaml beside it") from None
         finally:
             storage.engine.dispose()
     return [trial for trial in trials if WARM_START_MARK not in trial.user_attrs]
@@ -88,11 +100,14 @@ def _finished(database: Path, name: str) -> list[FrozenTrial]:
 
 @contextlib.contextmanager
 def copied(database: Path) -> Iterator[Path]:
-    """A copy, for Optuna may upgrade it. SQLite's own backup is whole even while another process writes."""
+    """A temporary copy of a database, since Optuna may upgrade the file that it opens.
+
+    SQLite's own backup is consistent even while another process writes. Raises `ConfigError`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optuna.db"
-        if not database.is_file():  # a pipe would never be open
-            raise ConfigError(f"{database}: cannot be read (it is no file)")
+        if not database.is_file():  # opening a named pipe would block forever
+            raise ConfigError(f"{database}: cannot be read (it is not a regular file)")
         try:
             with (
                 contextlib.closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as source,
@@ -104,8 +119,11 @@ def copied(database: Path) -> Iterator[Path]:
         yield path
 
 
-def _fitted(trial: FrozenTrial, spec: SweepConfig, folder: Path) -> FrozenTrial | None:
-    """The trial as a point of this space, marked; None if it is none. What else the other sweep varied is left out."""
+def _fit(trial: FrozenTrial, spec: SweepConfig, folder: Path) -> FrozenTrial | None:
+    """The trial as a marked point of this sweep's space; None if it is not in the space.
+
+    Keys that only the other sweep varies are left out.
+    """
     point = space.project(spec.space, space.decode(spec.space, trial.params))
     if point is None:
         return None

@@ -1,1 +1,1 @@
-"""Where a sweep is kept: its study, its location, and the checkpoints that stay."""
+"""A sweep's state: the study and its trial records, the sweep location, and which checkpoints are kept."""

@@ -1,7 +1,8 @@
-"""The books of a sweep in an object store, where nothing can be appended to: Optuna's journal as numbered objects.
+"""The study of a sweep in an object store: Optuna's journal as numbered objects, since objects cannot be appended to.
 
-Every change is an object of its own before anybody is told of it, so nothing is lost; an epoch, which is two entries of
-Optuna's, is one. From time to time all of them are written as one, so that opening a long journal takes few reads.
+Every change is written as an object of its own before the call returns, so nothing is lost; the two entries that Optuna
+makes of an epoch are one object. From time to time all objects are merged into one, so that a long journal opens with
+few reads.
 """
 
 from __future__ import annotations
@@ -14,31 +15,33 @@ from optuna.storages.journal import BaseJournalBackend
 from jepa_ray.errors import StorageError
 from jepa_ray.storage import Storage
 
-MIN_TO_MERGE = 100  # objects that are worth merging,
-SHARE = 0.2  # and at least this share of all entries: merging costs a constant number of writes per entry
+# The objects since the last merge are merged when there are MIN_TO_MERGE of them, and when they are also at least
+# MIN_MERGE_SHARE of all entries: so merging writes every entry a constant number of times on average.
+MIN_TO_MERGE = 100
+MIN_MERGE_SHARE = 0.2
 
 
 class ObjectJournal(BaseJournalBackend):
-    """Entries `FIRST-LAST.jsonl` in one folder of a store; the sweep's lease sees to it that one process writes.
+    """Objects `FIRST-LAST.jsonl`, named by their entries, in one folder of a store.
 
-    Raises `StorageError`, also where an entry is missing.
+    The sweep's lease makes sure that only one process writes. Raises `StorageError`, also if an entry is missing.
     """
 
     def __init__(self, store: Storage) -> None:
         self._store = store
         self._entries: list[dict[str, Any]] = []
-        self._objects: list[str] = []  # what the first `_written` entries are made of
+        self._objects: list[str] = []  # names of the objects that hold the first `_written` entries
         self._read_all()
 
     def _read_all(self) -> None:
         spans = sorted(map(_span, self._store.names()), key=lambda span: (span[0], -span[1]))
         parts = self._store.each(self._store.read, [name for _, _, name in spans])
         for (first, last, name), data in zip(spans, parts, strict=True):
-            if last < len(self._entries):  # merged, by a writer that died before this one was deleted
+            if last < len(self._entries):  # merged already, by a process that died before it deleted this object
                 self._store.delete(name)
                 continue
             if first != len(self._entries) or data is None:
-                raise StorageError(f"{self._store}: entry {len(self._entries)} is missing before {name}")
+                raise StorageError(f"{self._store}: journal entry {len(self._entries)} is missing before {name}")
             self._entries += [json.loads(line) for line in data.splitlines()]
             self._objects.append(name)
         self._written = len(self._entries)
@@ -48,12 +51,12 @@ class ObjectJournal(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         self._entries += logs
-        if _half(logs[-1]):
+        if _is_incomplete(logs[-1]):
             return
         self._write(self._written, self._entries[self._written :])
         self._written = len(self._entries)
-        fresh = len(self._objects) - 1
-        if fresh >= MIN_TO_MERGE and fresh >= SHARE * len(self._entries):
+        unmerged = len(self._objects) - 1
+        if unmerged >= MIN_TO_MERGE and unmerged >= MIN_MERGE_SHARE * len(self._entries):
             self._merge()
 
     def _merge(self) -> None:
@@ -67,12 +70,12 @@ class ObjectJournal(BaseJournalBackend):
         self._objects.append(name)
 
 
-def _half(entry: dict[str, Any]) -> bool:
-    """Whether an entry is the first of two that are written as one: an epoch's objective, before its metrics."""
+def _is_incomplete(entry: dict[str, Any]) -> bool:
+    """Whether an entry is the first of an epoch's two, the objective: it is written together with the metrics."""
     return "intermediate_value" in entry
 
 
 def _span(name: str) -> tuple[int, int, str]:
-    """First and last entry of an object."""
+    """The first and the last entry of an object, and its name."""
     first, _, last = name.removesuffix(".jsonl").partition("-")
     return int(first), int(last), name

@@ -1,38 +1,45 @@
-"""Which of a sweep's training checkpoints stay."""
+"""Which of a sweep's checkpoints are kept."""
 
 from __future__ import annotations
 
 import bisect
 
 from jepa_ray.storage import Storage
-from jepa_ray.sweep import CHECKPOINTS, checkpoint_name
-from jepa_ray.sweep.output import results
-from jepa_ray.sweep.storage.study import Status, Study, TrialRecord
-
-MIN_KEPT = 10  # of ended trials, at least
+from jepa_ray.sweep import CHECKPOINTS, checkpoint_name, epochs_folder
+from jepa_ray.sweep.output.ranking import SortKey, sort_key
+from jepa_ray.sweep.storage.disk import count_retained_trials
+from jepa_ray.sweep.storage.records import Status, TrialRecord
+from jepa_ray.sweep.storage.study import Study
 
 
 class CheckpointRetention:
-    """Checkpoints of ended trials: the best stay, as many as planning and repeats may want; the rest make room."""
+    """Deletes the checkpoints of ended trials that are not among the best; repeats keep theirs."""
 
     def __init__(self, study: Study, store: Storage) -> None:
         self._study, self._store = study, store
-        self._room = max(MIN_KEPT, study.spec.evaluation.plan_top_k, study.spec.search.finalists)
-        self._kept: list[tuple[results.SortKey, int]] = []  # best first
-        off = {name for record in study.records() for name in self._place(record)}
-        for name in off.intersection(store.names(CHECKPOINTS)):
-            store.delete(name)
+        self._room = count_retained_trials(study.spec)
+        self._retained: list[tuple[SortKey, int]] = []  # sort key and number, best first
+        dropped = {number for record in study.records() for number in self._place(record)}
+        files = store.names(CHECKPOINTS, recursive=True)
+        stored = {*files, *(name.rpartition("/")[0] for name in files)}
+        for number in sorted(dropped):
+            if stored.intersection((checkpoint_name(number), epochs_folder(number))):
+                self._drop(number)
 
     def ended(self, record: TrialRecord) -> None:
-        """Put an ended trial's checkpoint on the retention, which may push the worst one off it."""
-        for name in self._place(record):
-            self._store.delete(name)
+        """Rank an ended trial, and delete the checkpoints of the trial that is no longer among the best."""
+        for number in self._place(record):
+            self._drop(number)
 
-    def _place(self, record: TrialRecord) -> list[str]:
-        """What is pushed off."""
+    def _place(self, record: TrialRecord) -> list[int]:
+        """Add an ended trial to those whose checkpoints are kept; returns the trials that it displaces."""
         if record.status is Status.RUNNING or record.repeat_of is not None:
             return []
-        bisect.insort(self._kept, (results.sort_key(self._study, record), record.number))
-        off = [checkpoint_name(number) for _, number in self._kept[self._room :]]
-        del self._kept[self._room :]
-        return off
+        bisect.insort(self._retained, (sort_key(self._study, record), record.number))
+        displaced = [number for _, number in self._retained[self._room :]]
+        del self._retained[self._room :]
+        return displaced
+
+    def _drop(self, number: int) -> None:
+        self._store.delete(checkpoint_name(number))
+        self._store.delete_folder(epochs_folder(number))

@@ -1,23 +1,22 @@
-"""The books of a sweep: an Optuna study in `optuna.db`, the only record of what was tried and what came of it.
+"""A sweep's Optuna study in `optuna.db`: the only record of its trials and their results.
 
-Everything that outlives a session is here: suggestions, the metrics of every epoch, why a trial ended. Ray Tune
-keeps nothing that is read again. The study lies under the sweep's name, where Optuna's own dashboard can open it.
+Everything that outlives a session is stored here: the suggestions, the metrics of every epoch, why a trial ended. Ray
+Tune stores nothing that is read again. The study has the sweep's name, and Optuna's own dashboard can open it.
 
-Samplers work on a copy in memory: on the database, Optuna reads all unfinished trials again for every suggestion.
+`StudyView` reads a study, `Study` also writes to it. Samplers work on a copy in memory: on a database, Optuna reads
+all unfinished trials again for every suggestion.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import enum
 import itertools
 import math
 import sqlite3
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -27,197 +26,178 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jepa_ray import secrets
 from jepa_ray.config import SweepConfig
-from jepa_ray.errors import ConfigError
+from jepa_ray.errors import ConfigError, first_line
 from jepa_ray.files import PARTIAL
-from jepa_ray.sweep import trial_name
-from jepa_ray.sweep.search import space
+from jepa_ray.sweep.storage.records import (
+    DISCARDED,
+    NUMBER,
+    OTHER_TRIALS,
+    TO_OPTUNA,
+    WARM_START_MARK,
+    PlanningScore,
+    Status,
+    TrialRecord,
+    number_of,
+    planning_key,
+    read_record,
+    read_records,
+)
+from jepa_ray.sweep.tune_result import TrainedBy
+
+_SESSION = "session_"  # attributes of the study: session_0, session_1, ...
 
 
-class Status(enum.StrEnum):
-    """How a trial stands, in the words of the leaderboard."""
+class StudyView:
+    """A study to read: the spec of the sweep, its trials as they are when it is opened, and its sessions.
 
-    RUNNING = "RUNNING"
-    COMPLETE = "COMPLETE"
-    PRUNED = "PRUNED"
-    FAILED = "FAILED"
+    Nothing is written, so another process may be running the sweep.
 
+    Args:
+        spec: the sweep's spec; it names the study.
+        storage: where the study is stored.
+        trials: all Optuna trials of the storage, if the caller has read them already.
+    """
 
-_TO_OPTUNA = {Status.COMPLETE: TrialState.COMPLETE, Status.PRUNED: TrialState.PRUNED, Status.FAILED: TrialState.FAIL}
-_FROM_OPTUNA = {state: status for status, state in _TO_OPTUNA.items()}
+    def __init__(self, spec: SweepConfig, storage: BaseStorage, trials: Sequence[FrozenTrial] | None = None) -> None:
+        self.spec, self._disk = spec, storage
+        self._study_id = storage.get_study_id_from_name(spec.name)
+        if trials is None:
+            trials = storage.get_all_trials(self._study_id, deepcopy=False)
+        self._records = read_records(trials, storage.get_study_user_attrs(self._study_id))
 
+    @classmethod
+    def open(cls, spec: SweepConfig, database: Path) -> Self:
+        """The study in a SQLite file; `Study` creates it if it does not exist.
 
-# Attributes of Optuna's trials that are none of this sweep: struck off, or learned from another sweep.
-DISCARDED, WARM_START_MARK = "replaced", "warm_start"
-NOT_TRIALS_OF_THIS_SWEEP = {DISCARDED, WARM_START_MARK}
+        Raises `ConfigError` for a file that does not hold a study of this sweep.
+        """
+        try:
+            return cls(spec, optuna.storages.RDBStorage(f"sqlite:///{database}"))
+        except (SQLAlchemyError, sqlite3.Error, StorageInternalError, LookupError, TypeError, ValueError) as error:
+            why = first_line(error)
+            raise ConfigError(f"{database}: does not hold the study of sweep {spec.name} ({why})") from error
 
+    def record(self, number: int) -> TrialRecord:
+        """The present record of one trial."""
+        return self._records[number]
 
-@dataclass(frozen=True)
-class PlanningScore:
-    """What planning with a finalist showed."""
-
-    plan_success: float  # in [0, 1]
-    low: float  # of its 95 % interval
-    high: float
-    random: float  # success of random actions under the same protocol
-
-
-@dataclass(frozen=True)
-class Ran:
-    """Where and when an epoch was trained; None where nobody is left who knows."""
-
-    group: str | None = None
-    ended: float | None = None  # Unix time, by the clock of the group's node
-    hosts: str | None = None  # names of the machines, with spaces between them
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One trial as the study remembers it."""
-
-    number: int  # 0, 1, ... in the order of the suggestions
-    params: space.Params  # as Optuna has them; `space.decode` makes them a config's
-    status: Status
-    history: list[dict[str, float]]  # metrics of epoch 1, 2, ...
-    finished: bool = False  # reached its own end: max_epochs, or patience
-    error: str | None = None
-    collapse: str | None = None  # the diagnosis, where it stopped the trial
-    stop: str | None = None  # what the scheduler stopped it for
-    stop_epoch: int | None = None
-    planning_score: PlanningScore | None = None  # of the best trials, where the spec asks for it
-    repeat_of: int | None = None  # the finalist that this one trains again,
-    seed: int | None = None  # with a seed of its own
-    ran: list[Ran] = dataclasses.field(default_factory=list)  # of epoch 1, 2, ...
+    def records(self) -> list[TrialRecord]:
+        """All trials of the sweep, oldest first."""
+        return list(self._records.values())
 
     @property
-    def over(self) -> bool:
-        """Whether nothing more is to be trained, though the books may still be open."""
-        stopped = self.stop_epoch is not None and len(self.history) >= self.stop_epoch
-        return bool(self.finished or self.collapse or self.error or stopped)
+    def sessions(self) -> list[dict[str, Any]]:
+        """What `Study.begin_session` was given, oldest first; empty if only older versions ran the sweep."""
+        attributes = self._disk.get_study_user_attrs(self._study_id)
+        keys = (f"{_SESSION}{i}" for i in itertools.count())
+        return [attributes[key] for key in itertools.takewhile(lambda key: key in attributes, keys)]
 
-    @property
-    def seconds(self) -> float:
-        """Time spent on training and validating it."""
-        return sum(row["epoch_s"] for row in self.history)
+    def best_value(self, record: TrialRecord) -> float | None:
+        """The first objective in the trial's best epoch; None if the trial has no value."""
+        return record.best_metrics(self.spec.objective).get(self.spec.objective.metric)
 
-    @property
-    def trial_id(self) -> str:
-        """Its name in tables, logs and MLflow."""
-        return trial_name(self.number)
+    def best_values(self, record: TrialRecord) -> list[float]:
+        """All objectives in the trial's best epoch, which the first one decides; NaN for a missing value."""
+        metrics = record.best_metrics(self.spec.objective)
+        return [metrics.get(objective.metric, math.nan) for objective in self.spec.objectives]
 
 
-class Study:
-    """The sweep's Optuna study, as the driver keeps it. No other process writes to it.
+class Study(StudyView):
+    """The study of the sweep that this process drives. No other process writes to it.
 
-    Opening it puts the books in order: trials that were over when an earlier session died are closed. From then on
-    everything is read from memory; every change is on disk before anybody is told of it.
+    Opening it closes the trials that had ended when an earlier session died. From then on everything is read from
+    memory, and every change is on disk before the method that makes it returns.
+
+    Methods take the sweep's own trial numbers, which are consecutive. Only `begin` and `discard` take Optuna's, which
+    also count discarded suggestions and warm-start trials.
     """
 
     def __init__(self, spec: SweepConfig, storage: BaseStorage) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.spec = spec
-        self._disk, self._memory = storage, InMemoryStorage()
         directions = ["maximize" if objective.mode == "max" else "minimize" for objective in spec.objectives]
-        on_disk = optuna.create_study(
+        stored = optuna.create_study(
             storage=storage, study_name=spec.name, load_if_exists=True, directions=directions
         ).get_trials(deepcopy=False)
-        self._study_id = storage.get_study_id_from_name(spec.name)
-        self._disk_ids: dict[int, int] = {}  # by trial number
-        self._exported: dict[Path, Any] = {}  # what a file was given last
+        super().__init__(spec, storage, stored)
+        self._optuna_numbers = {number_of(t): t.number for t in stored if not OTHER_TRIALS & t.user_attrs.keys()}
+        self._next_number = max(self._records, default=-1) + 1
+        self._disk_ids: dict[int, int] = {}  # by Optuna's number
+        self._exported: dict[Path, Any] = {}  # the content of each exported file
+        self._memory = InMemoryStorage()
         self.optuna = optuna.create_study(storage=self._memory, study_name=spec.name, directions=directions)
         self._memory_id = self._memory.get_study_id_from_name(spec.name)
-        self.optuna.add_trials(map(_for_samplers, on_disk))  # numbered as they are on disk
-        self._attrs = dict(storage.get_study_system_attrs(self._study_id))  # of the sampler
-        for key, value in self._attrs.items():
+        self.optuna.add_trials(map(_for_samplers, stored))  # Optuna's numbers are the same as on disk
+        self._sampler_attributes = dict(storage.get_study_system_attrs(self._study_id))
+        for key, value in self._sampler_attributes.items():
             self._memory.set_study_system_attr(self._memory_id, key, value)
-        planning_score = storage.get_study_user_attrs(self._study_id)
-        self._records = {record.number: record for record in _records(on_disk, planning_score)}
-        self._close_what_is_over()
+        self._close_ended_trials()
 
-    @classmethod
-    def open(cls, spec: SweepConfig, database: Path) -> Study:
-        """The study in a file, a new one if there is none. Raises `ConfigError` for what no sweep has written."""
-        try:
-            return cls(spec, optuna.storages.RDBStorage(f"sqlite:///{database}"))
-        except (SQLAlchemyError, sqlite3.Error, StorageInternalError, LookupError, TypeError, ValueError) as error:
-            why = next(iter(str(error).splitlines()), "") or type(error).__name__
-            raise ConfigError(f"{database}: does not hold the books of sweep {spec.name} ({why})") from error
-
-    def _close_what_is_over(self) -> None:
+    def _close_ended_trials(self) -> None:
         for record in self.records():
             if record.status is Status.RUNNING and record.over:
                 self.finish(record.number)
 
-    def begin(self, number: int) -> TrialRecord:
-        """Take a suggestion of Optuna's into the books: it is going to be trained."""
-        return self._begun(self._write(number))
+    def begin(self, optuna_number: int) -> TrialRecord:
+        """Store a suggestion of Optuna's as the sweep's next trial: it is going to be trained."""
+        self._memory.set_trial_user_attr(self._memory_trial(optuna_number), NUMBER, self._next_number)
+        record = read_record(self._store(optuna_number), {})
+        self._records[record.number] = record
+        self._optuna_numbers[record.number] = optuna_number
+        self._next_number += 1
+        return record
 
-    def discard(self, number: int) -> None:
-        """Take a suggestion into the books, and off them at once: it is not going to be trained."""
-        self._memory.set_trial_user_attr(self._in_memory(number), DISCARDED, True)
-        self._memory.set_trial_state_values(self._in_memory(number), TrialState.FAIL)
-        self._write(number)
-
-    def _write(self, number: int) -> FrozenTrial:
-        """Put a trial of the memory on disk as it is, with what the sampler remembers of all."""
-        trial = self._memory.get_trial(self._in_memory(number))
-        disk_id = self._disk_ids[number] = self._disk.create_new_trial(self._study_id, trial)
-        assert self._disk.get_trial_number_from_id(disk_id) == number, ("nobody else adds trials", number)
-        attrs = self._memory.get_study_system_attrs(self._memory_id)
-        for key in (key for key, value in attrs.items() if self._attrs.get(key) != value):
-            self._disk.set_study_system_attr(self._study_id, key, attrs[key])
-        self._attrs = dict(attrs)
-        return trial
-
-    def _begun(self, trial: FrozenTrial) -> TrialRecord:
-        self._records[trial.number] = _record(trial, {})
-        return self._records[trial.number]
+    def discard(self, optuna_number: int) -> None:
+        """Store a suggestion of Optuna's as a duplicate that is never trained. It is not a trial of the sweep."""
+        trial = self._memory_trial(optuna_number)
+        self._memory.set_trial_user_attr(trial, DISCARDED, True)
+        self._memory.set_trial_state_values(trial, TrialState.FAIL)
+        self._store(optuna_number)
 
     def begin_repeat(self, of: TrialRecord, seed: int) -> TrialRecord:
-        """A new trial with the parameters of an old one, and another seed."""
+        """Begin a trial with the parameters of an ended one, and another seed."""
         trial = create_trial(
             state=TrialState.RUNNING,
             params=of.params,
             distributions=self._memory.get_trial(self._in_memory(of.number)).distributions,
             user_attrs={"repeat_of": of.number, "seed": seed},
         )
-        return self._begun(self._add(trial))
-
-    def _add(self, trial: FrozenTrial) -> FrozenTrial:
-        trial_id = self._memory.create_new_trial(self._memory_id, trial)
-        return self._write(self._memory.get_trial_number_from_id(trial_id))
+        return self.begin(self._add_to_memory(trial))
 
     @property
     def has_warm_starts(self) -> bool:
-        """Whether `learn` was called, in this or an earlier session."""
+        """Whether `add_warm_starts` has completed, in this or an earlier session."""
         return WARM_START_MARK in self._disk.get_study_user_attrs(self._study_id)
 
     def add_warm_starts(self, trials: Iterable[FrozenTrial]) -> None:
-        """Add trials of other sweeps, each marked by a user attribute `WARM_START_MARK` that tells it from all others.
+        """Add trials of other sweeps for the sampler; they are not in `records`.
 
-        They are the sampler's, but none of `records`. Called again after a session died here, it doubles none.
+        Each has a user attribute `WARM_START_MARK` whose value is unique, so a call after a session that died here
+        adds only the missing ones.
         """
         known = {trial.user_attrs.get(WARM_START_MARK) for trial in self.optuna.get_trials(deepcopy=False)}
         for trial in trials:
             if trial.user_attrs[WARM_START_MARK] not in known:
-                self._add(trial)
+                self._store(self._add_to_memory(trial))
         self._disk.set_study_user_attr(self._study_id, WARM_START_MARK, True)
 
     def report(
-        self, number: int, epoch: int, metrics: Mapping[str, float], *, last: bool, ran: Ran | None = None
+        self, number: int, epoch: int, metrics: Mapping[str, float], *, last: bool, trained_by: TrainedBy | None = None
     ) -> bool:
-        """Record an epoch, and whether it was the trial's last. False if it was known: then nothing changes."""
-        ran = ran or Ran()
-        record = self.record(number)
+        """Record an epoch, and whether it was the trial's last. An epoch that is recorded already stays as it is.
+
+        Returns whether the epoch was new.
+        """
+        trained_by, record = trained_by or TrainedBy(), self.record(number)
         if epoch <= len(record.history):
             return False
         if len(self.spec.objectives) == 1:  # Optuna compares pruned trials by one objective, and TPE fails with several
             value = metrics[self.spec.objective.metric]
             self._disk.set_trial_intermediate_value(self._on_disk(number), epoch, value)
             self._memory.set_trial_intermediate_value(self._in_memory(number), epoch, value)
-        self._disk.set_trial_user_attr(
-            self._on_disk(number), f"epoch_{epoch}", {"last": last, "ran": list(dataclasses.astuple(ran)), **metrics}
-        )
-        self._change(number, history=[*record.history, dict(metrics)], ran=[*record.ran, ran], finished=last)
+        row = {"last": last, "ran": list(dataclasses.astuple(trained_by)), **metrics}
+        self._disk.set_trial_user_attr(self._on_disk(number), f"epoch_{epoch}", row)
+        history, by = [*record.history, dict(metrics)], [*record.trained_by, trained_by]
+        self._change(number, history=history, trained_by=by, finished=last)
         return True
 
     def note(self, number: int, **values: Any) -> None:
@@ -228,105 +208,94 @@ class Study:
         self._change(number, **values)
 
     def begin_session(self, about: Mapping[str, Any]) -> None:
-        """Remember that a session of the sweep begins, and what it runs on."""
+        """Record that a session of the sweep begins, with its command, its machine and its package versions."""
         self._disk.set_study_user_attr(self._study_id, f"{_SESSION}{len(self.sessions)}", dict(about))
 
-    @property
-    def sessions(self) -> list[dict[str, Any]]:
-        """What `begin_session` was told, oldest first; none of sweeps that were begun by older versions."""
-        attrs = self._disk.get_study_user_attrs(self._study_id)
-        keys = itertools.takewhile(lambda key: key in attrs, (f"{_SESSION}{i}" for i in itertools.count()))
-        return [attrs[key] for key in keys]
-
     def record_planning_score(self, number: int, planning_score: PlanningScore) -> None:
-        """Remember how a finalist did: with the study, since Optuna's finished trials take no more attributes."""
-        self._disk.set_study_user_attr(self._study_id, _planning_key(number), dataclasses.asdict(planning_score))
+        """Record how well planning with an ended trial's model works."""
+        self._disk.set_study_user_attr(self._study_id, planning_key(number), dataclasses.asdict(planning_score))
         self._change(number, planning_score=planning_score)
 
     def finish(self, number: int, *, failed: bool = False) -> TrialRecord:
-        """Close a trial's books: FAILED, COMPLETE if it reached its own end, else PRUNED; twice changes nothing.
+        """Close a trial: FAILED, COMPLETE if it reached its own end, else PRUNED. A closed trial stays as it is.
 
-        Optuna is told the values of a complete trial; of a pruned one it has the objective of every epoch.
+        Optuna gets the objectives of a complete trial; of a pruned one it has the objective of every epoch.
         """
         record = self.record(number)
         if record.status is not Status.RUNNING:
             return record
-        if lacking := self._lacking(record):
-            self.note(number, error=lacking)
+        if missing := self._explain_missing_objective(record):
+            self.note(number, error=missing)
             record = self.record(number)
         if failed or record.error or not record.history:
             status = Status.FAILED
         else:
             status = Status.COMPLETE if record.finished else Status.PRUNED
-        values = self.values(record) if status is Status.COMPLETE else None
-        self.optuna.tell(number, values, state=_TO_OPTUNA[status])
-        told = self._memory.get_trial(self._in_memory(number))
-        self._disk.set_trial_state_values(self._on_disk(number), told.state, told.values)
+        values = self.best_values(record) if status is Status.COMPLETE else None
+        self.optuna.tell(self._optuna_numbers[number], values, state=TO_OPTUNA[status])
+        ended = self._memory.get_trial(self._in_memory(number))
+        self._disk.set_trial_state_values(self._on_disk(number), ended.state, ended.values)
         self._change(number, status=status)
         return self.record(number)
 
-    def best_value(self, record: TrialRecord) -> float | None:
-        """The best objective a trial reached in any epoch."""
-        return self.spec.objective.best(row[self.spec.objective.metric] for row in record.history)
-
-    def values(self, record: TrialRecord) -> list[float]:
-        """All objectives in the trial's best epoch, the one with the best first objective; NaN where one is lacking."""
-        best = self.best_value(record)
-        row = next(row for row in record.history if row[self.spec.objective.metric] == best)
-        return [row.get(objective.metric, math.nan) for objective in self.spec.objectives]
-
-    def _lacking(self, record: TrialRecord) -> str | None:
-        """Why a trial that reached its end cannot be compared: what the scheduler does not look at may be missing."""
-        values = self.values(record) if record.finished and not record.error else []
+    def _explain_missing_objective(self, record: TrialRecord) -> str | None:
+        """Why a trial that reached its end cannot be compared; the stopping rule looks at the first objective only."""
+        values = self.best_values(record) if record.finished and not record.error else []
         pairs = zip(self.spec.objectives, values, strict=False)
         missing = next((o.metric for o, value in pairs if not math.isfinite(value)), None)
         return f"the objective {missing} has no finite value in the best epoch" if missing else None
 
     def export(self, database: Path) -> None:
-        """Copy the books to a SQLite file, which the report, warm starts and Optuna's own tools open.
+        """Copy the study to a SQLite file, which the report, warm starts and Optuna's own tools can open.
 
-        Optuna takes some 30 ms per trial for it, so what has not changed since is not copied again.
+        Copying takes about 30 ms per trial, so a study that has not changed since is not copied again.
         """
-        now = dict(self._records), self._disk.get_study_user_attrs(self._study_id)
-        if database.exists() and self._exported.get(database) == now:
+        content = dict(self._records), self._disk.get_study_user_attrs(self._study_id)
+        if database.exists() and self._exported.get(database) == content:
             return
         partial = database.with_name(f"{database.name}{PARTIAL}")
         partial.unlink(missing_ok=True)
-        copy = optuna.storages.RDBStorage(f"sqlite:///{partial}")
-        optuna.copy_study(from_study_name=self.spec.name, from_storage=self._disk, to_storage=copy)
-        copy.engine.dispose()
+        target = optuna.storages.RDBStorage(f"sqlite:///{partial}")
+        optuna.copy_study(from_study_name=self.spec.name, from_storage=self._disk, to_storage=target)
+        target.engine.dispose()
         partial.replace(database)
-        self._exported[database] = now
+        self._exported[database] = content
 
-    def record(self, number: int) -> TrialRecord:
-        """One trial as it stands."""
-        return self._records[number]
+    # ------------------------------------------------------------------------------- the two copies
 
-    def records(self) -> list[TrialRecord]:
-        """All trials, oldest first."""
-        return list(self._records.values())
+    def _add_to_memory(self, trial: FrozenTrial) -> int:
+        """Optuna's number of the new trial."""
+        return self._memory.get_trial_number_from_id(self._memory.create_new_trial(self._memory_id, trial))
+
+    def _store(self, optuna_number: int) -> FrozenTrial:
+        """Write a new trial of the memory to the disk, together with the sampler's own attributes of the study."""
+        trial = self._memory.get_trial(self._memory_trial(optuna_number))
+        disk_id = self._disk_ids[optuna_number] = self._disk.create_new_trial(self._study_id, trial)
+        stored_as = self._disk.get_trial_number_from_id(disk_id)
+        assert stored_as == optuna_number, ("another process adds trials", stored_as, optuna_number)
+        attributes = self._memory.get_study_system_attrs(self._memory_id)
+        for key in (key for key, value in attributes.items() if self._sampler_attributes.get(key) != value):
+            self._disk.set_study_system_attr(self._study_id, key, attributes[key])
+        self._sampler_attributes = dict(attributes)
+        return trial
 
     def _change(self, number: int, **values: Any) -> None:
         self._records[number] = dataclasses.replace(self._records[number], **values)
 
     def _on_disk(self, number: int) -> int:
-        if number not in self._disk_ids:
-            self._disk_ids[number] = self._disk.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        return self._disk_ids[number]
+        """The trial's id in the storage."""
+        optuna_number = self._optuna_numbers[number]
+        if optuna_number not in self._disk_ids:
+            trial_id = self._disk.get_trial_id_from_study_id_trial_number(self._study_id, optuna_number)
+            self._disk_ids[optuna_number] = trial_id
+        return self._disk_ids[optuna_number]
 
     def _in_memory(self, number: int) -> int:
-        return self._memory.get_trial_id_from_study_id_trial_number(self._memory_id, number)
+        """The trial's id in the samplers' copy."""
+        return self._memory_trial(self._optuna_numbers[number])
 
-
-class StudyView(Study):
-    """The books as they are now, to look at. Nothing is copied for samplers, and no trial is closed."""
-
-    def __init__(self, spec: SweepConfig, storage: BaseStorage) -> None:
-        self.spec, self._disk = spec, storage
-        self._study_id = storage.get_study_id_from_name(spec.name)
-        attrs = storage.get_study_user_attrs(self._study_id)
-        trials = storage.get_all_trials(self._study_id, deepcopy=False)
-        self._records = {record.number: record for record in _records(trials, attrs)}
+    def _memory_trial(self, optuna_number: int) -> int:
+        return self._memory.get_trial_id_from_study_id_trial_number(self._memory_id, optuna_number)
 
 
 def _for_samplers(trial: FrozenTrial) -> FrozenTrial:
@@ -334,59 +303,3 @@ def _for_samplers(trial: FrozenTrial) -> FrozenTrial:
     light = copy.copy(trial)
     light.user_attrs = {key: value for key, value in trial.user_attrs.items() if not key.startswith("epoch_")}
     return light
-
-
-def _records(trials: Iterable[FrozenTrial], planning_score: Mapping[str, Any]) -> list[TrialRecord]:
-    return [
-        _record(trial, planning_score) for trial in trials if not NOT_TRIALS_OF_THIS_SWEEP & trial.user_attrs.keys()
-    ]
-
-
-_NO_METRICS = {"last", "ran"}  # what is kept beside the metrics of an epoch
-_TEXT = (str, type(None))
-_RAN = (_TEXT, (int, float, type(None)), _TEXT)  # the kinds of `Ran`'s fields; older books lack the last one
-_SESSION = "session_"
-
-
-def _planning_key(number: int) -> str:
-    return f"finals_{number}"
-
-
-def _row(row: Any, number: int) -> dict[str, Any]:
-    """The metrics of an epoch, as `Study.report` has written them. Raises `ValueError` for anything else."""
-    numbers = isinstance(row, dict) and all(
-        isinstance(name, str) and isinstance(value, (int, float))
-        for name, value in row.items()
-        if name not in _NO_METRICS
-    )
-    ran = row.get("ran", []) if numbers else None
-    if not (isinstance(ran, list) and len(ran) <= len(_RAN) and all(map(isinstance, ran, _RAN))):
-        raise ValueError(f"trial {number} has an epoch that is none")
-    return dict(row)
-
-
-def _record(trial: FrozenTrial, planning_scores: Mapping[str, Any]) -> TrialRecord:
-    attrs, planning_score = trial.user_attrs, planning_scores.get(_planning_key(trial.number))
-    keys = itertools.takewhile(lambda key: key in attrs, (f"epoch_{i}" for i in itertools.count(1)))
-    rows = [_row(attrs[key], trial.number) for key in keys]
-    for key in ("error", "collapse", "stop"):
-        if not isinstance(attrs.get(key), (str, type(None))):
-            raise ValueError(f"{key} of trial {trial.number} is no text")
-    for key in ("stop_epoch", "repeat_of", "seed"):
-        if not isinstance(attrs.get(key), (int, type(None))):
-            raise ValueError(f"{key} of trial {trial.number} is no number")
-    return TrialRecord(
-        number=trial.number,
-        params=dict(trial.params),
-        status=_FROM_OPTUNA.get(trial.state, Status.RUNNING),
-        history=[{name: value for name, value in row.items() if name not in _NO_METRICS} for row in rows],
-        finished=bool(rows and rows[-1]["last"]),
-        error=attrs.get("error"),
-        collapse=attrs.get("collapse"),
-        stop=attrs.get("stop"),
-        stop_epoch=attrs.get("stop_epoch"),
-        planning_score=PlanningScore(**planning_score) if planning_score else None,
-        repeat_of=attrs.get("repeat_of"),
-        seed=attrs.get("seed"),
-        ran=[Ran(*row.get("ran", ())) for row in rows],
-    )

@@ -4,29 +4,25 @@ import itertools
 from typing import Any
 
 import pytest
+from helpers.studies import make_spec
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from jepa_ray.config import SweepConfig
+from jepa_ray.config import Resources, SweepConfig
 from jepa_ray.config.dimensions import Choices, Dimension, Range
 from jepa_ray.errors import ConfigError
 from jepa_ray.machine import Machine
+from jepa_ray.sweep.concurrency import choose_concurrency
 from jepa_ray.sweep.search import space
-from jepa_ray.sweep.search.budget import plan
+from jepa_ray.sweep.search.budget import plan_budget
 
 RATE = "training.learning_rate"
 DEPTH = "model.transition_depth"
 
 
 def spec(swept: dict[str, Any] | None = None, **sections: Any) -> SweepConfig:
-    values = {
-        "name": "s",
-        "base": {"data": {"builtin": "two_rooms"}, "training": {"batch_size": 64}},
-        "space": swept or {DEPTH: [2, 4]},
-        **sections,
-    }
-    return SweepConfig.model_validate(values)
+    return make_spec(space=swept or {DEPTH: [2, 4]}, **{"search": {}, "early_stopping": {}, **sections})
 
 
 def dimension(**keys: Any) -> Range:
@@ -90,7 +86,7 @@ def test_steps_that_do_not_meet_high_stay_below_it() -> None:
     integer=st.booleans(),
 )
 def test_every_point_is_one_that_optuna_can_draw(low: float, step: float, count: int, integer: bool) -> None:
-    """A point above `high` by one rounding error is out of the user's range, and a stranger to Optuna."""
+    """A point that is above `high` by a rounding error is outside the user's range, and Optuna does not know it."""
     if integer:
         low, step = round(low * 10), round(step * 10)
     high = round(low + step * count, 10)
@@ -111,14 +107,14 @@ def test_points_are_the_product_with_the_last_key_fastest() -> None:
     assert space.size(swept) == len(expected) == 12
 
 
-def test_points_are_not_all_made_in_advance() -> None:
+def test_points_are_generated_one_by_one() -> None:
     huge: dict[str, Dimension] = {key: list(range(100)) for key in "abcdef"}
     assert space.size(huge) == 100**6
     assert next(iter(space.points(huge))) == dict.fromkeys("abcdef", 0)
 
 
-def test_choice_named_twice_is_refused_or_counted_once() -> None:
-    """A grid search over 3 points, of which only 2 exist, would never be exhausted."""
+def test_a_choice_that_is_listed_twice_is_refused_or_counted_once() -> None:
+    """Otherwise a grid search over 3 points, of which only 2 exist, would never be exhausted."""
     try:
         swept = spec({DEPTH: [2, 4, 2]}).space
     except ValueError:
@@ -127,7 +123,10 @@ def test_choice_named_twice_is_refused_or_counted_once() -> None:
 
 
 CONDITIONAL = {
-    "model.vit.depth": {"choices": [1, 2], "when": {"model.encoder_type": "vit"}},  # before what it depends on
+    "model.vit.depth": {
+        "choices": [1, 2],
+        "when": {"model.encoder_type": "vit"},
+    },  # before its parent
     "model.encoder_type": ["vit", "mlp", "cnn"],
     "model.vit.width": {"choices": [64, 128], "when": {"model.vit.depth": [2], "model.encoder_type": ["vit"]}},
     "model.mlp.width": {"low": 64, "high": 128, "int": True, "step": 64, "when": {"model.encoder_type": ["mlp"]}},
@@ -157,11 +156,11 @@ def test_size_of_a_large_conditional_space_is_not_counted_point_by_point() -> No
     assert space.size(swept) == 1000**4 + 1000**5
 
 
-def test_continuous_dimension_that_not_every_point_has_makes_the_space_infinite() -> None:
+def test_a_continuous_dimension_with_a_condition_makes_the_space_infinite() -> None:
     assert space.size({"a": [1, 2], "k": dimension(low=0.5, high=0.9, when={"a": 1})}) is None
 
 
-def test_condition_on_a_list_or_on_a_step_holds_for_what_optuna_gives_back() -> None:
+def test_a_condition_on_a_list_or_a_step_holds_for_the_values_that_optuna_returns() -> None:
     swept: dict[str, Dimension] = {
         "a": dimension(low=0, high=1, step=0.1),
         "b": [[8], [16]],
@@ -172,7 +171,7 @@ def test_condition_on_a_list_or_on_a_step_holds_for_what_optuna_gives_back() -> 
     assert not space.active(swept["c"], {"a": 0.3, "b": "[16]"})
 
 
-# -------------------------------------------------------------------------------------------- plan
+# ------------------------------------------------------------------------------------- concurrency
 
 
 @pytest.mark.parametrize(
@@ -185,7 +184,7 @@ def test_condition_on_a_list_or_on_a_step_holds_for_what_optuna_gives_back() -> 
         ({"workers_per_trial": 2}, Machine(3, 0), 1),
         ({"gpus_per_worker": 1}, Machine(16, 4), 4),
         ({"gpus_per_worker": 1, "workers_per_trial": 2}, Machine(16, 5), 2),
-        ({"gpus_per_worker": 1}, Machine(3, 8), 3),  # cpus are what is scarce
+        ({"gpus_per_worker": 1}, Machine(3, 8), 3),  # limited by the cpus
         ({"gpus_per_worker": 0.5}, Machine(16, 1), 2),
         ({"gpus_per_worker": 0.25, "workers_per_trial": 2}, Machine(16, 2), 4),
         ({"gpus_per_worker": 0.2}, Machine(16, 1), 5),  # 1 // 0.2 is 4
@@ -197,11 +196,11 @@ def test_condition_on_a_list_or_on_a_step_holds_for_what_optuna_gives_back() -> 
 def test_groups_are_as_many_as_the_scarcest_resource_allows(
     resources: dict[str, Any], machine: Machine, groups: int
 ) -> None:
-    assert plan(spec(resources=resources), machine).groups == groups
+    assert choose_concurrency(Resources.model_validate(resources), [machine]) == groups
 
 
 @pytest.mark.parametrize(
-    ("resources", "says"),
+    ("resources", "message"),
     [
         ({"cpus_per_worker": 9}, "a trial needs 9 cpus (workers_per_trial 1 x cpus_per_worker 9), but there are 8"),
         ({"workers_per_trial": 16}, "a trial needs 16 cpus (workers_per_trial 16 x cpus_per_worker 1)"),
@@ -209,39 +208,42 @@ def test_groups_are_as_many_as_the_scarcest_resource_allows(
         ({"gpus_per_worker": 0.5}, "a trial needs 0.5 gpus"),
     ],
 )
-def test_resources_that_never_fit_are_refused(resources: dict[str, Any], says: str) -> None:
+def test_resources_that_never_fit_are_refused(resources: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        plan(spec(resources=resources), Machine(8, 0))
-    assert says in str(caught.value)
-    assert "could never start" in str(caught.value)
+        choose_concurrency(Resources.model_validate(resources), [Machine(8, 0)])
+    assert message in str(caught.value)
+    assert "it could never start" in str(caught.value)
 
 
-def test_more_trials_at_once_than_fit_are_refused_and_what_fits_is_proposed() -> None:
+def test_more_trials_at_once_than_fit_are_refused_with_the_number_that_fits() -> None:
     with pytest.raises(ConfigError, match=r"max_concurrent is 5, but only 4 trials fit at once.*use 4 or auto"):
-        plan(spec(resources={"cpus_per_worker": 2, "max_concurrent": 5}), Machine(8, 0))
+        choose_concurrency(Resources(cpus_per_worker=2, max_concurrent=5), [Machine(8, 0)])
+
+
+# ------------------------------------------------------------------------------------------ budget
 
 
 def test_grid_on_a_continuous_space_is_refused() -> None:
     swept = {RATE: {"low": 1e-5, "high": 1e-3, "log": True}}
     with pytest.raises(ConfigError, match=r"search\.algorithm is grid, but the space has a continuous dimension"):
-        plan(spec(swept, search={"algorithm": "grid"}), Machine(2, 0))
-    assert plan(spec(swept, search={"algorithm": "tpe", "num_trials": 7}), Machine(2, 0)).trials == 7
+        plan_budget(spec(swept, search={"algorithm": "grid"}))
+    assert plan_budget(spec(swept, search={"algorithm": "tpe", "num_trials": 7})).trials == 7
 
 
-@pytest.mark.parametrize(("wanted", "trials"), [(1, 1), (5, 5), (6, 6), (81, 6)])
-def test_trials_are_at_most_the_points_of_a_finite_space(wanted: int, trials: int) -> None:
-    planned = plan(spec({DEPTH: [1, 2, 3], RATE: [1e-3, 1e-4]}, search={"num_trials": wanted}), Machine(2, 0))
-    assert (planned.points, planned.trials) == (6, trials)
+@pytest.mark.parametrize(("num_trials", "trials"), [(1, 1), (5, 5), (6, 6), (81, 6)])
+def test_trials_are_at_most_the_points_of_a_finite_space(num_trials: int, trials: int) -> None:
+    budget = plan_budget(spec({DEPTH: [1, 2, 3], RATE: [1e-3, 1e-4]}, search={"num_trials": num_trials}))
+    assert (budget.points, budget.trials) == (6, trials)
 
 
 def test_worst_case_is_every_trial_to_its_end() -> None:
     stopping = {"grace_epochs": 1, "max_epochs": 9, "reduction_factor": 3}
-    planned = plan(spec(early_stopping=stopping, search={"num_trials": 2}), Machine(2, 0))
-    assert (planned.rungs, planned.max_epochs, planned.worst_case_epochs) == ([1, 3], 9, 18)
+    budget = plan_budget(spec(early_stopping=stopping, search={"num_trials": 2}))
+    assert (budget.rungs, budget.max_epochs, budget.worst_case_epochs) == ([1, 3], 9, 18)
 
 
-def test_disabled_early_stopping_plans_no_rungs() -> None:
-    assert plan(spec(early_stopping={"enabled": False}), Machine(2, 0)).rungs == []
+def test_disabled_early_stopping_has_no_rungs() -> None:
+    assert plan_budget(spec(early_stopping={"enabled": False})).rungs == []
 
 
 def test_documented_grid_has_81_points() -> None:
@@ -251,8 +253,8 @@ def test_documented_grid_has_81_points() -> None:
         "model.latent_dim_state": [64, 128, 256],
         DEPTH: [2, 4, 6],
     }
-    planned = plan(spec(swept), Machine(2, 0))
-    assert planned.points == planned.trials == 81
+    budget = plan_budget(spec(swept))
+    assert budget.points == budget.trials == 81
     assert len(set(itertools.chain(*(tuple(p.values()) for p in space.points(spec(swept).space))))) == 12
 
 
@@ -265,30 +267,30 @@ TWO = [{"metric": "val_rollout_mrr"}, {"metric": "epoch_s"}]
 
 
 @pytest.mark.parametrize(
-    ("swept", "algorithm", "sections", "says"),
+    ("swept", "algorithm", "sections", "message"),
     [
-        ({DEPTH: [1, 2]}, "cma-es", {}, r"cma-es, but needs two ranges .* and the space has 0"),
+        ({DEPTH: [1, 2]}, "cma-es", {}, r"cma-es, but it needs at least two ranges .* and the space has 0"),
         ({DEPTH: {"low": 1, "high": 4}}, "cma-es", {}, "and the space has 1: write ranges instead of choices"),
-        (RANGES, "cma-es", {"objective": TWO}, "cma-es, but takes one objective, not 2: use nsga-ii or tpe"),
+        (RANGES, "cma-es", {"objective": TWO}, "cma-es, but it takes one objective, not 2: use nsga-ii or tpe"),
         *(
             (CONDITIONAL, name, {}, f"{name}, but model.vit.depth has a condition: use tpe, random, grid")
             for name in ("qmc", "cma-es", "gp", "nsga-ii")
         ),
         *(
-            (RANGES, name, {"warm_start": ["x"]}, f"{name} learns nothing from other sweeps: use tpe, gp")
+            (RANGES, name, {"warm_start": ["x"]}, f"{name} does not use trials of other sweeps: use tpe, gp")
             for name in ("random", "qmc", "cma-es", "nsga-ii")
         ),
     ],
 )
-def test_what_a_sampler_cannot_search_is_refused(
-    swept: dict[str, Any], algorithm: str, sections: dict[str, Any], says: str
+def test_a_space_that_the_sampler_cannot_search_is_refused(
+    swept: dict[str, Any], algorithm: str, sections: dict[str, Any], message: str
 ) -> None:
     search = {"algorithm": algorithm, "warm_start": sections.get("warm_start", [])}
     config = spec(swept, search=search, **{k: v for k, v in sections.items() if k != "warm_start"})
-    with pytest.raises(ConfigError, match=says):
-        plan(config, Machine(2, 0))
+    with pytest.raises(ConfigError, match=message):
+        plan_budget(config)
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "random", "qmc", "cma-es", "gp", "nsga-ii"])
-def test_what_a_sampler_can_search_is_planned(algorithm: str) -> None:
-    assert plan(spec(RANGES, search={"algorithm": algorithm}), Machine(2, 0)).points is None
+def test_a_space_that_the_sampler_can_search_is_accepted(algorithm: str) -> None:
+    assert plan_budget(spec(RANGES, search={"algorithm": algorithm})).points is None

@@ -1,4 +1,4 @@
-"""The sampler that reads learning curves, on planted ones; its process against the textbook's formulas."""
+"""The sampler that uses learning curves, on synthetic ones, and its Gaussian process against a textbook's formulas."""
 
 import math
 
@@ -24,15 +24,15 @@ def ask(study: optuna.Study, dimensions: dict[str, Dimension]) -> optuna.Trial:
 
 
 def peak(params: dict[str, int]) -> float:
-    """Best at (4, 3, 1)."""
+    """The objective at the last epoch; the best point is (4, 3, 1)."""
     return -((params["a"] - 4) ** 2 + (params["b"] - 3) ** 2 + (params["c"] - 1) ** 2)
 
 
-def trials_until_the_peak(study: optuna.Study, *, told: int = EPOCHS, sign: int = 1) -> int:
-    """Trials that show `told` epochs each: lines that end at the peak's height."""
+def trials_until_the_peak(study: optuna.Study, *, trained: int = EPOCHS, sign: int = 1) -> int:
+    """How many trials of `trained` epochs it takes to reach the peak; a learning curve is a straight line."""
     while True:
         trial = ask(study, GRID)
-        for epoch in range(1, told + 1):
+        for epoch in range(1, trained + 1):
             trial.report(sign * (peak(trial.params) * epoch / EPOCHS), epoch)
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         if peak(trial.params) == 0:
@@ -40,40 +40,40 @@ def trials_until_the_peak(study: optuna.Study, *, told: int = EPOCHS, sign: int 
 
 
 @pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
-def test_a_peak_is_found_in_a_third_of_the_trials_of_chance(direction: str, sign: int) -> None:
-    """Drawn without repeats, the 64 points take 32.5 trials in the mean."""
+def test_the_peak_is_found_in_a_third_of_the_trials_that_random_search_needs(direction: str, sign: int) -> None:
+    """Random search without repetition takes 32.5 of the 64 points on average."""
     taken = [trials_until_the_peak(study_of(GRID, seed, direction), sign=sign) for seed in range(6)]
     assert np.mean(taken) < 32.5 / 3
 
 
-def test_stopped_trials_teach_as_well() -> None:
-    """All trials are stopped after two of five epochs, and none is ever complete."""
-    assert np.mean([trials_until_the_peak(study_of(GRID, seed), told=2) for seed in range(6)]) < 32.5 / 2
+def test_stopped_trials_are_used_as_well() -> None:
+    """All trials are stopped after two of five epochs; there are no complete trials."""
+    assert np.mean([trials_until_the_peak(study_of(GRID, seed), trained=2) for seed in range(6)]) < 32.5 / 2
 
 
-def test_no_point_is_asked_for_twice_after_the_first() -> None:
+def test_no_point_is_suggested_twice_after_the_random_ones() -> None:
     study = study_of(GRID)
-    asked = []
+    points = []
     for _ in range(40):
         trial = ask(study, GRID)
         trial.report(peak(trial.params), 1)
-        asked.append(space.identity(trial.params))
-    assert len(set(asked[5:]) - set(asked[:5])) == 35
+        points.append(space.identity(trial.params))
+    assert len(set(points[5:]) - set(points[:5])) == 35
 
 
-def test_the_same_books_and_seed_ask_for_the_same() -> None:
-    def asked() -> list[object]:
-        study, numbers = study_of(GRID, seed=7), []
+def test_the_same_results_and_seed_give_the_same_suggestions() -> None:
+    def suggest() -> list[object]:
+        study, suggested = study_of(GRID, seed=7), []
         for _ in range(12):
             trial = ask(study, GRID)
             trial.report(peak(trial.params), 1)
-            numbers.append(trial.params)
-        return numbers
+            suggested.append(trial.params)
+        return suggested
 
-    assert asked() == asked()
+    assert suggest() == suggest()
 
 
-def test_a_trial_that_diverged_teaches_nothing_and_breaks_nothing() -> None:
+def test_a_trial_that_diverged_is_ignored() -> None:
     study = study_of(GRID)
     for number in range(12):
         trial = ask(study, GRID)
@@ -94,8 +94,8 @@ def test_a_continuous_space_is_searched_too() -> None:
     assert 10**-3.2 < study.best_params["x"] < 10**-2.8
 
 
-def test_the_process_is_the_textbooks() -> None:
-    """Rasmussen & Williams 2006, equations 2.25 and 2.26, by inverting the matrix."""
+def test_the_gaussian_process_agrees_with_a_textbook() -> None:
+    """Rasmussen & Williams 2006, equations 2.25 and 2.26, with an explicit inverse."""
     rng = np.random.default_rng(0)
     inputs, at, values = rng.random((7, 3)), rng.random((4, 3)), rng.random(7)
     lengths, noise = np.array([0.5, 1.0, 2.0]), 0.1
@@ -110,7 +110,7 @@ def test_the_process_is_the_textbooks() -> None:
     np.testing.assert_allclose(deviation, scale * np.sqrt(1 - np.diag(across @ inverse @ across.T)), rtol=1e-5)
 
 
-def test_expected_improvement_is_the_mean_of_what_is_gained() -> None:
+def test_expected_improvement_is_the_mean_improvement_of_samples() -> None:
     mean, deviation, best = np.array([0.2, 0.5, 0.9]), np.array([0.3, 0.1, 0.2]), 0.6
     draws = mean + deviation * np.random.default_rng(0).standard_normal((200_000, 3))
     gained = np.maximum(draws - best, 0).mean(0)

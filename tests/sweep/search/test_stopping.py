@@ -1,36 +1,29 @@
-"""Stopping rules: one contract for all, each worked out by hand, and ASHA against Ray's own."""
+"""Stopping rules: one contract for all, examples computed by hand for each, and ASHA compared with Ray's own."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+from helpers.studies import make_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from jepa_ray.config import SweepConfig
-from jepa_ray.machine import Machine
-from jepa_ray.sweep.search.budget import plan
+from jepa_ray.sweep.search.budget import plan_budget
 from jepa_ray.sweep.search.stopping import Hyperband, StopDecision, StoppingRule, bracket_sizes, make_stopping_rule
 
 Result = tuple[int, int, float]  # trial, epoch, value
 
 
 def spec(metric: str = "val_rollout_mrr", mode: str = "max", **stopping: object) -> SweepConfig:
-    return SweepConfig.model_validate(
-        {
-            "name": "unit",
-            "base": {"data": {"builtin": "two_rooms"}},
-            "space": {"training.ema_decay": [0.9, 0.99]},
-            "objective": {"metric": metric, "mode": mode},
-            "early_stopping": {"grace_epochs": 1, "max_epochs": 9, "reduction_factor": 3, **stopping},
-        }
-    )
+    early_stopping = {"grace_epochs": 1, "max_epochs": 9, "reduction_factor": 3, **stopping}
+    return make_spec(objective={"metric": metric, "mode": mode}, early_stopping=early_stopping)
 
 
 def decide(config: SweepConfig, results: list[tuple[str, int, float]]) -> list[str]:
-    """What the rule says of (trial, epoch, value), in the order of arrival."""
+    """The decisions of the rule about (trial, epoch, value), in the order of arrival."""
     rule, numbers = make_stopping_rule(config), {name: i for i, name in enumerate(dict.fromkeys(r[0] for r in results))}
     return [STOP if rule.judge(numbers[name], epoch, value) else GO for name, epoch, value in results]
 
@@ -40,19 +33,19 @@ GO, STOP = "go", "stop"
 
 # --------------------------------------------------------------------------------- the contract
 
-# Few different values, so that there are ties.
+# Few distinct values, so that there are ties.
 curves = st.lists(st.lists(st.integers(0, 12).map(lambda i: i / 10), min_size=9, max_size=9), min_size=1, max_size=14)
 
 
-def played(rule: StoppingRule, values: list[list[float]], order: int) -> Iterator[tuple[Result, StopDecision | None]]:
-    """Trials train until the rule stops them, or they end after nine epochs; `order` mixes their results."""
+def play(rule: StoppingRule, values: list[list[float]], order: int) -> Iterator[tuple[Result, StopDecision | None]]:
+    """Results of trials that train nine epochs or until the rule stops them, in a random order, and its decisions."""
     epochs = dict.fromkeys(range(len(values)), 0)
     while epochs:
         order = order * 6364136223846793005 + 1442695040888963407 & (1 << 64) - 1
         number = sorted(epochs)[(order >> 33) % len(epochs)]
         epochs[number] += 1
         result = number, epochs[number], values[number][epochs[number] - 1]
-        if epochs[number] == 9:  # Tune asks no scheduler about a trial's own last result, but reports it
+        if epochs[number] == 9:  # Ray Tune reports a trial's own last result, but asks for no decision
             rule.tell(*result)
             stop = None
         else:
@@ -67,11 +60,11 @@ def played(rule: StoppingRule, values: list[list[float]], order: int) -> Iterato
 class TestEveryRule:
     @settings(max_examples=40, deadline=None)
     @given(curves, st.integers(0, 2**32), st.integers(0, 126), st.randoms(use_true_random=False))
-    def test_a_rule_rebuilt_from_the_books_decides_as_the_undisturbed_one(
+    def test_a_rule_that_is_rebuilt_from_the_study_decides_like_an_undisturbed_one(
         self, scheduler: str, mode: str, values: list[list[float]], order: int, cut: int, random: object
     ) -> None:
         config = spec(mode=mode, scheduler=scheduler, reduction_factor=2, grace_epochs=2)
-        stream = list(played(make_stopping_rule(config), values, order))
+        stream = list(play(make_stopping_rule(config), values, order))
         before, after = stream[:cut], stream[cut:]
         random.shuffle(before)  # type: ignore[attr-defined]
         rebuilt = make_stopping_rule(config)
@@ -89,7 +82,7 @@ class TestEveryRule:
         self, scheduler: str, mode: str, values: list[list[float]], order: int
     ) -> None:
         config = spec(mode=mode, scheduler=scheduler)
-        rule, stream = make_stopping_rule(config), list(played(make_stopping_rule(config), values, order))
+        rule, stream = make_stopping_rule(config), list(play(make_stopping_rule(config), values, order))
         for (number, epoch, value), stop in stream:
             if epoch < 9:
                 assert rule.judge(number, epoch, value) == stop
@@ -99,11 +92,11 @@ class TestEveryRule:
 
     @settings(max_examples=40, deadline=None)
     @given(curves, st.integers(0, 2**32))
-    def test_stops_only_at_its_rungs_and_only_what_is_worse_than_the_cutoff(
+    def test_stops_only_at_its_rungs_and_only_trials_that_are_worse_than_the_cutoff(
         self, scheduler: str, mode: str, values: list[list[float]], order: int
     ) -> None:
         config = spec(mode=mode, scheduler=scheduler)
-        for (_, epoch, _), stop in played(make_stopping_rule(config), values, order):
+        for (_, epoch, _), stop in play(make_stopping_rule(config), values, order):
             if stop:
                 assert epoch == stop.epoch
                 assert epoch in config.early_stopping.rungs()
@@ -124,14 +117,14 @@ class TestEveryRule:
 
 
 def test_a_rung_keeps_the_top_third() -> None:
-    """At epoch 1, by arrival: the cut-off is the 2/3 quantile of what came before (linear interpolation)."""
+    """At epoch 1, by arrival: the cut-off is the 2/3 quantile of the earlier values (linear interpolation)."""
     arrivals = [("a", 0.5), ("b", 0.4), ("c", 0.6), ("d", 0.52), ("e", 0.54)]
     # a: nothing to compare; b: 0.4 < 0.5; c: 0.6 >= 0.4667; d: cut-off of (0.4, 0.5, 0.6) is 0.5333; e: of
     # (0.4, 0.5, 0.52, 0.6) is 0.52
     assert decide(spec(), [(n, 1, v) for n, v in arrivals]) == [GO, STOP, GO, STOP, GO]
 
 
-def test_between_rungs_nothing_is_stopped() -> None:
+def test_between_rungs_no_trial_is_stopped() -> None:
     assert decide(spec(), [("a", 1, 0.5), ("b", 1, 0.6), ("a", 2, 0.0), ("b", 2, 0.6)]) == [GO] * 4
 
 
@@ -144,7 +137,7 @@ def test_a_smaller_loss_survives() -> None:
     assert decide(spec("val_loss", "min"), [("a", 1, 0.5), ("b", 1, 0.6), ("c", 1, 0.1)]) == [GO, STOP, GO]
 
 
-def test_a_stop_explains_itself() -> None:
+def test_a_stop_gives_its_reason() -> None:
     rule = make_stopping_rule(spec())
     rule.tell(0, 1, 0.5)
     assert str(rule.judge(1, 1, 0.4)) == ("stopped at epoch 1: 0.4 is worse than 0.5, the best 1/3 of 1 before it")
@@ -152,7 +145,7 @@ def test_a_stop_explains_itself() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(curves, st.integers(0, 2**32), st.sampled_from([2, 3, 4]), st.integers(1, 3), st.sampled_from(["max", "min"]))
-def test_asha_decides_as_the_one_of_ray(
+def test_asha_decides_like_the_one_of_ray(
     values: list[list[float]], order: int, factor: int, grace: int, mode: str
 ) -> None:
     config = spec(mode=mode, reduction_factor=factor, grace_epochs=grace)
@@ -160,7 +153,7 @@ def test_asha_decides_as_the_one_of_ray(
     trials = [SimpleNamespace(trial_id=str(number)) for number in range(len(values))]
     for trial in trials:
         theirs.on_trial_add(None, trial)
-    for (number, epoch, value), stop in played(make_stopping_rule(config), values, order):
+    for (number, epoch, value), stop in play(make_stopping_rule(config), values, order):
         action = theirs.on_trial_result(None, trials[number], {"epoch": epoch, "m": value})
         assert (action == TrialScheduler.STOP) == (stop is not None or epoch == 9)
 
@@ -173,14 +166,14 @@ def test_brackets_have_the_sizes_of_the_paper() -> None:
     assert bracket_sizes(rungs=4, reduction=3) == [81, 34, 15, 8, 5]
 
 
-def test_a_number_says_its_bracket() -> None:
-    """Rungs at 1 and 3: nine trials are judged at both, five only at the second, three never; then again."""
+def test_the_number_of_a_trial_determines_its_bracket() -> None:
+    """Rungs at 1 and 3: nine trials can stop at both, five only at the second, three at none; then again."""
     hyperband = Hyperband([1, 3], reduction=3, sign=1)
     assert [hyperband.bracket(n) for n in range(20)] == [0] * 9 + [1] * 5 + [2] * 3 + [0] * 3
 
 
-def test_brackets_are_judged_apart() -> None:
-    """Trials 0, 1 and 17 share a bracket; 9 is alone in one that starts at epoch 3, and 14 in one that never stops."""
+def test_brackets_decide_independently() -> None:
+    """Trials 0, 1 and 17 share a bracket; 9 and 10 are in one whose first rung is epoch 3, 14 in one without rungs."""
     rule = make_stopping_rule(spec(scheduler="hyperband"))
     arrivals = [
         (0, 1, 0.5),
@@ -196,7 +189,7 @@ def test_brackets_are_judged_apart() -> None:
     assert stopped == [(1, 1), (17, 1), (10, 3)]
 
 
-def test_a_stop_names_its_bracket() -> None:
+def test_the_reason_of_a_stop_names_the_bracket() -> None:
     rule = make_stopping_rule(spec(scheduler="hyperband"))
     rule.tell(9, 3, 0.5)
     assert str(rule.judge(10, 3, 0.4)).endswith("0.5, the best 1/3 of 1 before it in bracket 2 of 3")
@@ -229,7 +222,7 @@ def test_means_include_the_epochs_before_the_first_rung() -> None:
     assert rule.judge(1, 2, 0.25) == StopDecision(2, 0.25, 0.5, "the median of 1 others' means over epochs 1 to 2")
 
 
-def test_only_trials_that_reached_the_epoch_are_asked() -> None:
+def test_only_trials_that_reached_the_epoch_count() -> None:
     rule = make_stopping_rule(spec(scheduler="median"))
     rule.tell(0, 1, 0.9)
     rule.tell(1, 1, 0.1)
@@ -244,9 +237,9 @@ def test_only_trials_that_reached_the_epoch_are_asked() -> None:
 @pytest.mark.parametrize(
     ("scheduler", "rungs"), [("asha", [2, 4]), ("hyperband", [2, 4]), ("median", [2, 3, 4, 5, 6, 7]), ("none", [])]
 )
-def test_the_plan_shows_the_epochs_that_can_stop(scheduler: str, rungs: list[int]) -> None:
+def test_the_budget_lists_the_epochs_at_which_trials_can_stop(scheduler: str, rungs: list[int]) -> None:
     config = spec(scheduler=scheduler, grace_epochs=2, max_epochs=8, reduction_factor=2)
-    assert plan(config, Machine(2, 0)).rungs == rungs
+    assert plan_budget(config).rungs == rungs
 
 
 @pytest.mark.parametrize(("grace", "longest", "factor", "rungs"), [(1, 9, 3, [1, 3]), (2, 6, 3, [2]), (4, 4, 2, [])])
@@ -256,7 +249,7 @@ def test_rungs_below_the_budget(grace: int, longest: int, factor: int, rungs: li
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "hyperband", "median"])
-def test_off_means_off(scheduler: str) -> None:
+def test_disabled_early_stopping_stops_nothing(scheduler: str) -> None:
     config = spec(enabled=False, scheduler=scheduler)
     assert config.early_stopping.rungs() == []
     assert decide(config, [("a", 1, 0.9), ("b", 1, 0.1)]) == [GO, GO]

@@ -1,10 +1,11 @@
-"""The books in an object store: every entry is there when it was told, also after a death in the middle of a merge."""
+"""The study in an object store: every change is stored when the call returns, also after a death during a merge."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
+from helpers.studies import make_spec, make_study
 from optuna.storages import JournalStorage
 
 from jepa_ray.config import SweepConfig
@@ -13,47 +14,45 @@ from jepa_ray.storage import Storage
 from jepa_ray.sweep.search.searcher import Search
 from jepa_ray.sweep.storage import journal
 from jepa_ray.sweep.storage.journal import ObjectJournal
-from jepa_ray.sweep.storage.study import PlanningScore, Ran, Study, StudyView
+from jepa_ray.sweep.storage.records import PlanningScore
+from jepa_ray.sweep.storage.study import Study, StudyView
+from jepa_ray.sweep.tune_result import TrainedBy
 
 
-def spec(**changes: object) -> SweepConfig:
-    values = {
-        "name": "unit",
-        "base": {"data": {"builtin": "two_rooms"}},
-        "space": {"training.ema_decay": {"low": 0.9, "high": 0.99}},
-        "search": {"num_trials": 100},
-    }
-    return SweepConfig.model_validate(values | changes)
+def spec() -> SweepConfig:
+    return make_spec(space={"training.ema_decay": {"low": 0.9, "high": 0.99}}, search={"num_trials": 100})
 
 
-def books(folder: Path) -> Study:
+def open_study(folder: Path) -> Study:
+    """The study in the object store of a folder."""
     return Study(spec(), JournalStorage(ObjectJournal(Storage(str(folder)))))
 
 
-def use(study: Study, trials: int) -> None:
+def train(study: Study, trials: int) -> None:
+    """Train two epochs of each trial, and close every second one."""
     search = Search(study)
     for i in range(trials):
-        asked = search.ask()
-        assert asked is not None
+        suggestion = search.ask()
+        assert suggestion is not None
         for epoch in (1, 2):
             metrics = {"val_rollout_mrr": 0.1 * i + 0.01 * epoch, "epoch_s": 1.0}
-            study.report(asked.number, epoch, metrics, last=epoch == 2, ran=Ran("group", 1.0))
+            study.report(suggestion.number, epoch, metrics, last=epoch == 2, trained_by=TrainedBy("group", 1.0))
         if i % 2:
-            study.finish(asked.number)
+            study.finish(suggestion.number)
 
 
 @pytest.fixture(params=[1, 7, 1000])
 def merging(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Merge at every entry, at some, and never."""
+    """Merge at every entry, at some entries, and never."""
     monkeypatch.setattr(journal, "MIN_TO_MERGE", request.param)
-    monkeypatch.setattr(journal, "SHARE", 0.0)
+    monkeypatch.setattr(journal, "MIN_MERGE_SHARE", 0.0)
 
 
 @pytest.mark.usefixtures("merging")
-def test_whoever_opens_the_books_finds_what_was_told(tmp_path: Path) -> None:
-    study = books(tmp_path)
-    use(study, 6)
-    again = books(tmp_path)
+def test_a_study_that_is_opened_again_has_every_change(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    train(study, 6)
+    again = open_study(tmp_path)
     closed = [record for record in study.records() if record.number % 2]
     assert [again.record(record.number) for record in closed] == closed
     assert [r.history for r in again.records()] == [r.history for r in study.records()]
@@ -62,39 +61,39 @@ def test_whoever_opens_the_books_finds_what_was_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("merging")
-def test_the_books_of_a_disk_say_the_same(tmp_path: Path) -> None:
-    there, here = books(tmp_path / "there"), Study.open(spec(), tmp_path / "optuna.db")
-    for study in (there, here):
-        use(study, 5)
-    assert there.records() == here.records()
+def test_a_study_in_sqlite_has_the_same_records(tmp_path: Path) -> None:
+    stored, local = open_study(tmp_path / "store"), make_study(spec(), tmp_path / "optuna.db")
+    for study in (stored, local):
+        train(study, 5)
+    assert stored.records() == local.records()
 
 
 def test_a_long_journal_is_few_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "MIN_TO_MERGE", 10)
-    study = books(tmp_path)
-    use(study, 40)
+    study = open_study(tmp_path)
+    train(study, 40)
     entries = len(ObjectJournal(Storage(str(tmp_path))).read_logs(0))
     assert entries > 200
     assert len(list(tmp_path.iterdir())) <= 0.2 * entries + 2
 
 
 def test_an_epoch_is_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = books(tmp_path)
-    asked = Search(study).ask()
-    assert asked is not None
+    study = open_study(tmp_path)
+    suggestion = Search(study).ask()
+    assert suggestion is not None
     written: list[str] = []
     write = Storage.write
     monkeypatch.setattr(Storage, "write", lambda *args: (written.append(args[1]), write(*args)))
     for epoch in (1, 2):
-        study.report(asked.number, epoch, {"val_rollout_mrr": 0.1 * epoch, "epoch_s": 1.0}, last=False)
+        study.report(suggestion.number, epoch, {"val_rollout_mrr": 0.1 * epoch, "epoch_s": 1.0}, last=False)
         assert len(written) == epoch
-        there = JournalStorage(ObjectJournal(Storage(str(tmp_path))))
-        (trial,) = there.get_all_trials(there.get_study_id_from_name("unit"))
+        stored = JournalStorage(ObjectJournal(Storage(str(tmp_path))))
+        (trial,) = stored.get_all_trials(stored.get_study_id_from_name("unit"))
         assert trial.intermediate_values[epoch] == 0.1 * epoch
-        assert len(StudyView(spec(), there).record(asked.number).history) == epoch
+        assert len(StudyView(spec(), stored).record(suggestion.number).history) == epoch
 
 
-def test_what_could_not_be_written_is_written_with_the_next_entry(
+def test_an_entry_that_could_not_be_written_is_written_with_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = ObjectJournal(Storage(str(tmp_path)))
@@ -108,7 +107,7 @@ def test_what_could_not_be_written_is_written_with_the_next_entry(
 
 
 def dying_after(count: int, real: Callable[..., None]) -> Callable[..., None]:
-    """`real`, which takes the process down at a later call."""
+    """The method `real`, which ends the process after `count` calls."""
     left = list(range(count))
 
     def called(self: Storage, name: str, *data: bytes) -> None:
@@ -121,7 +120,7 @@ def dying_after(count: int, real: Callable[..., None]) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("deletes", [0, 1, 5])
-def test_a_death_while_merging_loses_and_doubles_nothing(
+def test_a_death_during_a_merge_loses_no_entry_and_duplicates_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deletes: int
 ) -> None:
     entries = [{"n": i} for i in range(8)]
@@ -136,23 +135,23 @@ def test_a_death_while_merging_loses_and_doubles_nothing(
     assert len(list(tmp_path.iterdir())) > 1
     again = ObjectJournal(Storage(str(tmp_path)))
     assert list(again.read_logs(0)) == entries
-    assert len(list(tmp_path.iterdir())) == 1  # what was merged is gone
+    assert len(list(tmp_path.iterdir())) == 1  # the merged objects are gone
     again.append_logs([{"n": 8}])
     assert ObjectJournal(Storage(str(tmp_path))).read_logs(8) == [{"n": 8}]
 
 
-def test_a_missing_entry_is_an_error_and_nothing_is_guessed(tmp_path: Path) -> None:
+def test_a_missing_entry_is_an_error(tmp_path: Path) -> None:
     log = ObjectJournal(Storage(str(tmp_path)))
     for i in range(4):
         log.append_logs([{"n": i}])
     next(tmp_path.glob("000000002*")).unlink()
-    with pytest.raises(StorageError, match="entry 2 is missing before 000000003"):
+    with pytest.raises(StorageError, match="journal entry 2 is missing before 000000003"):
         ObjectJournal(Storage(str(tmp_path)))
 
 
-def test_an_export_is_not_repeated_unless_something_has_changed(tmp_path: Path) -> None:
-    study, database = books(tmp_path / "there"), tmp_path / "optuna.db"
-    use(study, 3)
+def test_an_export_is_repeated_only_after_a_change(tmp_path: Path) -> None:
+    study, database = open_study(tmp_path / "store"), tmp_path / "optuna.db"
+    train(study, 3)
 
     def exported() -> int:
         study.export(database)
@@ -163,19 +162,19 @@ def test_an_export_is_not_repeated_unless_something_has_changed(tmp_path: Path) 
     study.record_planning_score(1, PlanningScore(0.5, 0.4, 0.6, 0.1))
     with_planning = exported()
     assert with_planning != first
-    study.begin_session({"trial": "none has changed"})
+    study.begin_session({"trials": "unchanged"})
     assert exported() != with_planning
     database.unlink()
     study.export(database)
     assert StudyView.open(spec(), database).records() == study.records()
 
 
-def test_an_export_is_what_optuna_and_the_report_open(tmp_path: Path) -> None:
-    study = books(tmp_path / "there")
-    use(study, 5)
+def test_optuna_and_the_report_can_open_an_export(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "store")
+    train(study, 5)
     study.export(tmp_path / "optuna.db")
-    use(study, 4)  # three are continued, one begun
-    study.export(tmp_path / "optuna.db")  # in the place of the older one
+    train(study, 4)  # three trials are continued, and one begins
+    study.export(tmp_path / "optuna.db")  # replaces the older one
     assert StudyView.open(spec(), tmp_path / "optuna.db").records() == study.records()
     assert len(optuna.load_study(study_name="unit", storage=f"sqlite:///{tmp_path / 'optuna.db'}").trials) == 6
     assert [path.name for path in tmp_path.glob("optuna*")] == ["optuna.db"]

@@ -1,17 +1,23 @@
-"""Where a sweep lives: on a disk, or in a store whose copy is a folder here."""
+"""Sweep locations: a folder on a disk, or an object store with a local copy."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.studies import make_spec
 
 from jepa_ray import storage
 from jepa_ray.config import SweepConfig
 from jepa_ray.errors import ConfigError
 from jepa_ray.storage import Storage
 from jepa_ray.sweep.search.searcher import Search
-from jepa_ray.sweep.storage.location import JOB_VARIABLE, ROOT, ObjectStoreLocation, SweepLocation, locate_sweep
+from jepa_ray.sweep.storage.location import (
+    JOB_VARIABLE,
+    STORAGE_VARIABLE,
+    ObjectStoreLocation,
+    SweepLocation,
+    locate_sweep,
+)
 
 TEXT = "name: unit\nsearch: {num_trials: 4}\n"
 MORE = TEXT.replace("4", "9")
@@ -19,58 +25,59 @@ MORE = TEXT.replace("4", "9")
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(ROOT, raising=False)
+    monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
     monkeypatch.delenv(JOB_VARIABLE, raising=False)
     for name, seconds in (("BEAT_S", 0.2), ("DEAD_S", 0.8), ("SETTLE_S", 0.05)):
         monkeypatch.setattr(storage, name, seconds)
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "there"
+def bucket(tmp_path: Path) -> Path:
+    """A folder that stands for an object store."""
+    path = tmp_path / "bucket"
     path.mkdir()
     return path
 
 
-def remote(there: Path, here: Path) -> ObjectStoreLocation:
-    return ObjectStoreLocation(str(there), here, "unit")
+def locate(bucket: Path, output: Path) -> ObjectStoreLocation:
+    return ObjectStoreLocation(str(bucket), output, "unit")
 
 
 def spec() -> SweepConfig:
-    values = {"name": "unit", "base": {"data": {"builtin": "two_rooms"}}, "space": {"training.ema_decay": [0.9, 0.99]}}
-    return SweepConfig.model_validate(values)
+    """A sweep of two points."""
+    return make_spec(space={"training.ema_decay": [0.9, 0.99]})
 
 
-class TestWhere:
-    def test_the_spec_goes_before_the_environment_and_that_before_the_output_root(
+class TestLocateSweep:
+    def test_the_spec_takes_precedence_over_the_environment_and_the_output_root(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert str(locate_sweep("unit", None, tmp_path)) == str(tmp_path / "sweeps/unit")
-        monkeypatch.setenv(ROOT, "s3://of-the-cluster/runs")
+        monkeypatch.setenv(STORAGE_VARIABLE, "s3://of-the-cluster/runs")
         assert str(locate_sweep("unit", None, tmp_path)) == "s3://of-the-cluster/runs/sweeps/unit"
         assert str(locate_sweep("unit", "s3://own", tmp_path)) == "s3://own/sweeps/unit"
         assert str(locate_sweep("unit", "/shared/runs", tmp_path)) == "/shared/runs/sweeps/unit"
         assert str(locate_sweep("unit", "file:///shared/runs", tmp_path)) == "/shared/runs/sweeps/unit"
 
-    def test_a_job_whose_results_would_die_with_it_is_refused(
+    def test_a_job_whose_results_would_be_deleted_with_it_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(JOB_VARIABLE, "1")
-        with pytest.raises(ConfigError, match="a Ray job's folder is deleted with it"):
+        with pytest.raises(ConfigError, match="storage: a Ray job's folder is deleted when the job ends"):
             locate_sweep("unit", None, Path("outputs"))
         assert str(locate_sweep("unit", None, tmp_path)) == str(tmp_path / "sweeps/unit")
         assert isinstance(locate_sweep("unit", "s3://own", Path("outputs")), ObjectStoreLocation)
 
 
-class TestRemote:
+class TestObjectStoreLocation:
     def claim(self, location: SweepLocation, text: str = TEXT, fresh: bool = False) -> Path | None:
         with location.claim(text, fresh=fresh, growing=("search.num_trials",), say=print) as aside:
             (location.folder.path / "leaderboard.csv").write_text("rank\n1\n")
             location.publish(location.open_study(spec()))
         return aside
 
-    def test_another_machine_finds_the_sweep(self, there: Path, tmp_path: Path) -> None:
-        first, second = remote(there, tmp_path / "a"), remote(there, tmp_path / "b")
+    def test_another_machine_finds_the_sweep(self, bucket: Path, tmp_path: Path) -> None:
+        first, second = locate(bucket, tmp_path / "a"), locate(bucket, tmp_path / "b")
         assert not first.has_study
         self.claim(first)
         assert second.has_study
@@ -79,8 +86,8 @@ class TestRemote:
         assert second.folder.id == first.folder.id
         assert not second.folder.finished
 
-    def test_it_is_finished_everywhere_or_nowhere(self, there: Path, tmp_path: Path) -> None:
-        first, second = remote(there, tmp_path / "a"), remote(there, tmp_path / "b")
+    def test_it_is_finished_on_all_machines_or_on_none(self, bucket: Path, tmp_path: Path) -> None:
+        first, second = locate(bucket, tmp_path / "a"), locate(bucket, tmp_path / "b")
         with first.claim(TEXT, fresh=False, growing=(), say=print):
             first.mark_finished(12.0)
         second.spec_file()
@@ -90,41 +97,41 @@ class TestRemote:
         assert not first.folder.finished
         assert first.folder.path.joinpath("spec.yaml").read_text() == MORE
 
-    def test_another_spec_is_refused_and_changes_nothing(self, there: Path, tmp_path: Path) -> None:
-        self.claim(remote(there, tmp_path / "a"))
-        with pytest.raises(ConfigError, match=r"was begun with other settings: search\.num_trials 4 -> 3"):
-            self.claim(remote(there, tmp_path / "b"), TEXT.replace("4", "3"))
-        assert Storage(str(there)).read("sweeps/unit/spec.yaml") == TEXT.encode()
+    def test_another_spec_is_refused_and_changes_nothing(self, bucket: Path, tmp_path: Path) -> None:
+        self.claim(locate(bucket, tmp_path / "a"))
+        with pytest.raises(ConfigError, match=r"was started with other settings: search\.num_trials 4 -> 3"):
+            self.claim(locate(bucket, tmp_path / "b"), TEXT.replace("4", "3"))
+        assert Storage(str(bucket)).read("sweeps/unit/spec.yaml") == TEXT.encode()
 
-    def test_fresh_keeps_the_old_sweep_aside_in_both_places(self, there: Path, tmp_path: Path) -> None:
-        self.claim(remote(there, tmp_path / "a"))
-        store = Storage(str(there)).below("sweeps/unit")
+    def test_fresh_renames_the_old_sweep_in_both_places(self, bucket: Path, tmp_path: Path) -> None:
+        self.claim(locate(bucket, tmp_path / "a"))
+        store = Storage(str(bucket)).below("sweeps/unit")
         store.write("checkpoints/trial_00000.pt", b"old")
-        aside = self.claim(remote(there, tmp_path / "b"), fresh=True)
+        aside = self.claim(locate(bucket, tmp_path / "b"), fresh=True)
         assert aside is not None
-        kept = Storage(str(there)).below(f"sweeps/{aside.name}")
-        assert kept.read("checkpoints/trial_00000.pt") == b"old"
-        assert kept.read("spec.yaml") == TEXT.encode()
+        renamed = Storage(str(bucket)).below(f"sweeps/{aside.name}")
+        assert renamed.read("checkpoints/trial_00000.pt") == b"old"
+        assert renamed.read("spec.yaml") == TEXT.encode()
         assert store.names("checkpoints") == []
-        assert kept.read(".id") != store.read(".id")
+        assert renamed.read(".id") != store.read(".id")
 
-    def test_a_folder_here_that_is_another_sweep_is_kept_aside(self, there: Path, tmp_path: Path) -> None:
+    def test_a_local_folder_of_another_sweep_is_renamed(self, bucket: Path, tmp_path: Path) -> None:
         with SweepLocation(tmp_path / "a", "unit").claim(TEXT, fresh=False, growing=(), say=print):
             (tmp_path / "a/sweeps/unit/precious").write_text("local")
-        self.claim(remote(there, tmp_path / "a"))
+        self.claim(locate(bucket, tmp_path / "a"))
         assert [path.read_text() for path in (tmp_path / "a/sweeps").glob("unit.*/precious")] == ["local"]
 
-    def test_nothing_to_resume_is_said(self, there: Path, tmp_path: Path) -> None:
-        for location in (remote(there, tmp_path / "a"), SweepLocation(tmp_path / "a", "unit")):
+    def test_a_sweep_that_does_not_exist_cannot_be_resumed(self, bucket: Path, tmp_path: Path) -> None:
+        for location in (locate(bucket, tmp_path / "a"), SweepLocation(tmp_path / "a", "unit")):
             with pytest.raises(ConfigError, match="there is no sweep to resume"):
                 location.spec_file()
 
-    def test_the_books_go_on_where_a_driver_died(self, there: Path, tmp_path: Path) -> None:
-        first = remote(there, tmp_path / "a").open_study(spec())
+    def test_another_machine_continues_the_study_of_a_dead_driver(self, bucket: Path, tmp_path: Path) -> None:
+        first = locate(bucket, tmp_path / "a").open_study(spec())
         number = Search(first).ask().number  # type: ignore[union-attr]
-        again = Search(remote(there, tmp_path / "b").open_study(spec()))
-        asked = list(iter(again.ask, None))
-        assert [len(asked), asked[0].number] == [2, number]  # the unfinished one first, and both points once
+        again = Search(locate(bucket, tmp_path / "b").open_study(spec()))
+        suggestions = list(iter(again.ask, None))
+        assert [len(suggestions), suggestions[0].number] == [2, number]  # the unfinished one first; both points once
 
 
 class TestData:
@@ -136,8 +143,8 @@ class TestData:
         (folder / "meta/b.json").write_bytes(b"b")
         return folder
 
-    def test_what_came_with_a_job_is_kept_beside_the_sweep(self, packed: Path, there: Path, tmp_path: Path) -> None:
-        for location in (SweepLocation(tmp_path / "root", "unit"), remote(there, tmp_path / "a")):
+    def test_the_data_of_a_job_is_stored_with_the_sweep(self, packed: Path, bucket: Path, tmp_path: Path) -> None:
+        for location in (SweepLocation(tmp_path / "root", "unit"), locate(bucket, tmp_path / "a")):
             location.keep_data(packed)
             location.keep_data(packed)
             assert location.store.names("data", recursive=True) == ["data/set/a.npy", "data/set/meta/b.json"]
@@ -152,9 +159,9 @@ class TestData:
         assert location.store.read("data/set/a.npy") == b"a"
 
 
-def test_a_driver_that_died_here_is_followed(there: Path, tmp_path: Path) -> None:
-    Storage(str(there)).below("sweeps/unit").write("owner", f"x 3 process {os.getpid()} on gone".encode())
-    said: list[str] = []
-    with remote(there, tmp_path / "a").claim(TEXT, fresh=False, growing=(), say=said.append):
+def test_a_new_driver_waits_until_the_lease_of_a_dead_one_has_expired(bucket: Path, tmp_path: Path) -> None:
+    Storage(str(bucket)).below("sweeps/unit").write("owner", f"x 3 process {os.getpid()} on gone".encode())
+    messages: list[str] = []
+    with locate(bucket, tmp_path / "a").claim(TEXT, fresh=False, growing=(), say=messages.append):
         pass
-    assert "waiting 0.8 s for a sign of life" in said[0]
+    assert "waiting 0.8 s for a sign of life" in messages[0]
