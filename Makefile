@@ -1,34 +1,52 @@
-# The venv is made once; `make sweep` and `make test` are the README's two commands.
+# `make sweep` and `make test` are all the set-up there is: each makes the virtual environment if it is missing.
+PYTHON ?= python3
 BIN := .venv/bin
+ARGS ?=
 
-.PHONY: install sweep smoke test check audit format docs
+.PHONY: install sweep smoke test test-fast test-lowest check audit format docs
 
-install:
-	python3 -m venv .venv
+install: .venv/.installed
+
+# The stamp is newer than what it was made from, so that a changed dependency installs again.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
 
-sweep:
-	$(BIN)/python -m jepa_ray.sweep sweeps/grid.yaml
+sweep: install
+	$(BIN)/python -m jepa_ray.sweep sweeps/grid.yaml $(ARGS)
 
-smoke:
-	$(BIN)/python -m jepa_ray.sweep sweeps/smoke.yaml
+smoke: install
+	$(BIN)/python -m jepa_ray.sweep sweeps/smoke.yaml $(ARGS)
 
-test:
-	$(BIN)/pytest
+test: install
+	$(BIN)/pytest $(ARGS)
 
-check:
+test-fast: install
+	$(BIN)/pytest -m "not ray" $(ARGS)
+
+# The fast tests with the lowest versions that pyproject.toml allows, in an environment of their own.
+test-lowest:
+	$(PYTHON) -m venv build/lowest
+	$(PYTHON) .ci/lowest.py > build/lowest/constraints.txt
+	build/lowest/bin/pip install -q -c build/lowest/constraints.txt -e '.[test-base]'
+	build/lowest/bin/python -m pytest -m "not ray" -p no:cacheprovider $(ARGS)
+
+check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell . .ci/* .github/workflows/*
+	$(BIN)/python .ci/prose.py
 
-audit:
+audit: install
 	$(BIN)/python .ci/audit.py
 
-format:
+format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs:
+docs: install
 	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs build/docs
 	@echo "open build/docs/index.html"

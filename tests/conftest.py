@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 MakeH5 = Callable[..., Path]
 
 
-SERVICE = ("hosts", "masking", "ray_jobs", "service", "services")  # of tests/ray: half of the time
+# Modules of tests/ray that take about half of the time of all of them.
+SERVICE = ("hosts", "masking", "older_sweeps", "ray_jobs", "service", "services")
 
 
 class RayInTwoScopes(LoadScopeScheduling):
-    """Tests that start Ray run one after another, in two halves: more clusters at once would starve."""
+    """Tests that start Ray run in two groups, each one after another: more clusters at once would starve."""
 
     def _split_scope(self, nodeid: str) -> str:
         if "/ray/" not in nodeid:
@@ -35,6 +37,15 @@ class RayInTwoScopes(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayInTwoScopes:
     return RayInTwoScopes(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take SIGINT as a terminal's program does.
+
+    A shell starts a background command with SIGINT ignored, which every process that a test starts would inherit: no
+    Ctrl-C that a test sends would arrive.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
