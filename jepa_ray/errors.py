@@ -1,45 +1,53 @@
-"""The errors a user can meet. Everything else that escapes is a bug.
+"""The errors that a user can cause. Every other exception that reaches the user is a bug.
 
-`ConfigError` and `DataError` are bad input: one line, exit code 2. `TrialError` is a trial (or the
-group that trained it) that failed: the sweep records it and goes on.
+`ConfigError` and `DataError` mean bad input: one line and exit code 2. A `TrialError` ends only its trial: the sweep
+records it and continues.
 """
 
 
 class JepaRayError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base class of all errors that this package raises on purpose."""
 
     exit_code = 1
 
 
 class ConfigError(JepaRayError):
-    """A config, a sweep spec or a command line that breaks a rule. Says file, key, value and rule."""
+    """A config, a sweep spec or a command line that breaks a rule. Names the file, key, value and rule."""
 
     exit_code = 2
 
 
 class DataError(JepaRayError):
-    """A dataset that cannot be trained on. Says file, column, evidence and rule."""
+    """A dataset that cannot be used for training. Names the file, column, evidence and rule."""
 
     exit_code = 2
 
 
 class TrialError(JepaRayError):
-    """A trial that could not go on: a loss that is not finite, or a worker group that died."""
+    """A trial that could not continue, because of a loss that is not finite or a worker group that died."""
 
 
 class GroupDiedError(TrialError):
-    """The worker group is gone; another one may continue the trial from its checkpoint."""
+    """The worker group died. Another group may continue the trial from its checkpoint."""
 
 
 class GroupStartError(GroupDiedError):
-    """A worker group that never came up: nothing can be trained until the cause is mended."""
+    """The worker group did not start. Nothing can be trained until the cause is fixed."""
 
 
 class StorageError(JepaRayError):
-    """What a sweep has to write cannot be written: the disk is full, or a server is gone. Ends it; nothing is lost."""
+    """Results cannot be written, because the disk is full or a server is unreachable. Ends the sweep without losses."""
 
 
 class Interrupted(JepaRayError):
-    """Ctrl-C or SIGTERM: what was learned is kept, and the same command continues."""
+    """Ctrl-C or SIGTERM. All results so far are kept, and the same command continues."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException | str) -> str:
+    """The first line of an error's message; the class name of an error without a message, "" of an empty string."""
+    lines = str(error).strip().splitlines()
+    if lines:
+        return lines[0]
+    return "" if isinstance(error, str) else type(error).__name__

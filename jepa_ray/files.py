@@ -1,4 +1,4 @@
-"""Files that are never half-written, and the output folder of a run or sweep."""
+"""Atomic writing of files, and the output folder of a run or sweep."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from jepa_ray.config import yaml_loader
 from jepa_ray.errors import ConfigError
 
 PARTIAL = ".partial"
-MAX_SHOWN = 5  # differences named in one line
+MAX_SHOWN = 5  # differences in an error message
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name beside `path`, then rename: `path` is never half-written.
+    """Write `data` to a temporary file beside `path` and rename it, so that `path` is never incomplete.
 
-    Two processes that write the same file don't disturb each other: the later rename wins.
+    Two processes may write the same file at once: the file of the later rename stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
@@ -40,20 +40,20 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """What processes that were killed while writing have left, in `folder` and below."""
+    """Remove the temporary files of processes that were killed while writing, in `folder` and below."""
     for partial in folder.rglob(f"*{PARTIAL}"):
         partial.unlink(missing_ok=True)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (old, new) of every leaf in which two nested mappings differ; None stands for an absent one."""
+    """All leaves in which two nested mappings differ: dotted key -> (old, new), with None for a missing leaf."""
     before, after = flat(old), flat(new)
     keys = dict.fromkeys([*before, *after])
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"model": {"latent_dim_state": 64}}` -> `{"model.latent_dim_state": 64}`."""
+    """Flatten nested mappings: `{"model": {"latent_dim_state": 64}}` -> `{"model.latent_dim_state": 64}`."""
     leaves: dict[str, Any] = {}
     for key, value in values.items():
         leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -62,19 +62,26 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """An output folder: begun with one document, owned by one process at a time, and finished or not."""
+    """The output folder of one run: it belongs to one document, and only one process at a time may write to it.
+
+    Args:
+        path: the folder.
+        document: the name of the file in it that the run was started with, a config or a spec.
+        add_defaults: completes a document that an earlier version wrote, by the defaults of new keys.
+    """
 
     path: Path
-    document: str  # name of the file it was begun with
+    document: str
+    add_defaults: Callable[[dict[str, Any]], Mapping[str, Any]] = dict
 
     @property
     def finished(self) -> bool:
-        """Whether all results are written; to say so is the last thing a run does."""
+        """Whether all results have been written."""
         return self._end.exists()
 
     @property
     def in_use(self) -> bool:
-        """Whether a process of this machine runs it, or, as far as one can tell from here, of another one."""
+        """Whether a process runs it. A process of another machine counts as running until it says otherwise."""
         try:
             owner = re.fullmatch(r"process (\d+) on (.*)", self._beside("owner").read_text())
         except FileNotFoundError:
@@ -83,15 +90,16 @@ class RunFolder:
 
     @property
     def seconds(self) -> float:
-        """What the session that finished it took."""
+        """The duration of the session that finished it."""
         return float(json.loads(self._end.read_text())["seconds"])
 
     def mark_finished(self, seconds: float) -> None:
+        """Record that all results have been written, and the duration of the session. This is a run's last step."""
         write_atomically(self._end, json.dumps({"seconds": round(seconds, 1)}).encode())
 
     @property
     def id(self) -> str:
-        """What tells this run from every other, a later one in the same place included."""
+        """A unique ID of this run, which a later run in the same folder does not share."""
         return self._id.read_text()
 
     @property
@@ -103,30 +111,31 @@ class RunFolder:
         return self.path / "finished.json"
 
     def _check_document(self, text: str, growing: Collection[str]) -> bool:
-        """Whether the folder was begun with a smaller budget. Raises `ConfigError` for any other difference."""
+        """Whether the folder was started with a smaller budget. Raises `ConfigError` for any other difference."""
         path = self.path / self.document
         if not path.exists() or yaml_loader.content(path) == text.encode():
             return False
-        changed = differences(yaml_loader.read(path), yaml_loader.parse(text))
+        changed = differences(self.add_defaults(yaml_loader.read(path)), yaml_loader.parse(text))
         if all(key in growing and isinstance(old, int) and old < new for key, (old, new) in changed.items()):
-            return True
+            return bool(changed)
         shown = [f"{key} {old} -> {new}" for key, (old, new) in changed.items()]
         more = f" (and {len(shown) - MAX_SHOWN} more)" if len(shown) > MAX_SHOWN else ""
         raise ConfigError(
-            f"{path}: was begun with other settings: {', '.join(shown[:MAX_SHOWN])}{more}; give the new run another"
+            f"{path}: was started with other settings: {', '.join(shown[:MAX_SHOWN])}{more}; give the new run another"
             " name, or start over with --fresh"
         )
 
     @contextlib.contextmanager
     def begin(self, text: str, *, fresh: bool, growing: Collection[str] = ()) -> Iterator[Path | None]:
-        """Own the folder and write its document; yields where `fresh` moved an old folder to, if there was one.
+        """Own the folder inside the `with` block, and write its document.
 
         Args:
-            text: the document, YAML.
-            fresh: start over, keeping the old folder aside.
-            growing: dotted keys that may have grown since the folder was begun; it is not finished then.
+            text: the document as YAML.
+            fresh: start over, after renaming the old folder.
+            growing: dotted keys whose values may have grown. If one has, the folder is no longer finished.
 
-        Raises `ConfigError` if another process owns it, or if it was begun with another document.
+        Yields the new path of the old folder if `fresh` renamed one, otherwise None. Raises `ConfigError` if another
+        process owns the folder, or if it was started with another document.
         """
         lock = FileLock(self._beside("lock"))
         self._refuse_links()
@@ -150,16 +159,16 @@ class RunFolder:
             lock.release()
 
     def _refuse_links(self) -> None:
-        """Raise `ConfigError` if what is written here would be written elsewhere: whoever planted it chose where.
+        """Raise `ConfigError` for a symbolic link that would redirect writes to a place that another user chose.
 
-        The output root may be a link, or below one: that is where the user wants it.
+        The output root itself may be a link, or below one.
         """
         inside = self.path.iterdir() if self.path.is_dir() and not self.path.is_symlink() else ()
-        for path in (self.path, *(self._beside(what) for what in ("lock", "owner")), *inside):
+        for path in (self.path, *(self._beside(name) for name in ("lock", "owner")), *inside):
             if path.is_symlink():
                 raise ConfigError(
-                    f"{path}: is a link to {path.readlink()}, and would lead out of the output folder: name that place"
-                    " as the output root, or remove the link"
+                    f"{path}: is a link to {path.readlink()}, which leads out of the output folder: use that place as"
+                    " the output root, or remove the link"
                 )
 
     @contextlib.contextmanager
@@ -172,12 +181,12 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be written ({error.strerror or error})") from None
 
-    def _beside(self, what: str) -> Path:
-        """A hidden file next to the folder, which outlives its being moved aside."""
-        return self.path.with_name(f".{self.path.name}.{what}")
+    def _beside(self, name: str) -> Path:
+        """A hidden file next to the folder, which stays when the folder is renamed."""
+        return self.path.with_name(f".{self.path.name}.{name}")
 
     def set_aside(self) -> Path:
-        """Move the folder to a name with the time in it, and return that."""
+        """Rename the folder so that its name contains the present time, and return the new path."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         suffixes = itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
         candidates = (self.path.with_name(f"{self.path.name}.{stamp}{suffix}") for suffix in suffixes)
@@ -187,11 +196,11 @@ class RunFolder:
 
 
 def _exists(process: int) -> bool:
-    """Whether this machine has a process of that number."""
+    """Whether this machine has a process with this number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it belongs to somebody else
+    except PermissionError:  # it belongs to another user
         return True
     return True

@@ -1,8 +1,8 @@
-"""Places that several machines see: a folder that all of them mount, or an object store (s3://, gs://, ...).
+"""Storage that several machines share: a folder that all of them mount, or an object store (s3://, gs://, ...).
 
-Objects are small files with names of their own, written whole or not at all: a local file is renamed when it is
-complete, and an object store shows an object only when its upload is. Credentials are the environment's business
-(AWS_ACCESS_KEY_ID and the like), on every machine that reads or writes.
+An object is a small file with a name. It is written completely or not at all: a local file is renamed when it is
+complete, and an object store shows an object only after its upload. Every machine that reads or writes takes the
+credentials from its environment (such as AWS_ACCESS_KEY_ID).
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from jepa_ray.config import is_uri
 from jepa_ray.errors import ConfigError, StorageError
 from jepa_ray.files import write_atomically
 
-RETRY_FOR_S = 60.0  # that a store may be away, or a network; twice as long as it takes S3 to move elsewhere
-PAUSE_S = 2.0
+RETRY_FOR_S = 60.0  # retry for this long while a store or the network is unreachable; S3 fails over in half the time
+PAUSE_S = 2.0  # between two attempts
 T = TypeVar("T")
 
 
 def local_path(place: str) -> Path:
-    """The path that a place without a URI stands for."""
+    """The path of a place that is not a URI. `file:///folder` is a path too."""
     return Path(place.removeprefix("file://"))
 
 
 @dataclass(frozen=True)
 class Storage:
-    """One folder of such a place; picklable, since a node opens it by itself.
+    """A folder of a shared storage. It can be pickled, since each node opens the storage itself.
 
     Args:
-        uri: a path, or a URI that pyarrow or fsspec knows; may hold `${env:NAME}`.
-        within: the folder below it.
+        uri: a path, or a URI that pyarrow or fsspec can open; it may contain `${env:NAME}`.
+        within: the folder, relative to `uri`.
     """
 
     uri: str
     within: str = ""
 
     def below(self, folder: str) -> Storage:
-        """A folder of this one."""
+        """A folder inside this one."""
         return Storage(self.uri, f"{self.within}/{folder}".lstrip("/"))
 
     def __str__(self) -> str:
@@ -57,15 +57,15 @@ class Storage:
         return f"{base.rstrip('/')}/{self.within}".rstrip("/") + question + query
 
     def check(self) -> None:
-        """Raise `ConfigError` if nothing can be written there: no such bucket, no credentials, no network."""
+        """Raise `ConfigError` if the storage cannot be written to, for want of a bucket, credentials or a network."""
         try:
             self._upload(_PROBE, b"jepa-ray can write here")
             self._fs.delete_file(self._at(_PROBE))
         except OSError as error:
-            raise ConfigError(f"storage {self}: cannot be used ({_line(error)})") from None
+            raise ConfigError(f"storage {self}: cannot be used ({secrets.mask_error(error)})") from None
 
     def read(self, name: str) -> bytes | None:
-        """An object's content; None if there is none. Raises `StorageError`."""
+        """The content of an object; None if it does not exist. Raises `StorageError`."""
 
         def attempt() -> bytes | None:
             try:
@@ -77,7 +77,7 @@ class Storage:
         return self._with_retries(attempt, name)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write an object whole, in the place of an older one. Raises `StorageError`."""
+        """Write an object atomically, replacing an older one. Raises `StorageError`."""
         if is_uri(self.uri):
             self._with_retries(lambda: self._upload(name, data), name)
             return
@@ -92,7 +92,7 @@ class Storage:
             stream.write(data)
 
     def delete(self, name: str) -> None:
-        """Delete an object, if there is one. Raises `StorageError`."""
+        """Delete an object if it exists. Raises `StorageError`."""
 
         def attempt() -> None:
             with contextlib.suppress(FileNotFoundError):
@@ -100,19 +100,28 @@ class Storage:
 
         self._with_retries(attempt, name)
 
+    def delete_folder(self, folder: str) -> None:
+        """Delete a folder with all its objects if it exists. Raises `StorageError`."""
+
+        def attempt() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.delete_dir(self._at(folder))
+
+        self._with_retries(attempt, folder)
+
     def each(self, work: Callable[[str], T], names: Iterable[str]) -> list[T]:
-        """`work` on every name, several at once: a request to an object store is mostly waiting."""
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        """Call `work` with every name, several at once, since most of a request is waiting; returns the results."""
+        with ThreadPoolExecutor(_MAX_REQUESTS) as pool:
             return list(pool.map(work, names))
 
     def names(self, folder: str = "", *, recursive: bool = False) -> list[str]:
-        """Names of the objects in a folder, below this one, sorted. Raises `StorageError`."""
+        """The sorted names of the objects in `folder`, relative to this one. Raises `StorageError`."""
         found = self._with_retries(lambda: self._list(folder, recursive=recursive), folder)
         root = self._root.rstrip("/") + "/"
         return sorted(info.path.removeprefix(root) for info in found if info.is_file)
 
     def stamp(self, name: str) -> tuple[int, int] | None:
-        """Size in bytes and time of change in ns of an object; None if there is none. Raises `StorageError`."""
+        """Size in bytes and modification time in ns of an object; None if it does not exist. Raises `StorageError`."""
         info = self._with_retries(lambda: self._fs.get_file_info(self._at(name)), name)
         return (info.size, info.mtime_ns or 0) if info.is_file else None
 
@@ -132,7 +141,7 @@ class Storage:
         self.write(name, path.read_bytes())
 
     def move(self, name: str, to: Storage) -> None:
-        """Move an object to another folder of the same place. Raises `StorageError`."""
+        """Move an object to another folder of the same storage. Raises `StorageError`."""
 
         def attempt() -> None:
             to._make_folder(name)
@@ -141,7 +150,7 @@ class Storage:
         self._with_retries(attempt, name)
 
     def _make_folder(self, name: str) -> None:
-        """The folder of an object, where there are folders: an object store has but names."""
+        """Create the folder of an object, except in object stores, which have no folders."""
         if self._fs.type_name not in ("s3", "gcs"):
             self._fs.create_dir(self._at(name).rpartition("/")[0], recursive=True)
 
@@ -155,14 +164,14 @@ class Storage:
             return []
 
     def _with_retries(self, attempt: Callable[[], T], name: str) -> T:
-        """What `attempt` returns; a store that is away is waited for. The files of this machine are not."""
+        """The result of `attempt`, which is retried while an object store (but not a local disk) is unreachable."""
         deadline = time.monotonic() + (RETRY_FOR_S if is_uri(self.uri) else 0.0)
         while True:
             try:
                 return attempt()
             except OSError as error:
                 if time.monotonic() >= deadline or isinstance(error, _FINAL):
-                    raise StorageError(f"{self}/{name}: {_line(error)}") from None
+                    raise StorageError(f"{self}/{name}: {secrets.mask_error(error)}") from None
             time.sleep(PAUSE_S)
 
     def _at(self, name: str) -> str:
@@ -177,15 +186,15 @@ class Storage:
         return "/".join(part for part in (_opened(self.uri)[1].rstrip("/"), self.within) if part)
 
 
-_BLOCK = 1 << 22
-_AT_ONCE = 16
-_PROBE = ".check"
-_FINAL = (PermissionError, FileExistsError, NotADirectoryError)  # waiting mends none of them
+_BLOCK = 1 << 22  # bytes that are copied at once
+_MAX_REQUESTS = 16  # at the same time
+_PROBE = ".check"  # an object that is written and deleted to check whether that is possible
+_FINAL = (PermissionError, FileExistsError, NotADirectoryError)  # a retry cannot succeed
 
 
 @functools.cache
 def _opened(uri: str) -> tuple[Any, str]:
-    """The file system of a URI, and the path within it. Raises `ConfigError`."""
+    """The file system of a URI, and the path in it. Raises `ConfigError`."""
     import fsspec
     import pyarrow
     from pyarrow import fs
@@ -197,51 +206,53 @@ def _opened(uri: str) -> tuple[Any, str]:
         found: tuple[Any, str] = fs.FileSystem.from_uri(_with_few_requests(place))
         return found
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
-        reason = _line(error)
+        reason = secrets.mask_error(error)
     try:
         system, path = fsspec.core.url_to_fs(place)
     except (ValueError, ImportError) as error:
         raise ConfigError(
-            f"storage {uri}: neither pyarrow ({reason}) nor fsspec ({_line(error)}) can open it"
+            f"storage {uri}: neither pyarrow ({reason}) nor fsspec ({secrets.mask_error(error)}) can open it"
         ) from None
     return fs.PyFileSystem(fs.FSSpecHandler(system)), path
 
 
 def _with_few_requests(uri: str) -> str:
-    """Have S3 written to in one request instead of three where an object is small."""
+    """An S3 URI with the option that writes small objects in one request instead of three."""
     if not uri.startswith("s3://") or "allow_delayed_open" in uri:
         return uri
     return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
 
 
-def _line(error: Exception) -> str:
-    lines = secrets.mask(str(error)).splitlines()
-    return lines[0] if lines else type(error).__name__
+# ------------------------------------------------------------------------------------------- ownership of a folder
 
-
-# ----------------------------------------------------------------------------------------------- who owns a folder
-
-LEASE = "owner"
-BEAT_S = 4.0
-DEAD_S = 20.0  # without a beat: its owner is gone
-SETTLE_S = 1.5  # two that come at once: the later write wins
+LEASE = "owner"  # name of the object that the owner of a folder keeps changing
+BEAT_S = 4.0  # between two changes
+DEAD_S = 20.0  # an owner without a change for this long counts as dead
+SETTLE_S = 1.5  # after taking a lease: if two processes take it at once, the later write wins
 
 
 class Lease:
-    """The right to write to a folder of a store, where there are no locks: an object that its owner keeps changing.
+    """The exclusive right to write to a folder of a storage without locks: an object that its owner keeps changing.
 
-    Nobody's clock is read: an owner whose object has not changed for `DEAD_S` seconds is gone.
+    An owner whose object has not changed for `DEAD_S` seconds counts as dead. Clocks of different machines are never
+    compared.
     """
 
     def __init__(self, store: Storage, owner: str, lost: Callable[[], None]) -> None:
-        """`lost` is called, from another thread, if somebody else takes the folder all the same."""
+        """Prepare a lease.
+
+        Args:
+            store: the folder.
+            owner: a description of this process for error messages, such as `process 1 on host`.
+            lost: called from another thread if another process takes the folder in spite of the lease.
+        """
         self._store, self._owner, self._lost = store, owner, lost
         self._token = uuid.uuid4().hex
         self._over = threading.Event()
 
     @contextmanager
     def held(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Own the folder meanwhile. Raises `ConfigError` if somebody else does."""
+        """Own the folder inside the `with` block. Raises `ConfigError` if another process owns it."""
         self._take(say)
         thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         thread.start()
@@ -256,18 +267,18 @@ class Lease:
     def _take(self, say: Callable[[str], None]) -> None:
         before = self._store.read(LEASE)
         if before is not None:
-            say(f"{_said(before)} owned {self._store}: waiting {DEAD_S:g} s for a sign of life")
+            say(f"{_owner_of(before)} owned {self._store}: waiting {DEAD_S:g} s for a sign of life")
         deadline = time.monotonic() + DEAD_S
         while before is not None and time.monotonic() < deadline:
             time.sleep(BEAT_S / 2)
             now = self._store.read(LEASE)
             if now is not None and now != before:
-                raise ConfigError(f"{self._store}: {_said(now)} is running this")
+                raise ConfigError(f"{self._store}: {_owner_of(now)} is running this")
             before = now
         self._beat(0)
         time.sleep(SETTLE_S)
         if self._holder() != self._token:
-            raise ConfigError(f"{self._store}: {_said(self._store.read(LEASE) or b'')} is running this")
+            raise ConfigError(f"{self._store}: {_owner_of(self._store.read(LEASE) or b'')} is running this")
 
     def _keep(self) -> None:
         for beat in itertools.count(1):
@@ -279,7 +290,7 @@ class Lease:
                     return
                 self._beat(beat)
             except StorageError:
-                continue  # the store is away: whoever writes results will say so
+                continue  # the storage is unreachable: the next write of a result raises the error
 
     def _beat(self, number: int) -> None:
         self._store.write(LEASE, f"{self._token} {number} {self._owner}".encode())
@@ -289,6 +300,6 @@ class Lease:
         return held.decode(errors="replace").partition(" ")[0] if held else None
 
 
-def _said(lease: bytes) -> str:
-    """Who wrote a lease."""
+def _owner_of(lease: bytes) -> str:
+    """The description of the owner in a lease."""
     return lease.decode(errors="replace").split(" ", 2)[-1] or "another process"

@@ -1,11 +1,13 @@
-"""The commands as users run them: bad input is one line and exit code 2, and nothing is written."""
+"""The commands as users run them. Bad input gives one line and exit code 2, and nothing is written."""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,13 @@ MakeH5 = Callable[..., Path]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 BASE = "data: {builtin: two_rooms}"
+BEFORE_RAY = r"(loading torch and Ray \.\.\. \d+ s\n)*(preparing the dataset \.\.\. \d+ s\n)*"  # all that may be shown
 SPEC = "name: s\nbase: {data: {builtin: two_rooms}}\nspace: {training.ema_decay: [0.9, 0.99]}\n"
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Runs `python ARGS...` elsewhere than in the repository, with a cache folder to throw away."""
+    """Runs `python ARGS...` outside the repository, with a temporary cache folder."""
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -57,7 +60,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], out: Path, *says: str
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.endswith("\n")
-    assert done.stdout == ""
+    assert re.fullmatch(BEFORE_RAY, done.stdout), done.stdout
     for part in says:
         assert part in done.stderr
     assert not out.exists()
@@ -65,7 +68,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], out: Path, *says: str
 
 # --------------------------------------------------------------------------- bad configs and command lines
 
-# text of the config -> what the line must say
+# case -> (text of the config, part of the message)
 BAD_TRAIN = {
     "broken YAML": ("a: [1", "is not valid YAML"),
     "unknown key": (f"{BASE}\ntraining: {{learning_rte: 1}}", "did you mean training.learning_rate?"),
@@ -114,7 +117,7 @@ def test_missing_files_are_refused(run: Run, out: Path) -> None:
 
 def test_set_without_equals_sign_is_refused(run: Run, tmp_path: Path, out: Path) -> None:
     config, spec = write(tmp_path / "c.yaml", BASE), write(tmp_path / "s.yaml", SPEC)
-    says = "--set training.seed: must read dotted.key=value"
+    says = "--set training.seed: must have the form dotted.key=value"
     args = ["--output", str(out), "--set", "training.seed"]
     assert_refused(run("-m", "jepa_ray.train", "--config", config, *args), out, says)
     assert_refused(run("-m", "jepa_ray.sweep", spec, *args), out, says)
@@ -142,7 +145,7 @@ def test_resources_that_never_fit_are_refused_by_the_dry_run(run: Run, tmp_path:
 
 # ----------------------------------------------------------------------- bad data, found before Ray starts
 
-ROWS = 22  # of what `canonical_h5` writes
+ROWS = 22  # of the default file of `canonical_h5`
 NAN_ACTION = np.zeros((ROWS, 2), np.float32)
 NAN_ACTION[6] = np.nan
 
@@ -169,7 +172,7 @@ BAD_DATA: dict[str, tuple[Callable[[MakeH5], Path], str]] = {
 def called(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, app: Any, *args: str
 ) -> subprocess.CompletedProcess[str]:
-    """The command in this process, where torch and Ray are imported once for all tests."""
+    """Run the command in this process, so that torch and Ray are imported only once for all tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setattr(sys, "argv", ["command", *args])
     with pytest.raises(SystemExit) as stop:
@@ -203,14 +206,14 @@ def test_bad_data_is_refused(
         spec = SPEC.replace("{data: {builtin: two_rooms}}", base)
         done = called(monkeypatch, capsys, tmp_path, sweep_app, write(tmp_path / "s.yaml", spec), "--output", str(out))
     assert_refused(done, out, says)
-    if "batch" not in case and "vit" not in case:  # those are good data for another config
+    if "batch" not in case and "vit" not in case:  # those datasets are valid for other configs
         assert_no_cache(tmp_path)
 
 
-def test_bad_data_is_one_line_in_a_process_of_its_own(
+def test_bad_data_gives_one_line_in_a_separate_process(
     run: Run, canonical_h5: MakeH5, tmp_path: Path, out: Path
 ) -> None:
-    """Whatever torch and Ray print while they are imported, stderr holds one line."""
+    """Importing torch and Ray prints nothing to stderr, which contains exactly one line."""
     path = canonical_h5(columns={"action": NAN_ACTION})
     spec = write(tmp_path / "s.yaml", SPEC.replace("{builtin: two_rooms}", f"{{path: {path}}}"))
     assert_refused(run("-m", "jepa_ray.sweep", spec, "--output", str(out)), out, str(path), "action is not finite")
@@ -228,7 +231,7 @@ def test_missing_data_is_refused(
 @pytest.mark.parametrize(
     "objective", ["{metric: rollout_probe_r2}", "[{metric: val_loss}, {metric: rollout_probe_r2}]"]
 )
-def test_an_objective_that_the_data_cannot_give_is_refused(
+def test_an_objective_that_the_data_does_not_support_is_refused(
     canonical_h5: MakeH5,
     tmp_path: Path,
     out: Path,
@@ -240,12 +243,14 @@ def test_an_objective_that_the_data_cannot_give_is_refused(
     spec = write(tmp_path / "s.yaml", f"{data}objective: {objective}")
     done = called(monkeypatch, capsys, tmp_path, sweep_app, spec, "--output", str(out))
     assert done.returncode == 2
-    assert done.stderr == "error: objective.metric is rollout_probe_r2, but the data has no state labels to probe for\n"
+    assert done.stderr == (
+        "error: objective.metric is rollout_probe_r2, but the data has no state labels, which this metric needs\n"
+    )
     assert not out.exists()
 
 
 @pytest.mark.parametrize("key", ["cpus_per_worker: 5000", "gpus_per_worker: 100"])
-def test_resources_that_never_fit_are_refused_before_data_is_made(
+def test_resources_that_never_fit_are_refused_before_data_is_simulated(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
     spec = write(tmp_path / "s.yaml", SPEC + f"resources: {{{key}}}")
@@ -272,7 +277,7 @@ def test_output_that_is_a_file_is_refused(
     assert taken.read_text() == "a file of the user"
 
 
-# ------------------------------------------------------------------------------------- what they print
+# ------------------------------------------------------------------------------------------ output
 
 MODULES = """
 import runpy, sys
@@ -307,12 +312,13 @@ def test_dry_run_prints_the_plan_without_torch_and_ray(run: Run, tmp_path: Path,
     assert "  training.ema_decay: [0.99, 0.995, 0.999]" in lines
     assert "trials: 5, at most 9 epochs each, rungs at [1, 3]" in lines
     assert "epochs in the worst case: 45" in lines
+    assert "checkpoints on disk: at most 5, each of two models and the optimizer's state" in lines
     assert any(line.startswith("groups: ") and "this machine has" in line for line in lines)
     assert not out.exists()
     assert not (tmp_path / "xdg").exists()
 
 
-def test_dry_run_takes_set(run: Run, tmp_path: Path) -> None:
+def test_dry_run_accepts_set(run: Run, tmp_path: Path) -> None:
     command = ["-m", "jepa_ray.sweep", write(tmp_path / "s.yaml", PLANNED), "--dry-run"]
     command += ["--set", "space.training.learning_rate={low: 1e-5, high: 1e-3, log: true}"]
     refused = run(*command)
@@ -322,6 +328,14 @@ def test_dry_run_takes_set(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "space: infinitely many points" in done.stdout
     assert "trials: 5, at most 9 epochs each, rungs at none" in done.stdout
+
+
+def test_dry_run_counts_periodic_checkpoints(run: Run, tmp_path: Path) -> None:
+    """Nine epochs have four even ones, of which three are kept, of each of five trials."""
+    sets = ["--set", "base.experiment.checkpoint_every=2", "--set", "base.experiment.keep_checkpoints=3"]
+    done = run("-m", "jepa_ray.sweep", write(tmp_path / "s.yaml", PLANNED), "--dry-run", *sets)
+    assert done.returncode == 0, done.stderr
+    assert "state; and at most 15 periodic ones (3 per trial), each of one model\n" in done.stdout
 
 
 SEARCHED = """
@@ -336,7 +350,7 @@ search: {enqueue: [{model.encoder_type: mlp}, {training.ema_decay: 0.99}]}
 """
 
 
-def test_dry_run_shows_conditions_objectives_and_what_is_tried_first(run: Run, tmp_path: Path) -> None:
+def test_dry_run_shows_conditions_objectives_and_first_trials(run: Run, tmp_path: Path) -> None:
     spec = write(tmp_path / "s.yaml", SEARCHED)
     done = run("-c", MODULES, "jepa_ray.sweep", spec, "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
@@ -353,10 +367,10 @@ def test_dry_run_shows_conditions_objectives_and_what_is_tried_first(run: Run, t
     assert "the base config's" not in without
 
 
-def test_dry_run_refuses_what_cannot_be_searched_or_learned_from(run: Run, tmp_path: Path, out: Path) -> None:
+def test_dry_run_refuses_an_unsuitable_sampler_and_a_missing_warm_start(run: Run, tmp_path: Path, out: Path) -> None:
     command = ["-m", "jepa_ray.sweep", write(tmp_path / "s.yaml", SEARCHED), "--dry-run", "--output", str(out)]
     assert_refused(run(*command, "--set", "search.algorithm=gp"), out, "model.vit.depth has a condition: use tpe")
-    assert_refused(run(*command, "--set", "search.warm_start=[nowhere]"), out, "nowhere is no folder of a sweep")
+    assert_refused(run(*command, "--set", "search.warm_start=[nowhere]"), out, "nowhere is not the folder of a sweep")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda p: p.name)
@@ -366,7 +380,7 @@ def test_shipped_sweep_passes_its_dry_run(run: Run, path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["jepa_ray.sweep", "jepa_ray.train", "jepa_ray.data", "jepa_ray"])
-def test_help_is_instant_and_exits_with_0(run: Run, command: str) -> None:
+def test_help_imports_nothing_slow_and_exits_with_0(run: Run, command: str) -> None:
     done = run("-c", MODULES, command, "--help")
     assert done.returncode == 0, done.stderr
     assert "Usage: " in done.stdout
@@ -379,14 +393,14 @@ def test_help_names_the_documented_options_and_commands(run: Run) -> None:
         assert option in said
     for command in ("run", "status", "logs", "stop", "resume"):
         assert re.search(rf"^\W*{command} +\w", said, re.MULTILINE), command
-    assert "--packed" not in said  # what a job says to itself
+    assert "--packed" not in said  # only for the command that a job runs
 
 
-# ------------------------------------------------------------------------- a spec alone is a command line
+# --------------------------------------------------------------- `run` is the default command of sweep
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["SPEC", "--dry-run", "--set", "name=other"],
         ["--dry-run", "--set", "name=other", "SPEC"],
@@ -395,9 +409,9 @@ def test_help_names_the_documented_options_and_commands(run: Run) -> None:
     ],
 )
 @pytest.mark.parametrize("command", [["jepa_ray.sweep"], ["jepa_ray", "sweep"]], ids=" ".join)
-def test_options_may_stand_anywhere(run: Run, tmp_path: Path, command: list[str], words: list[str]) -> None:
+def test_options_may_stand_anywhere(run: Run, tmp_path: Path, command: list[str], arguments: list[str]) -> None:
     spec = write(tmp_path / "s.yaml", SPEC)
-    done = run("-m", *command, *(spec if word == "SPEC" else word for word in words))
+    done = run("-m", *command, *(spec if argument == "SPEC" else argument for argument in arguments))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("sweep other: ")
 
@@ -406,9 +420,9 @@ def test_options_may_stand_anywhere(run: Run, tmp_path: Path, command: list[str]
     ("args", "says"),
     [
         (["status"], "or set RAY_API_SERVER_ADDRESS"),
-        (["status", "--address", "auto"], "--address auto: must be a dashboard's, http(s)://HOST:8265"),
+        (["status", "--address", "auto"], "--address auto: must be a dashboard's address, http(s)://HOST:8265"),
         (["logs"], "NAME"),
-        (["logs", "s"], "--address: must name the cluster's dashboard"),
+        (["logs", "s"], "--address is missing: it must be the cluster's dashboard"),
         (["stop", "s", "--address", "10.0.0.1:6379"], "--address 10.0.0.1:6379: must be"),
         (["resume"], "NAME"),
         (["resume", "s", "t"], "unexpected extra argument"),
@@ -424,7 +438,7 @@ def test_misused_commands_for_jobs_are_refused_at_once(
 # ----------------------------------------------------------------------------------------- data two-rooms
 
 
-def test_two_rooms_writes_the_file_that_was_asked_for(run: Run, tmp_path: Path) -> None:
+def test_two_rooms_writes_the_requested_file(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "new" / "rooms.h5"
     sets = ["--set", "trajectories=4", "--set", "steps=6", "--set", "wall=random"]
     done = run("-m", "jepa_ray.data", "two-rooms", "--out", str(path), *sets)
@@ -445,16 +459,16 @@ def test_two_rooms_refuses_bad_settings(run: Run, out: Path, setting: str, says:
     assert_refused(run("-m", "jepa_ray.data", "two-rooms", "--out", str(out), "--set", setting), out, says)
 
 
-def test_two_rooms_into_a_place_that_cannot_be_written_is_refused(run: Run, tmp_path: Path, out: Path) -> None:
+def test_two_rooms_into_an_unwritable_folder_is_refused(run: Run, tmp_path: Path, out: Path) -> None:
     (tmp_path / "file").touch()
     args = ["--out", str(tmp_path / "file" / "rooms.h5"), "--set", "trajectories=2"]
     assert_refused(run("-m", "jepa_ray.data", "two-rooms", *args), out, "cannot be written")
 
 
-# -------------------------------------------------------------------------------- a bug stays visible as one
+# ------------------------------------------------------------------------------------ bugs and Ctrl-C
 
 
-def test_bug_is_not_dressed_up_as_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bug_is_shown_with_its_traceback_and_not_as_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     def app(**_: Any) -> None:
         raise ZeroDivisionError
 
@@ -474,3 +488,15 @@ def test_ctrl_c_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:
         cli.run(app, "command")  # type: ignore[arg-type]
     assert stop.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_sigterm_has_the_effect_of_ctrl_c_while_it_is_converted() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job runner may have it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt), cli.sigterm_as_interrupt():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert signal.getsignal(signal.SIGTERM) == before

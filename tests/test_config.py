@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import types
 import typing
 from collections.abc import Iterator
@@ -12,16 +13,22 @@ import yaml
 from pydantic import BaseModel
 
 import jepa_ray
+from jepa_ray import diagnosis
 from jepa_ray.config import (
+    CATALOGUE,
+    METRICS,
     DataConfig,
     EarlyStopping,
+    Metric,
     Objective,
+    Place,
     Range,
     SweepConfig,
     TrainConfig,
     dump_yaml,
     load_sweep_config,
     load_train_config,
+    metrics_shown,
     parse_sets,
     two_rooms_config,
 )
@@ -30,7 +37,7 @@ from jepa_ray.errors import ConfigError
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(jepa_ray.__file__).parent
 
-# The documented defaults of a single run, as users read them: not to be changed with the code.
+# The documented defaults of a single run. They must not change when the code changes.
 DOCUMENTED = {
     "training.ema_decay": 0.995,
     "model.latent_dim_state": 128,
@@ -117,7 +124,48 @@ def test_shipped_grid_is_the_documented_space() -> None:
     }
 
 
-# ------------------------------------------------------------------------------- what is refused
+# ----------------------------------------------------------------------------- catalogue of metrics
+
+
+def test_catalogue_has_every_metric_once() -> None:
+    """The type is written out for the type checker, so it could differ."""
+    assert tuple(metric.name for metric in CATALOGUE) == typing.get_args(Metric)
+    assert typing.get_args(Metric) == METRICS
+
+
+@pytest.mark.parametrize("place", Place)
+def test_positions_of_the_metrics_that_a_place_shows_are_1_2_3(place: Place) -> None:
+    positions = sorted(metric.shown[place] for metric in CATALOGUE if place in metric.shown)
+    assert positions == list(range(1, len(positions) + 1))
+    assert len(metrics_shown(place)) == len(positions) > 0
+
+
+def test_metrics_are_shown_by_position() -> None:
+    assert metrics_shown(Place.REPORT_SUMMARY)[:3] == ("val_rollout_mrr", "rollout_probe_r2", "val_loss")
+
+
+@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
+def test_metric_is_an_objective_with_its_own_direction_unless_it_is_constant(train_yaml: Path, metric: Any) -> None:
+    setting = f"experiment.objective.metric={metric.name}"
+    if metric.is_constant:
+        assert f"{metric.name} is the same for all models" in rejected(train_yaml, setting)
+    else:
+        objective = load_train_config(train_yaml, [setting]).experiment.objective
+        assert objective.mode == metric.direction
+        assert (objective.warning is None) == (metric.faked_by is None)
+
+
+def test_diagnosed_metrics_are_those_that_the_diagnosis_reads() -> None:
+    tree = ast.parse(inspect.getsource(diagnosis))
+    read = {
+        node.slice.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+    }
+    assert {metric.name for metric in CATALOGUE if metric.is_diagnosed} == read & set(METRICS)
+
+
+# ------------------------------------------------------------------------------- refused configs
 
 
 @pytest.mark.parametrize(
@@ -170,12 +218,12 @@ def test_unknown_key_of_a_range_names_the_nearest(tmp_path: Path) -> None:
         ("experiment.name=.hidden", "experiment.name is '.hidden', but"),
         (
             "experiment.objective.metric=val_mrr_chance",
-            "experiment.objective.metric: val_mrr_chance is the chance level",
+            "experiment.objective.metric: val_mrr_chance is the same for all models",
         ),
         ("experiment.objective.metric=val_los", "experiment.objective.metric is 'val_los', but must be 'train_loss'"),
     ],
 )
-def test_out_of_range_says_file_key_value_and_rule(train_yaml: Path, setting: str, rule: str) -> None:
+def test_out_of_range_value_is_refused_with_file_key_value_and_rule(train_yaml: Path, setting: str, rule: str) -> None:
     assert f"{train_yaml}: {rule}" in rejected(train_yaml, setting)
 
 
@@ -184,7 +232,7 @@ def test_infinite_hyperparameter_is_refused(train_yaml: Path, key: str) -> None:
     assert f"{key} is inf" in rejected(train_yaml, f"{key}=.inf")
 
 
-def test_several_mistakes_are_counted_on_one_line(train_yaml: Path) -> None:
+def test_further_mistakes_are_counted_in_the_one_line(train_yaml: Path) -> None:
     message = rejected(train_yaml, "training.batch_size=0", "training.num_epochs=0", "data.val_fraction=2")
     assert message.endswith("(and 2 more)")
     assert "\n" not in message
@@ -194,14 +242,14 @@ def test_several_mistakes_are_counted_on_one_line(train_yaml: Path) -> None:
     ("text", "says"),
     [
         ("a: [1", "is not valid YAML"),
-        ("- 1", "must hold a mapping of sections, not list"),
-        ("", "must hold a mapping of sections, not NoneType"),
+        ("- 1", "must contain a mapping of sections, not list"),
+        ("", "must contain a mapping of sections, not NoneType"),
         ("{}", "data is missing"),
         ("data: 3", "data is 3"),
         ("data: {builtin: two_rooms}\nexperiment: {name: 2020-13-45}", ""),  # YAML takes it for a date
     ],
 )
-def test_file_that_is_no_config_is_one_line_with_its_name(train_yaml: Path, text: str, says: str) -> None:
+def test_file_that_is_not_a_config_is_refused_in_one_line_with_its_name(train_yaml: Path, text: str, says: str) -> None:
     train_yaml.write_text(text)
     message = rejected(train_yaml)
     assert message.startswith(f"{train_yaml}: {says}")
@@ -219,13 +267,15 @@ def test_heads_must_divide(train_yaml: Path) -> None:
     assert "latent_dim_state is 130, but must be divisible by transition_heads (4)" in said
     said = rejected(train_yaml, "model.vit.width=130", "model.latent_dim_state=128")
     assert "vit.heads is 4, but must divide the token width (130)" in said
-    assert load_train_config(train_yaml, ["model.vit.width=130", "model.encoder_type=mlp"])  # no vit, no rule
+    assert load_train_config(
+        train_yaml, ["model.vit.width=130", "model.encoder_type=mlp"]
+    )  # without a vit, the rule does not apply
 
 
 @pytest.mark.parametrize(
     ("batch", "workers", "options"), [(30, 4, "28 or 32"), (3, 4, "4"), (33, 2, "32 or 34"), (5, 3, "3 or 6")]
 )
-def test_batch_that_workers_cannot_share_proposes_neighbours(
+def test_batch_that_workers_cannot_share_is_refused_with_the_nearest_valid_sizes(
     train_yaml: Path, batch: int, workers: int, options: str
 ) -> None:
     said = rejected(train_yaml, f"training.batch_size={batch}", f"training.num_workers={workers}")
@@ -259,7 +309,7 @@ def test_exponent_is_a_number_with_and_without_a_dot(text: str, value: float) ->
 
 
 @pytest.mark.parametrize("text", ["1e", "e-4", "v1e-4", "1e-4x"])
-def test_what_only_resembles_an_exponent_stays_text(text: str) -> None:
+def test_text_that_resembles_an_exponent_stays_text(text: str) -> None:
     assert parse_sets([f"k={text}"])["k"] == text
 
 
@@ -268,7 +318,7 @@ def test_exponent_without_dot_in_a_file_is_a_float(train_yaml: Path) -> None:
     assert load_train_config(train_yaml).training.learning_rate == 3e-4
 
 
-def test_set_values_are_yaml_and_may_hold_equals_signs() -> None:
+def test_set_values_are_yaml_and_may_contain_equals_signs() -> None:
     assert parse_sets(["a.b=[1, 2]", "c=null", "d=true", "e=x=y", "f="]) == {
         "a.b": [1, 2],
         "c": None,
@@ -285,13 +335,13 @@ def test_malformed_set_is_refused_and_quoted(item: str) -> None:
     assert item in str(caught.value)
 
 
-def test_set_beats_the_file_and_the_last_set_wins(train_yaml: Path) -> None:
+def test_set_takes_precedence_over_the_file_and_the_last_set_over_others(train_yaml: Path) -> None:
     train_yaml.write_text("data: {builtin: two_rooms}\ntraining: {batch_size: 8, num_epochs: 7}")
     config = load_train_config(train_yaml, ["training.batch_size=16", "training.batch_size=64"])
     assert (config.training.batch_size, config.training.num_epochs) == (64, 7)
 
 
-def test_set_through_a_value_is_refused(train_yaml: Path) -> None:
+def test_set_of_a_key_inside_a_value_is_refused(train_yaml: Path) -> None:
     train_yaml.write_text("data: {builtin: two_rooms}\ntraining: {batch_size: 8}")
     assert "training.batch_size.x: batch_size is a value, not a section" in rejected(
         train_yaml, "training.batch_size.x=1"
@@ -313,7 +363,7 @@ def test_set_reaches_the_base_of_a_spec(tmp_path: Path) -> None:
     assert spec.base.training.batch_size == 8
 
 
-def test_two_rooms_keys_are_checked_like_the_rest() -> None:
+def test_two_rooms_keys_are_checked_like_other_keys() -> None:
     assert two_rooms_config({"trajectories": 4}).trajectories == 4
     with pytest.raises(ConfigError, match="unknown key trajectorys: did you mean trajectories"):
         two_rooms_config({"trajectorys": 4})
@@ -329,14 +379,16 @@ def test_overrides_are_validated_again(train_config: TrainConfig) -> None:
 # ------------------------------------------------------------------------------------- data paths
 
 
-def test_data_path_is_taken_from_the_folder_of_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_path_is_relative_to_the_folder_of_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "c.yaml").write_text("data: {path: ../data/d.h5}")
     monkeypatch.chdir(tmp_path)
     assert load_train_config(Path("configs/c.yaml")).data.path == (tmp_path / "data" / "d.h5").resolve()
 
 
-def test_absolute_and_home_data_paths_stay(train_yaml: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_absolute_and_home_data_paths_are_kept(
+    train_yaml: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     train_yaml.write_text("data: {path: /somewhere/d.h5}")
     assert load_train_config(train_yaml).data.path == Path("/somewhere/d.h5")
@@ -344,10 +396,10 @@ def test_absolute_and_home_data_paths_stay(train_yaml: Path, monkeypatch: pytest
     assert load_train_config(train_yaml).data.path == (tmp_path / "home" / "d.h5").resolve()
 
 
-def test_data_path_of_the_command_line_is_taken_from_the_working_directory(
+def test_data_path_of_the_command_line_is_relative_to_the_working_directory(
     train_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And is absolute: `best_config.yaml` is read again from its own folder."""
+    """It becomes absolute, since `best_config.yaml` is read again from its own folder."""
     monkeypatch.chdir(tmp_path.parent)
     here = (tmp_path.parent / "d.h5").resolve()
     assert load_train_config(train_yaml, ["data.path=d.h5", "data.builtin=null"]).data.path == here
@@ -355,7 +407,37 @@ def test_data_path_of_the_command_line_is_taken_from_the_working_directory(
     assert load_sweep_config(spec, ["base.data.path=d.h5", "base.data.builtin=null"]).base.data.path == here
 
 
-def test_base_is_found_beside_the_spec_and_its_data_beside_the_base(tmp_path: Path) -> None:
+BOTH = "exactly one of path and builtin must be set, but both are: remove one of them"
+
+
+def test_set_of_a_data_source_replaces_the_other_one(train_yaml: Path, tmp_path: Path) -> None:
+    config = load_train_config(train_yaml, ["data.path=/somewhere/d.h5"])
+    assert (config.data.path, config.data.builtin) == (Path("/somewhere/d.h5"), None)
+    train_yaml.write_text("data: {path: /somewhere/d.h5}")
+    config = load_train_config(train_yaml, ["data.builtin=two_rooms"])
+    assert (config.data.path, config.data.builtin) == (None, "two_rooms")
+
+
+def test_set_of_a_data_source_replaces_the_other_one_in_the_base_of_a_spec(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path, "{training.ema_decay: [0.9]}")
+    data = load_sweep_config(spec, ["base.data.path=s3://bucket/d.h5"]).base.data
+    assert (data.path, data.builtin) == ("s3://bucket/d.h5", None)
+
+
+def test_both_data_sources_are_refused_in_a_file_and_by_set(train_yaml: Path, tmp_path: Path) -> None:
+    sets = ["data.path=d.h5", "data.builtin=two_rooms"]
+    assert BOTH in rejected(train_yaml, *sets)
+    assert BOTH in spec_rejected(write_spec(tmp_path, "{training.ema_decay: [0.9]}"), *(f"base.{s}" for s in sets))
+    train_yaml.write_text("data: {builtin: two_rooms, path: d.h5}")
+    assert BOTH in rejected(train_yaml)
+
+
+def test_set_of_a_data_source_to_null_leaves_the_other_one(train_yaml: Path) -> None:
+    assert load_train_config(train_yaml, ["data.path=null"]).data.builtin == "two_rooms"
+    assert "but neither is" in rejected(train_yaml, "data.builtin=null")
+
+
+def test_base_is_relative_to_the_spec_and_its_data_to_the_base(tmp_path: Path) -> None:
     for folder in ("sweeps", "configs"):
         (tmp_path / folder).mkdir()
     (tmp_path / "configs" / "b.yaml").write_text("data: {path: d.h5}\ntraining: {batch_size: 8}")
@@ -364,12 +446,12 @@ def test_base_is_found_beside_the_spec_and_its_data_beside_the_base(tmp_path: Pa
     assert spec.base.data.path == (tmp_path / "configs" / "d.h5").resolve()
 
 
-def test_inline_base_takes_its_data_beside_the_spec(tmp_path: Path) -> None:
+def test_data_of_an_inline_base_is_relative_to_the_spec(tmp_path: Path) -> None:
     spec = load_sweep_config(write_spec(tmp_path, "{training.ema_decay: [0.9]}", base="{data: {path: d.h5}}"))
     assert spec.base.data.path == (tmp_path / "d.h5").resolve()
 
 
-def test_missing_base_names_the_base(tmp_path: Path) -> None:
+def test_missing_base_is_named(tmp_path: Path) -> None:
     path = write_spec(tmp_path, "{training.ema_decay: [0.9]}", base="nowhere.yaml")
     assert f"{tmp_path.resolve() / 'nowhere.yaml'}: cannot be read" in spec_rejected(path)
 
@@ -389,11 +471,11 @@ def test_missing_base_names_the_base(tmp_path: Path) -> None:
     ],
 )
 def test_key_that_the_spec_sets_cannot_be_swept(tmp_path: Path, key: str) -> None:
-    assert f"space.{key} cannot be swept: the spec's" in spec_rejected(write_spec(tmp_path, f"{{{key}: [1]}}"))
+    assert f"space.{key} cannot be swept, since " in spec_rejected(write_spec(tmp_path, f"{{{key}: [1]}}"))
 
 
 @pytest.mark.parametrize("key", ["training", "experiment.objective"])
-def test_whole_section_cannot_be_swept_around_the_rules_of_its_keys(tmp_path: Path, key: str) -> None:
+def test_section_cannot_be_swept_in_place_of_its_keys(tmp_path: Path, key: str) -> None:
     assert f"space.{key}" in spec_rejected(write_spec(tmp_path, f"{{{key}: [{{}}]}}"))
 
 
@@ -438,7 +520,7 @@ def test_batch_of_the_base_is_checked_with_the_resources_of_the_spec(tmp_path: P
         ("{low: 1.0e-5, high: .inf}", "high is inf"),
     ],
 )
-def test_impossible_range_is_refused(tmp_path: Path, dimension: str, says: str) -> None:
+def test_invalid_range_is_refused(tmp_path: Path, dimension: str, says: str) -> None:
     assert says in spec_rejected(write_spec(tmp_path, f"{{training.learning_rate: {dimension}}}"))
 
 
@@ -452,18 +534,18 @@ def test_integer_range_has_integer_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("grace", "most", "factor", "rungs"),
+    ("grace", "max_epochs", "factor", "rungs"),
     [(1, 27, 3, [1, 3, 9]), (2, 6, 3, [2]), (1, 4, 4, [1]), (5, 5, 2, []), (1, 16, 2, [1, 2, 4, 8])],
 )
-def test_rungs_are_powers_below_the_budget(grace: int, most: int, factor: int, rungs: list[int]) -> None:
-    assert EarlyStopping(grace_epochs=grace, max_epochs=most, reduction_factor=factor).rungs() == rungs
+def test_rungs_are_powers_below_the_budget(grace: int, max_epochs: int, factor: int, rungs: list[int]) -> None:
+    assert EarlyStopping(grace_epochs=grace, max_epochs=max_epochs, reduction_factor=factor).rungs() == rungs
 
 
 def test_no_rungs_without_early_stopping() -> None:
     assert EarlyStopping(enabled=False).rungs() == []
 
 
-def test_grace_beyond_the_budget_is_refused(tmp_path: Path) -> None:
+def test_grace_epochs_above_max_epochs_are_refused(tmp_path: Path) -> None:
     path = write_spec(tmp_path, "{training.ema_decay: [0.9]}", "early_stopping: {grace_epochs: 7, max_epochs: 6}")
     assert "grace_epochs is 7, but must not exceed max_epochs (6)" in spec_rejected(path)
 
@@ -495,7 +577,7 @@ def test_better_follows_the_mode() -> None:
     assert not smaller.better(2.0, 1.0)
 
 
-# ------------------------------------------------------- conditions, objectives, what is tried first
+# -------------------------------------------------- conditions, objectives, enqueued configurations
 
 VIT = "model.encoder_type: [vit, mlp], model.vit.depth: "
 
@@ -542,14 +624,14 @@ def test_condition_is_a_value_or_a_list_of_values(tmp_path: Path, dimension: str
         (
             "training.learning_rate: {low: 0.1, high: 0.2}, "
             "training.patience: {choices: [1], when: {training.learning_rate: 0.1}}",
-            "names training.learning_rate, a continuous range",
+            "names training.learning_rate, but must name a key with choices or steps, not a continuous range",
         ),
         (
             "model.vit.depth: {choices: [1], when: {model.vit.heads: 1}}, "
             "model.vit.heads: {choices: [1], when: {model.vit.depth: 1}}",
-            "go in a circle",
+            "form a cycle: remove one of them",
         ),
-        ("model.vit.depth: {choices: [1], when: {model.vit.depth: 1}}", "the conditions of model.vit.depth go in a"),
+        ("model.vit.depth: {choices: [1], when: {model.vit.depth: 1}}", "the conditions of model.vit.depth form a"),
         (
             VIT + "{choices: [1], when: {model.encoder_type: vit}}, "
             "model.vit.heads: {choices: [1], when: {model.vit.depth: 1, model.encoder_type: mlp}}",
@@ -557,12 +639,12 @@ def test_condition_is_a_value_or_a_list_of_values(tmp_path: Path, dimension: str
         ),
     ],
 )
-def test_condition_that_means_nothing_is_refused(tmp_path: Path, space: str, says: str) -> None:
+def test_invalid_condition_is_refused(tmp_path: Path, space: str, says: str) -> None:
     assert says in spec_rejected(write_spec(tmp_path, f"{{{space}}}"))
 
 
 def test_conditional_choice_is_checked_where_it_exists(tmp_path: Path) -> None:
-    """Three heads do not divide a token width of 128; of an MLP nothing is asked."""
+    """Three heads do not divide a token width of 128. An MLP has no heads, so any number is valid."""
     heads = "{choices: [3], when: {model.encoder_type: %s}}"
     space = "{model.encoder_type: [vit, mlp], model.vit.heads: " + heads + "}"
     base = "{data: {builtin: two_rooms}, model: {encoder_type: cnn}}"
@@ -570,7 +652,7 @@ def test_conditional_choice_is_checked_where_it_exists(tmp_path: Path) -> None:
     assert load_sweep_config(write_spec(tmp_path, space % "mlp", base=base))
 
 
-def test_objective_may_be_a_list_of_which_the_first_decides(tmp_path: Path) -> None:
+def test_first_objective_of_a_list_is_the_main_one(tmp_path: Path) -> None:
     more = "objective: [{metric: val_rollout_mrr}, {metric: epoch_s}]"
     spec = load_sweep_config(write_spec(tmp_path, "{training.ema_decay: [0.9]}", more))
     assert spec.objective == Objective()
@@ -595,11 +677,14 @@ def test_single_objective_is_saved_as_a_mapping(tmp_path: Path) -> None:
         ("[{metric: val_loss}, {metric: val_los}]", "objective.1.metric is 'val_los', but"),
         ("{metric: val_los}", "objective.metric is 'val_los', but"),
         ("{metrik: val_loss}", "unknown key objective.metrik: did you mean objective.metric?"),
-        ("[{metric: val_loss}, {metric: val_mrr_chance}]", "objective.1.metric: val_mrr_chance is the chance level"),
+        (
+            "[{metric: val_loss}, {metric: val_mrr_chance}]",
+            "objective.1.metric: val_mrr_chance is the same for all models",
+        ),
         ("3", "objective is 3, but"),
     ],
 )
-def test_impossible_objective_is_refused(tmp_path: Path, objective: str, says: str) -> None:
+def test_invalid_objective_is_refused(tmp_path: Path, objective: str, says: str) -> None:
     assert says in spec_rejected(write_spec(tmp_path, "{training.ema_decay: [0.9]}", f"objective: {objective}"))
 
 
@@ -618,7 +703,7 @@ def test_impossible_objective_is_refused(tmp_path: Path, objective: str, says: s
         ("[{training.learning_rate: true}]", "search.enqueue.0.training.learning_rate is True"),
         (
             "[{model.vit.depth: 1}]",
-            "names model.vit.depth, which exists only where model.encoder_type is one of ['vit']",
+            "names model.vit.depth, which exists only if model.encoder_type is one of ['vit']",
         ),
         ("[{model.vit.depth: 1, model.encoder_type: mlp}]", "search.enqueue.0 names model.vit.depth, which exists"),
         ("[{}]", "search.enqueue.0 is {}, but"),
@@ -657,7 +742,7 @@ def test_to_dict_holds_only_plain_values(train_config: TrainConfig) -> None:
     assert yaml.safe_load(yaml.safe_dump(train_config.to_dict())) == train_config.to_dict()
 
 
-# ---------------------------------------------------------------------------- every setting matters
+# ---------------------------------------------------------------------- every setting has an effect
 
 
 def sections(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -671,7 +756,7 @@ def sections(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(dotted key, attribute, field) of every field that is no section itself."""
+    """(dotted key, attribute, field) of every field that is not a section."""
     for name, field in model.model_fields.items():
         inner = list(sections(field.annotation))
         for section in inner:
@@ -681,7 +766,7 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str,
 
 
 def attributes_read(tree: ast.AST) -> set[str]:
-    """Names read as `something.name`; a declaration is no such read."""
+    """All names that are read as an attribute: `something.name`. A declaration of a field does not count."""
     nodes = ast.walk(tree)
     return {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load)}
 
@@ -691,7 +776,7 @@ def read_in_package() -> set[str]:
     return set().union(*(attributes_read(ast.parse(path.read_text())) for path in PACKAGE.rglob("*.py")))
 
 
-def test_reads_are_told_from_declarations() -> None:
+def test_reads_are_distinguished_from_declarations() -> None:
     tree = ast.parse("class C:\n    a: int = 1\n    def f(self):\n        self.b = self.c.d\n")
     assert attributes_read(tree) == {"c", "d"}
 
@@ -712,12 +797,16 @@ def test_setting_is_read_somewhere(key: str, name: str, read_in_package: set[str
 
 @pytest.mark.parametrize(("key", "field"), [(key, field) for key, _, field in leaves(TrainConfig)])
 def test_train_setting_is_described(key: str, field: Any) -> None:
-    assert field.description or key == "experiment.name", f"{key} has no description"
+    assert field.description, f"{key} has no description"
 
 
 @pytest.mark.parametrize(
     ("key", "field"),
-    [(key, field) for key, _, field in leaves(SweepConfig) if key.split(".")[0] in ("space", "search", "goal")],
+    [
+        (key, field)
+        for key, _, field in leaves(SweepConfig)
+        if key.split(".")[0] in ("space", "search", "objective_spec")
+    ],
 )
 def test_search_setting_is_described(key: str, field: Any) -> None:
     assert field.description, f"{key} has no description"

@@ -1,8 +1,9 @@
-"""The docs: their code runs, what they name exists, and they build without a warning."""
+"""The docs: their code runs, the keys and files that they name exist, and they build without warnings."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from helpers.pages import DOCS, PAGES, ROOT, blocks, follow
 from pydantic import BaseModel
 
-from jepa_ray.config import METRICS, TrainConfig, reference
+from jepa_ray.config import METRICS, SweepConfig, TrainConfig, load_train_config, reference
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.diagnosis import Condition
 from jepa_ray.errors import ConfigError
@@ -33,11 +34,11 @@ def from_code() -> ModuleType:
     return module
 
 
-# ------------------------------------------------------------------------------------------- their code
+# ------------------------------------------------------------------------------------ code in the pages
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_every_command_and_snippet_is_run_or_says_why_not(page: Path) -> None:
+def test_every_command_and_snippet_is_run_or_gives_a_reason(page: Path) -> None:
     for block in blocks(page):
         if block.language in ("sh", "python"):
             assert re.match(r"(run( with model| with: .+)?|not run: .+)$", block.mark), (page.name, block)
@@ -65,7 +66,7 @@ def test_library_snippets_run_with_a_trained_model(
     assert done.returncode == 0, done.stderr
 
 
-# -------------------------------------------------------------------------------------- what they name
+# ------------------------------------------------------------------------ names of keys, files, messages
 
 
 def prose(page: Path) -> str:
@@ -93,25 +94,25 @@ def test_every_message_in_troubleshooting_is_one_of_the_code() -> None:
     messages = re.findall(r"^`(.+)`\n:", listed, re.MULTILINE)
     assert len(messages) >= 15
     code = " ".join(path.read_text() for path in (ROOT / "jepa_ray").rglob("*.py"))
-    said = re.sub(r'"\s*\n\s*f?"', "", code)  # a message may go over two lines
+    said = re.sub(r'"\s*\n\s*f?"', "", code)  # a message may span two lines
     said = re.sub(r"\{[^{}]*\}", "…", said)
     for message in messages:
         for part in (part.strip(" ,:") for part in message.split("…")):
             assert part in said, message
 
 
-# ----------------------------------------------------------------------------- what comes from the code
+# ------------------------------------------------------------------------------------- generated parts
 
 
 def test_every_key_is_described() -> None:
-    """The words are beside the field: a section may be described by its model instead."""
+    """By its field, or a section by its model."""
     keys = [*reference.train_keys(), *reference.sweep_keys()]
     assert len(keys) > 100
     assert [key.name for key in keys if not key.description] == []
     assert [key.name for key in keys if not key.kind] == []
 
 
-def test_a_key_without_a_description_would_be_found() -> None:
+def test_a_key_without_a_description_is_found() -> None:
     class Sloppy(BaseModel):
         model: TrainConfig
         forgotten: int = 3
@@ -129,24 +130,50 @@ def test_the_reference_knows_kinds_ranges_and_defaults() -> None:
     assert facts["model.cnn.channels"] == "list of whole numbers, each ≥ 1, default [32, 64, 128]"
     assert facts["resources.max_concurrent"] == "whole number or auto, default auto"
     assert facts["space.KEY.low"] == "number, must be given"
+    assert facts["search.seed"] == "whole number, ≥ 0 and < 2147483648, default 0"
     assert facts["objective.mode"] == "one of min, max, default max"
+
+
+def test_no_key_of_the_reference_shows_a_pattern() -> None:
+    """Texts with a rule are described by their `Matching` type, so nothing else can be shown."""
+    limits = {key.name: key.constraints for key in reference.find(None)}
+    shown = "".join(limits.values())
+    assert "matches" not in shown
+    assert "^" not in shown
+    assert "[A-Z" not in shown
+    name = "letters, digits, _, - and dots, without a dot or - at the start and without a dot at the end"
+    assert limits["name"] == f"text, {name} and at most 100 characters, must be given"
+    assert "a URI, such as s3://bucket/data.h5" in limits["data.path"]
+    assert "one line without control characters" in limits["tracking.experiment"]
+    assert "without a dot at the end" in limits["tracking.registered_model"]
+
+
+def test_no_schema_holds_a_pattern_that_the_reference_would_have_to_explain() -> None:
+    for model in (TrainConfig, SweepConfig):
+        assert '"pattern"' not in json.dumps(model.model_json_schema())
+
+
+def test_an_error_shows_the_rule_of_a_text_and_not_its_pattern(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("data: {builtin: two_rooms}\nexperiment: {name: ../up}")
+    with pytest.raises(ConfigError) as caught:
+        load_train_config(tmp_path / "train.yaml")
+    assert "experiment.name is '../up', but must be letters, digits, _, - and dots, without a dot" in str(caught.value)
 
 
 def test_the_config_page_has_every_key_once(from_code: ModuleType) -> None:
     for page, keys in (("config", reference.train_keys()), ("sweep", reference.sweep_keys())):
         text = from_code.filled((DOCS / f"{page}.md").read_text())
         for key in keys:
-            headed = re.findall(rf"^(?:#+ `{re.escape(key.name)}`|\[`{re.escape(key.name)}`\])", text, re.MULTILINE)
+            headed = re.findall(rf"^(?:#+ `{re.escape(key.name)}`|\[`{re.escape(key.name)}`\]\{{#)", text, re.MULTILINE)
             assert len(headed) == 1, (page, key.name, headed)
 
 
 def test_every_metric_is_explained(from_code: ModuleType) -> None:
-    assert tuple(reference.MEASURES) == METRICS
     assert all(f"[`{name}`]" in from_code.metrics() for name in METRICS)
 
 
-def test_every_condition_is_shown_as_the_diagnosis_says_it(from_code: ModuleType) -> None:
-    """`conditions` itself asserts that each example is diagnosed as what it stands for."""
+def test_every_condition_is_shown_with_the_message_of_the_diagnosis(from_code: ModuleType) -> None:
+    """`conditions` itself asserts that each example is diagnosed as its condition."""
     assert set(from_code.CONDITIONS) == set(Condition)
     shown = from_code.conditions()
     assert all(f"### {condition.capitalize()}" in shown for condition in Condition)

@@ -1,4 +1,4 @@
-"""Secrets: named in configs, filled in where they are used, and in nothing that a command leaves or prints."""
+"""Secrets are named in configs and filled in where they are used, and appear in no output of a command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from jepa_ray.errors import ConfigError
 from jepa_ray.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
-PASSWORD = "correct/horse 9@ttery"  # needs quoting in a URI
+PASSWORD = "correct/horse 9@ttery"  # with characters that must be quoted in a URI
 USED = "http://me:${env:JEPA_TEST_PASSWORD}@127.0.0.1:{port}"
 
 
@@ -57,7 +57,7 @@ def test_a_template_is_filled_in_and_quoted_where_a_uri_needs_it() -> None:
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_a_variable_that_is_not_there_is_named_with_its_key(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+def test_a_missing_variable_is_named_with_its_key(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     monkeypatch.delenv("JEPA_TEST_PASSWORD")
     if value is not None:
         monkeypatch.setenv("JEPA_TEST_PASSWORD", value)
@@ -67,10 +67,10 @@ def test_a_variable_that_is_not_there_is_named_with_its_key(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("text", ["${env:}", "${env}", "${ env:A}", "${env:A", "${env:1A}", "${env:A-B}", "${ENV:A}"])
-def test_a_template_that_is_not_well_written_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"must be written \$\{env:NAME\}"):
+def test_a_malformed_template_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"write it as \$\{env:NAME\}"):
         secrets.resolve(text)
-    with pytest.raises(ValueError, match=r"must be written \$\{env:NAME\}"):
+    with pytest.raises(ValueError, match=r"write it as \$\{env:NAME\}"):
         secrets.check(text)
 
 
@@ -89,21 +89,21 @@ def test_a_template_that_is_not_well_written_is_refused(text: str) -> None:
     ],
 )
 def test_every_form_of_a_value_is_masked(form: str) -> None:
-    assert secrets.mask(form) == form  # nothing is known of it yet
+    assert secrets.mask(form) == form  # the value is not known yet
     secrets.resolve("${env:JEPA_TEST_PASSWORD}")
     masked = secrets.mask(f"a {form} b")
     assert "horse" not in masked
     assert "${env:JEPA_TEST_PASSWORD}" in masked
 
 
-def test_the_longest_value_goes_first_and_a_mask_is_not_masked_again() -> None:
+def test_the_longest_value_takes_precedence_and_a_mask_is_not_masked_again() -> None:
     secrets.remember("SHORT", "swordfish")
     secrets.remember("LONG", "swordfish-and-more")
     secrets.remember("NAMED", "SHORT!")
     assert secrets.mask("swordfish-and-more swordfish") == "${env:LONG} ${env:SHORT}"
 
 
-def test_short_values_do_not_take_texts_apart() -> None:
+def test_short_values_are_masked_only_as_whole_words() -> None:
     secrets.remember("PORT", "80")
     secrets.remember("USER", "mars")
     assert secrets.mask("80 of 1800 marsupials, said mars") == "80 of 1800 marsupials, said ${env:USER}"
@@ -130,12 +130,12 @@ def test_credentials_of_any_uri_are_masked_and_nothing_else(text: str, masked: s
 
 BASE = {"data": {"builtin": "two_rooms"}}
 LITERAL = [
-    ("http://me:hunter2@host", "holds a password: write ${env:NAME}"),
-    ("postgresql://me:hunter2@db/mlflow", "holds a password"),
-    ("https://0123456789abcdef0123@host", "holds a token"),
-    ("s3://b?access_key=A&secret_key=hunter2", "holds the value of access_key"),
-    ("s3://b?region=x&session_token=hunter2", "holds the value of session_token"),
-    ("https://a.net/c?sig=hunter2", "holds the value of sig"),
+    ("http://me:hunter2@host", "contains a password: write ${env:NAME} instead"),
+    ("postgresql://me:hunter2@db/mlflow", "contains a password"),
+    ("https://0123456789abcdef0123@host", "contains a token"),
+    ("s3://b?access_key=A&secret_key=hunter2", "contains the value of access_key"),
+    ("s3://b?region=x&session_token=hunter2", "contains the value of session_token"),
+    ("https://a.net/c?sig=hunter2", "contains the value of sig"),
 ]
 
 
@@ -159,28 +159,34 @@ def test_a_spec_keeps_the_template(tmp_path: Path, key: str) -> None:
     assert "${env:JEPA_TEST_PASSWORD}" in yaml.safe_dump(spec.to_dict())
 
 
+ONLY = "but only data.path, experiment.tracking.uri may contain a secret: it would not be filled in here"
+
+
 @pytest.mark.parametrize(
-    "values",
+    ("values", "says"),
     [
-        {"experiment": {"tracking": {"experiment": "${env:A}"}}},
-        {"experiment": {"tracking": {"wandb": "${env:A}"}}},
-        {"experiment": {"name": "${env:A}"}},
-        {"data": {"builtin": None, "path": "${env:A}/data.h5"}},
-        {"data": {"builtin": "two_rooms", "cache_dir": "${env:A}"}},
-        {"model": {"${env:A}": 1}},
+        ({"experiment": {"tracking": {"experiment": "${env:A}"}}}, ONLY),
+        ({"experiment": {"tracking": {"wandb": "${env:A}"}}}, ONLY),
+        ({"experiment": {"name": "${env:A}"}}, ONLY),
+        ({"data": {"builtin": None, "path": "${env:A}/data.h5"}}, "which is filled in only in a URI, but this is a"),
+        ({"data": {"builtin": "two_rooms", "cache_dir": "${env:A}"}}, ONLY),
+        ({"model": {"${env:A}": 1}}, ONLY),
     ],
 )
-def test_a_template_elsewhere_is_refused_with_the_reason(tmp_path: Path, values: dict[str, object]) -> None:
+def test_a_template_in_another_key_is_refused_with_the_reason(
+    tmp_path: Path, values: dict[str, object], says: str
+) -> None:
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(BASE | values))
-    with pytest.raises(ConfigError, match=r"holds \$\{env:\.\.\.\}, but only .* take"):
+    with pytest.raises(ConfigError) as caught:
         load_train_config(path)
+    assert f"contains ${{env:...}}, {says}" in str(caught.value)
 
 
-# --------------------------------------------------------------------------------------- what is shown
+# ------------------------------------------------------------------------------------------ output
 
 
-def test_the_console_masks_before_it_colours_and_wraps() -> None:
+def test_the_console_masks_before_it_styles_and_wraps() -> None:
     secrets.resolve("${env:JEPA_TEST_PASSWORD}")
     for console in (cli.MaskingConsole, Console):
         out = io.StringIO()
@@ -189,10 +195,10 @@ def test_the_console_masks_before_it_colours_and_wraps() -> None:
         printed.print(f"[bold]{PASSWORD}[/bold]", markup=True)
         assert ("ttery" in out.getvalue()) == (
             console is Console
-        )  # the other one shows that there was something to hide
+        )  # a plain console shows that the text contained the secret
 
 
-def test_a_masked_stream_is_what_handlers_and_tracebacks_write_to() -> None:
+def test_a_masked_stream_masks_log_records_and_printed_texts() -> None:
     out = io.StringIO()
     stream = secrets.Masked(out)
     secrets.resolve("${env:JEPA_TEST_PASSWORD}")
@@ -217,7 +223,7 @@ cli.run(app, "bug")
 """
 
 
-def test_a_bug_is_shown_as_one_without_the_secret() -> None:
+def test_the_traceback_of_a_bug_does_not_contain_the_secret() -> None:
     done = subprocess.run([sys.executable, "-c", BUG], capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
@@ -225,19 +231,19 @@ def test_a_bug_is_shown_as_one_without_the_secret() -> None:
     assert done.stdout == "said ${env:JEPA_TEST_PASSWORD}\n"
 
 
-# ------------------------------------------------------------------------------------------ where it goes
+# -------------------------------------------------------------------------- the tracker, files and studies
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """A server that takes nobody in, remembers what they said, and repeats their password in its answer."""
+    """A server that refuses every client, records its credentials, and repeats its password in the answer."""
 
-    heard: ClassVar[list[str]] = []
+    received: ClassVar[list[str]] = []
 
     def answer(self) -> None:
-        said = self.headers.get("Authorization", "")
-        self.heard.append(said)
-        told = base64.b64decode(said.removeprefix("Basic ")).decode() if said else ""
-        body = f'{{"error_code": "PERMISSION_DENIED", "message": "not with {told}"}}'.encode()
+        header = self.headers.get("Authorization", "")
+        self.received.append(header)
+        credentials = base64.b64decode(header.removeprefix("Basic ")).decode() if header else ""
+        body = f'{{"error_code": "PERMISSION_DENIED", "message": "not with {credentials}"}}'.encode()
         self.send_response(403)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -252,21 +258,21 @@ class Refusing(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[int]:
-    Refusing.heard.clear()
+    Refusing.received.clear()
     httpd = HTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     yield httpd.server_port
     httpd.shutdown()
 
 
-def heard_the_password() -> bool:
-    return f"Basic {base64.b64encode(f'me:{PASSWORD}'.encode()).decode()}" in Refusing.heard
+def received_the_password() -> bool:
+    return f"Basic {base64.b64encode(f'me:{PASSWORD}'.encode()).decode()}" in Refusing.received
 
 
-def test_the_tracker_uses_the_secret_and_its_error_does_not_tell_it(server: int, tmp_path: Path) -> None:
+def test_the_tracker_uses_the_secret_but_its_error_does_not_contain_it(server: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Tracker(TrackingConfig(uri=USED.replace("{port}", str(server))), tmp_path, "e")
-    assert heard_the_password()
+    assert received_the_password()
     assert "PERMISSION_DENIED" in str(caught.value)
     assert "not with me:${env:JEPA_TEST_PASSWORD}" in str(caught.value)
     assert "horse" not in str(caught.value)
@@ -278,7 +284,7 @@ def test_without_a_uri_the_environment_names_the_server(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter22@127.0.0.1:{server}")
     with pytest.raises(ConfigError, match=rf"tracking.uri http://me:\*\*\*@127.0.0.1:{server}: cannot be opened"):
         Tracker(SweepTracking(), tmp_path, "e")
-    assert f"Basic {base64.b64encode(b'me:hunter22').decode()}" in Refusing.heard
+    assert f"Basic {base64.b64encode(b'me:hunter22').decode()}" in Refusing.received
 
 
 def test_params_tags_and_descriptions_are_masked_in_the_database(tmp_path: Path) -> None:
@@ -299,9 +305,7 @@ def everything_in(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def test_a_run_that_is_refused_leaves_the_secret_nowhere(
-    server: int, tmp_path: Path, train_config: TrainConfig
-) -> None:
+def test_a_refused_run_leaves_the_secret_nowhere(server: int, tmp_path: Path, train_config: TrainConfig) -> None:
     config = train_config.with_overrides({"experiment.tracking.uri": USED.replace("{port}", str(server))})
     path, out = tmp_path / "train.yaml", tmp_path / "out"
     path.write_text(yaml.safe_dump(config.to_dict()))
@@ -309,14 +313,14 @@ def test_a_run_that_is_refused_leaves_the_secret_nowhere(
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False, timeout=120)
     assert done.returncode == 2, done.stderr
-    assert heard_the_password()
+    assert received_the_password()
     left = everything_in(tmp_path) + done.stdout + done.stderr
     assert b"${env:JEPA_TEST_PASSWORD}" in left
     for form in (PASSWORD.encode(), b"horse", b"9%40ttery", base64.b64encode(f"me:{PASSWORD}".encode())):
         assert form not in left
 
 
-def test_the_books_mask_errors(tmp_path: Path) -> None:
+def test_the_study_masks_errors(tmp_path: Path) -> None:
     from jepa_ray.sweep.storage.study import Study
 
     spec = SweepConfig.model_validate({"name": "s", "base": BASE, "space": {"training.ema_decay": [0.9, 0.99]}})

@@ -1,4 +1,4 @@
-"""Storage: the same on a disk, in an object store and through fsspec; and who owns a folder of it."""
+"""Storage on a disk, in an object store and through fsspec, and the ownership of its folders."""
 
 import pickle
 import threading
@@ -40,14 +40,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
 
 
 class TestEveryStore:
-    def test_gives_back_what_was_written_last(self, store: Storage) -> None:
+    def test_returns_the_last_content_written(self, store: Storage) -> None:
         assert store.read("a/b.pt") is None
         store.write("a/b.pt", b"one")
         store.write("a/b.pt", b"")
         store.write("a/b.pt", b"three")
         assert store.read("a/b.pt") == b"three"
 
-    def test_lists_names_below_itself(self, store: Storage) -> None:
+    def test_lists_the_names_in_a_folder(self, store: Storage) -> None:
         assert store.names() == []
         for name in ("spec.yaml", "books/2", "books/1", "checkpoints/x/y"):
             store.write(name, b"x")
@@ -56,14 +56,21 @@ class TestEveryStore:
         assert store.below("books").names() == ["1", "2"]
         assert store.names(recursive=True) == ["books/1", "books/2", "checkpoints/x/y", "spec.yaml"]
 
-    def test_deletes_what_there_is(self, store: Storage) -> None:
+    def test_deletes_an_object_and_ignores_a_missing_one(self, store: Storage) -> None:
         store.write("a", b"x")
         store.write("b", b"x")
         store.delete("a")
         store.delete("a")
         assert store.names() == ["b"]
 
-    def test_copies_files_whole(self, store: Storage, tmp_path: Path) -> None:
+    def test_deletes_a_folder_and_no_other(self, store: Storage) -> None:
+        for name in ("a/1", "a/b/2", "a.pt", "ab/1"):
+            store.write(name, b"x")
+        store.delete_folder("a")
+        store.delete_folder("a")
+        assert store.names(recursive=True) == ["a.pt", "ab/1"]
+
+    def test_copies_files_completely(self, store: Storage, tmp_path: Path) -> None:
         data = bytes(range(256)) * 40_000  # more than one block
         (tmp_path / "up").write_bytes(data)
         store.upload(tmp_path / "up", "model.pt")
@@ -80,13 +87,13 @@ class TestEveryStore:
         store.move("a", aside)
         assert (store.read("a"), aside.read("a")) == (None, b"x")
 
-    def test_another_process_opens_it_by_itself(self, store: Storage) -> None:
+    def test_an_unpickled_storage_opens_itself(self, store: Storage) -> None:
         store.write("a", b"x")
         assert pickle.loads(pickle.dumps(store)) == store
         assert pickle.loads(pickle.dumps(store)).read("a") == b"x"
 
 
-def test_a_write_to_disk_that_is_cut_off_leaves_the_old_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_to_disk_leaves_the_old_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Storage(str(tmp_path))
     store.write("a", b"old")
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
@@ -96,15 +103,15 @@ def test_a_write_to_disk_that_is_cut_off_leaves_the_old_object(tmp_path: Path, m
 
 
 class TestOpening:
-    def test_a_bucket_that_is_not_there_is_refused(self, s3: str) -> None:
-        with pytest.raises(ConfigError, match=r"storage s3://nobody/sweeps: cannot be used"):
-            Storage("s3://nobody/sweeps").check()
+    def test_a_missing_bucket_is_refused(self, s3: str) -> None:
+        with pytest.raises(ConfigError, match=r"storage s3://missing/sweeps: cannot be used"):
+            Storage("s3://missing/sweeps").check()
 
-    def test_a_scheme_that_nobody_knows_is_refused(self) -> None:
+    def test_an_unknown_scheme_is_refused(self) -> None:
         with pytest.raises(ConfigError, match=r"storage zz9://x: neither pyarrow .* nor fsspec"):
             Storage("zz9://x").names()
 
-    def test_a_store_that_is_away_is_waited_for_and_then_an_error(
+    def test_a_store_that_stays_unreachable_is_an_error_in_the_end(
         self, s3: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         gone = f"s3://{stores.BUCKET}/x?endpoint_override=127.0.0.1:1&scheme=http"
@@ -112,7 +119,7 @@ class TestOpening:
         with pytest.raises(StorageError, match="s3://jepa/x"):
             Storage(gone).write("a", b"x")
 
-    def test_a_store_that_comes_back_in_time_loses_nothing(self, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_write_is_retried_until_the_store_is_back(self, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
         store, attempts = Storage(f"s3://{stores.BUCKET}/back"), []
         monkeypatch.setattr(storage, "PAUSE_S", 0.01)
 
@@ -131,7 +138,7 @@ class TestOpening:
         Storage(f"file://{tmp_path}").write("a", b"x")
         assert (tmp_path / "a").read_bytes() == b"x"
 
-    def test_what_is_shown_keeps_the_query_behind_the_path(self) -> None:
+    def test_the_query_stays_behind_the_path_in_messages(self) -> None:
         assert str(Storage("s3://b/p?scheme=http").below("sweeps/x")) == "s3://b/p/sweeps/x?scheme=http"
 
 
@@ -145,7 +152,7 @@ class TestLease:
         self.lost = threading.Event()
         return Lease(Storage(str(folder)), owner, self.lost.set)
 
-    def test_two_cannot_own_a_folder(self, tmp_path: Path) -> None:
+    def test_two_processes_cannot_own_a_folder(self, tmp_path: Path) -> None:
         with self.lease(tmp_path).held(print):
             second = self.lease(tmp_path, "process 2 on there")
             with pytest.raises(ConfigError, match="process 1 on here is running this"), second.held(print):
@@ -154,14 +161,14 @@ class TestLease:
             pass
         assert Storage(str(tmp_path)).names() == []
 
-    def test_an_owner_that_died_is_followed_when_it_gave_no_sign_of_life(self, tmp_path: Path) -> None:
+    def test_the_lease_of_a_dead_owner_is_taken_over(self, tmp_path: Path) -> None:
         said: list[str] = []
         (tmp_path / LEASE).write_bytes(b"token 7 process 9 on gone")
         with self.lease(tmp_path).held(said.append):
             assert b"here" in (tmp_path / LEASE).read_bytes()
         assert said == [f"process 9 on gone owned {tmp_path}: waiting 0.6 s for a sign of life"]
 
-    def test_of_two_that_come_at_once_one_goes_on(self, tmp_path: Path) -> None:
+    def test_of_two_processes_at_the_same_time_one_gets_the_lease(self, tmp_path: Path) -> None:
         outcomes: list[str] = []
 
         def come(name: str) -> None:
@@ -179,7 +186,7 @@ class TestLease:
             thread.join()
         assert sorted(outcomes) == ["owns", "refused"]
 
-    def test_an_owner_whose_folder_was_taken_is_told_and_leaves_it_alone(self, tmp_path: Path) -> None:
+    def test_an_owner_that_lost_its_folder_is_notified_and_does_not_touch_it(self, tmp_path: Path) -> None:
         lease = self.lease(tmp_path)
         with lease.held(print):
             (tmp_path / LEASE).write_bytes(b"other 0 process 2 on there")

@@ -1,10 +1,24 @@
-"""Every setting there is: a train config (one run) and a sweep spec (many runs).
+"""All settings: the train config (of one run) and the sweep spec (of many runs).
 
-Configs are checked once, here, and trusted afterwards. This package imports neither torch nor Ray, so
-`--help` and `--dry-run` are instant. What the YAML files look like is shown in `configs/` and `sweeps/`.
+Configs are checked here, when they are loaded, and not again later. This package imports neither torch nor Ray, so
+`--help` and `--dry-run` are fast. For examples of the YAML files, see `configs/` and `sweeps/`.
 """
 
-from jepa_ray.config.catalogue import CONSTANT, FAKED_BY, METRICS, SMALLER_IS_BETTER, Metric, Mode
+from jepa_ray.config.budget import Budget
+from jepa_ray.config.catalogue import (
+    CATALOGUE,
+    CONSTANT,
+    DIAGNOSED,
+    FAKED_BY,
+    METRIC_INFO,
+    METRICS,
+    SMALLER_IS_BETTER,
+    Metric,
+    MetricInfo,
+    Mode,
+    Place,
+    metrics_shown,
+)
 from jepa_ray.config.data import DataConfig, TwoRoomsConfig
 from jepa_ray.config.dimensions import Choices, Dimension, Range, Space
 from jepa_ray.config.fields import Name, check_name, is_uri
@@ -34,13 +48,17 @@ from jepa_ray.config.train import (
 from jepa_ray.config.validation import shortened
 
 __all__ = [
+    "CATALOGUE",
     "CONSTANT",
+    "DIAGNOSED",
     "FAKED_BY",
     "METRICS",
+    "METRIC_INFO",
     "NO_PLANNING_WITH",
     "PLANNING_PRESETS",
     "SET_BY_SPEC",
     "SMALLER_IS_BETTER",
+    "Budget",
     "Choices",
     "CnnConfig",
     "DataConfig",
@@ -50,11 +68,13 @@ __all__ = [
     "ExperimentConfig",
     "LossConfig",
     "Metric",
+    "MetricInfo",
     "MlpConfig",
     "Mode",
     "ModelConfig",
     "Name",
     "Objective",
+    "Place",
     "PlanningConfig",
     "Range",
     "Resources",
@@ -72,6 +92,7 @@ __all__ = [
     "is_uri",
     "load_sweep_config",
     "load_train_config",
+    "metrics_shown",
     "parse_sets",
     "planning_config",
     "shortened",

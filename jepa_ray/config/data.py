@@ -1,4 +1,4 @@
-"""Section `data`: what to train on, how it is prepared, and the split."""
+"""Section `data`: the dataset, its preparation and its split."""
 
 from __future__ import annotations
 
@@ -10,86 +10,101 @@ from pydantic import Field, field_validator, model_validator
 from jepa_ray import secrets
 from jepa_ray.config.fields import Section, Uri
 
-MAX_SIMULATED_BYTES = 256 << 30  # bytes
+MAX_SIMULATED_BYTES = 256 << 30  # of the frames of a simulated dataset
 
 
 class TwoRoomsConfig(Section):
-    """Section `data.two_rooms`: the built-in simulation."""
+    """Section `data.two_rooms`: the built-in simulated dataset."""
 
-    trajectories: int = Field(400, ge=2, description="Episodes to simulate.")
-    steps: int = Field(50, ge=1, description="Transitions of one episode.")
-    image_size: int = Field(32, ge=16, le=256, description="Side of the square frame, in pixels.")
+    trajectories: int = Field(400, ge=2, description="Number of episodes to simulate.")
+    steps: int = Field(50, ge=1, description="Number of transitions per episode.")
+    image_size: int = Field(32, ge=16, le=256, description="Height and width of the frames, in pixels.")
     wall: Literal["fixed", "random"] = Field(
-        "fixed", description="One wall for all episodes, or one drawn per episode."
+        "fixed", description="fixed: the same wall in all episodes; random: a random wall in each episode."
     )
     dot_std: float = Field(
-        2.0, gt=0, description="Standard deviation of the Gaussian dot, in pixels at 32 px; scales with the frame."
+        2.0,
+        gt=0,
+        description="Standard deviation of the Gaussian dot, in pixels of a 32-pixel frame; it scales with the frame.",
     )
-    seed: int = Field(0, ge=0, description="Seed of walls, starts and actions.")
+    seed: int = Field(0, ge=0, description="Seed of the walls, start positions and actions.")
 
     @model_validator(mode="after")
-    def _fits_a_disk(self) -> Self:
+    def _check_size(self) -> Self:
         size = self.trajectories * (self.steps + 1) * self.image_size**2 * 3
         if size > MAX_SIMULATED_BYTES:
             raise ValueError(
-                f"trajectories x steps x image_size^2 are {size / 2**30:,.0f} GiB of frames, but at most"
-                f" {MAX_SIMULATED_BYTES // 2**30} GiB are simulated"
+                f"trajectories x steps x image_size^2 gives {size / 2**30:,.0f} GiB of frames, but must give at most"
+                f" {MAX_SIMULATED_BYTES // 2**30} GiB"
             )
         return self
 
 
-NO_PLANNING_WITH = "planning takes the environment's frames and steps as they are: it does not go with"
-
-Side = Annotated[int, Field(ge=1, le=4096)]  # of a frame, in pixels
+Side = Annotated[int, Field(ge=1, le=4096)]  # height or width of a frame, in pixels
 
 
 class DataConfig(Section):
-    """Section `data`: what to train on, how it is prepared, and the split."""
+    """Section `data`: the dataset, its preparation and its split."""
 
     path: Uri | Path | None = Field(
         None,
         union_mode="left_to_right",
-        description="A dataset's file or folder, or its URI (s3://...); exactly one of path and builtin.",
+        description="File, folder or URI (s3://...) of a dataset. Exactly one of path and builtin must be set; --set of"
+        " one replaces the other.",
     )
-    builtin: Literal["two_rooms"] | None = Field(None, description="A built-in dataset, made on first use.")
+    builtin: Literal["two_rooms"] | None = Field(
+        None, description="Name of a built-in dataset, which is simulated on first use."
+    )
     two_rooms: TwoRoomsConfig = TwoRoomsConfig()
     observation: str | None = Field(
-        None, description="Column to learn from; null: `pixels` if the data has it, else `observation`."
+        None, description="Column to learn from; null: `pixels` if the dataset has it, otherwise `observation`."
     )
     action_alignment: Literal["auto", "next", "previous"] = Field(
         "auto",
-        description="next: action[t] leads from row t to t + 1; previous: it led to row t; auto: by the format's rule"
-        " and the evidence in the data, refused where they disagree.",
+        description="Which two rows an action connects. next: action[t] leads from row t to row t + 1; previous:"
+        " action[t] led to row t; auto: decided by the format's rule and the evidence in the data, which must agree.",
     )
     action_normalisation: Literal["none", "zscore", "range"] = Field(
         "none",
-        description="Of continuous actions, inside the model: zscore: to mean 0 and std 1, range: to [-1, 1], by the"
-        " training rows; the model takes raw actions in any case.",
+        description="Normalisation of continuous actions, computed from the training rows and applied inside the model,"
+        " which always takes raw actions. zscore: to mean 0 and standard deviation 1; range: to [-1, 1].",
     )
-    resize: tuple[Side, Side] | None = Field(None, description="Height and width of frames, or one number for both.")
-    grayscale: bool = Field(False, description="Frames as luma, one channel.")
+    resize: tuple[Side, Side] | None = Field(
+        None, description="Height and width to resize frames to, or one number for both; null: no resizing."
+    )
+    grayscale: bool = Field(False, description="Convert frames to one channel (luma).")
     frame_stack: int = Field(
-        1, ge=1, description="History length: frames of one observation, this one and those before it, as channels."
+        1,
+        ge=1,
+        description="History length: the number of frames that one observation stacks as channels, namely the present"
+        " frame and the ones before it.",
     )
     frameskip: int = Field(
-        1, ge=1, description="Rows of one step; its actions lie side by side. Every row can begin a step in training."
+        1,
+        ge=1,
+        description="Number of rows that make one step; their actions are concatenated. In training, a step can begin"
+        " at any row.",
     )
     max_trajectories: int | None = Field(
-        None, ge=2, description="Use only so many trajectories, evenly spaced over the dataset; null: all."
+        None,
+        ge=2,
+        description="Use at most this many trajectories, evenly spaced over the dataset; null: all of them.",
     )
     val_fraction: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="Fraction of the trajectories held out for validation; null: what the dataset holds out itself,"
-        " else 0.1.",
+        description="Fraction of the trajectories that is held out for validation; null: the dataset's own validation"
+        " split if it has one, otherwise 0.1.",
     )
-    split_seed: int = Field(0, ge=0, description="Seed of the split by trajectory.")
-    cache_dir: Path | None = Field(None, description="Where caches lie; null: jepa_ray in the user's cache folder.")
+    split_seed: int = Field(0, ge=0, description="Seed of the split of trajectories into training and validation.")
+    cache_dir: Path | None = Field(
+        None, description="Folder of the dataset caches; null: jepa_ray in the user's cache folder."
+    )
 
     @property
     def preparation(self) -> str | None:
-        """A key by which observations or steps differ from the environment's own, if there is one."""
+        """The first key that makes observations or steps differ from the environment's own; None without such a key."""
         changed = {
             "resize": self.resize is not None,
             "grayscale": self.grayscale,
@@ -100,21 +115,21 @@ class DataConfig(Section):
 
     @field_validator("path")
     @classmethod
-    def _no_secrets_in(cls, path: str | Path | None) -> str | Path | None:
+    def _refuse_secrets(cls, path: str | Path | None) -> str | Path | None:
         if isinstance(path, Path) and secrets.has_template(str(path)):
-            raise ValueError("holds ${env:...}, but only a URI takes secrets: in a path nothing is filled in")
+            raise ValueError("contains ${env:...}, which is filled in only in a URI, but this is a path")
         if isinstance(path, str):
             secrets.check(path)
         return path
 
     @field_validator("resize", mode="before")
     @classmethod
-    def _square(cls, value: Any) -> Any:
+    def _expand_number(cls, value: Any) -> Any:
         return (value, value) if isinstance(value, int) else value
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _check_source(self) -> Self:
         if (self.path is None) == (self.builtin is None):
-            found = "neither is" if self.path is None else "both are: set builtin to null for the path"
-            raise ValueError(f"exactly one of path and builtin must be set, and {found}")
+            problem = "neither is: set one of them" if self.path is None else "both are: remove one of them"
+            raise ValueError(f"exactly one of path and builtin must be set, but {problem}")
         return self

@@ -1,6 +1,6 @@
-"""The dimensions of a sweep's space as a spec writes them: choices, ranges, and where each of them exists.
+"""The dimensions of a search space, as a spec describes them: choices or a range, and a condition.
 
-No Optuna here: what a sampler sees of a space is in `jepa_ray.sweep.search.space`.
+The space as Optuna's samplers see it is in `jepa_ray.sweep.search.space`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from pydantic import (
     model_validator,
 )
 
-MAX_VALUES = 10**6  # of a range that is gone through one by one
+MAX_VALUES = 10**6  # values of a range with steps, which are listed one by one
 MAX_CHOICES = 2000
-MAX_CONTEXTS = 10_000  # combinations of other keys' values that a condition may allow
+MAX_CONTEXTS = 10_000  # combinations of other keys' values under which a dimension exists
 
 
 class _Mapping(BaseModel):
-    """A dimension written as a mapping, which may have conditions."""
+    """A dimension that is written as a mapping, and so can have a condition."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     when: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         {},
-        description="Another swept key -> the value, or the list of values, that it must have for this key to be"
-        " swept; elsewhere the base config's value stays. Several keys: all of them.",
+        description="Condition: a mapping from other swept keys to the value, or list of values, that each of them must"
+        " have for this key to be swept. In all other trials, the key has its value of the base config.",
     )
 
     @field_validator("when", mode="before")
@@ -51,13 +51,15 @@ class _Mapping(BaseModel):
 
 
 class Range(_Mapping):
-    """A numeric dimension: `{low, high}` plus `log` or `step`; `int: true` for whole numbers."""
+    """A numeric dimension: `low` and `high`, optionally with `log`, `step` and `int`."""
 
     low: float = Field(description="Smallest value.")
     high: float = Field(description="Largest value.")
-    log: bool = Field(False, description="Uniform in the logarithm.")
-    step: float | None = Field(None, gt=0, description="Only low, low + step, ...; null: any value (int: every one).")
-    integer: bool = Field(False, alias="int", description="Whole numbers only.")
+    log: bool = Field(False, description="Sample uniformly in the logarithm.")
+    step: float | None = Field(
+        None, gt=0, description="Sample only low, low + step, low + 2 step, ...; null: all values."
+    )
+    integer: bool = Field(False, alias="int", description="Sample only whole numbers.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Range:
@@ -68,21 +70,21 @@ class Range(_Mapping):
         if self.integer and any(v is not None and v != int(v) for v in (self.low, self.high, self.step)):
             raise ValueError(f"int is true, but low {self.low:g}, high {self.high:g} and step must be whole numbers")
         if self.log and self.step is not None:
-            raise ValueError("log and step cannot be combined")
+            raise ValueError("log and step cannot be combined: leave out one of them")
         step = self.step or (1 if self.integer else None)
         if step and (self.high - self.low) / step > MAX_VALUES:
             raise ValueError(
-                f"low {self.low:g} to high {self.high:g} are more than {MAX_VALUES:,} values: set a larger step, or"
-                " leave int and step out"
+                f"low {self.low:g} to high {self.high:g} has more than {MAX_VALUES:,} values: set a larger step, or"
+                " leave out int and step"
             )
         return self
 
     def ends(self) -> tuple[float, float] | tuple[int, int]:
-        """(low, high), as ints for an integer range."""
+        """`low` and `high`, as ints if the range is one of whole numbers."""
         return (int(self.low), int(self.high)) if self.integer else (self.low, self.high)
 
     def values(self) -> list[float] | list[int] | None:
-        """All values in order; None of a continuous range."""
+        """All values in ascending order; None if the range is continuous."""
         if self.integer:
             return list(range(int(self.low), int(self.high) + 1, int(self.step or 1)))
         if self.step:
@@ -96,9 +98,9 @@ class Range(_Mapping):
 
 
 class Choices(_Mapping):
-    """A list of choices with a condition: `{choices: [...], when: {...}}`; a plain list has none."""
+    """A list of choices with a condition. Choices without a condition are a plain list."""
 
-    choices: list[Any] = Field(min_length=1, max_length=MAX_CHOICES, description="The values, any of them.")
+    choices: list[Any] = Field(min_length=1, max_length=MAX_CHOICES, description="The values to choose from.")
 
 
 def _kind(value: Any) -> str:
@@ -113,37 +115,37 @@ Dimension = Annotated[
     | Annotated[list[Any], Field(min_length=1, max_length=MAX_CHOICES), Tag("choices")],
     Discriminator(_kind),
 ]
-TAGS = ("range", "conditional", "choices")  # pydantic names them in the places of its errors
+TAGS = ("range", "conditional", "choices")  # pydantic inserts them into the locations of its errors
 
 Space = Mapping[str, Dimension]
 
 
 def conditions(dimension: Dimension) -> Mapping[str, list[Any]]:
-    """Other key -> its values with which the dimension exists; empty if it always does."""
+    """The condition of a dimension: other key -> its allowed values. Empty if the dimension always exists."""
     return {} if isinstance(dimension, list) else dimension.when
 
 
 def values(dimension: Dimension) -> list[Any] | None:
-    """The values of a finite dimension, in order; None of a continuous one."""
+    """The values of a dimension, in order; None if it is continuous."""
     if isinstance(dimension, Range):
         return dimension.values()
     return dimension.choices if isinstance(dimension, Choices) else dimension
 
 
 def samples(dimension: Dimension) -> list[Any]:
-    """The values that stand for all others in a check: every choice, or the ends of a range."""
+    """The values to check a dimension with: all choices, or both ends of a range."""
     return list(dimension.ends()) if isinstance(dimension, Range) else values(dimension) or []
 
 
 def resolve(dimension: Dimension, value: Any) -> Any:
-    """The dimension's own value that `value` means. Raises `ValueError`, which says what it must be."""
+    """The value of the dimension that equals `value`. Raises `ValueError`, with the allowed values, if none does."""
     known = values(dimension)
     if known is None and _is_number(value) and dimension.low <= value <= dimension.high:  # type: ignore[union-attr]
         return float(value)
-    found = [own for own in known or [] if _same(own, value)]
-    if not found:
+    matches = [own for own in known or [] if _same(own, value)]
+    if not matches:
         raise ValueError(f"is {value}, but must be {dimension if isinstance(dimension, Range) else f'one of {known}'}")
-    return found[0]
+    return matches[0]
 
 
 def _is_number(value: Any) -> bool:
@@ -151,26 +153,26 @@ def _is_number(value: Any) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal; numbers to 12 digits, as steps are added up with rounding, and never a number and a truth value."""
+    """Whether two values are equal: numbers up to rounding errors, and a boolean only to a boolean."""
     if _is_number(a) and _is_number(b):
         return math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-15)
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def ordered(space: Space) -> list[str]:
-    """The keys of a space, each after those that its conditions name. Raises `ValueError` for a circle."""
+    """The keys of a space, each after the keys of its condition. Raises `ValueError` for a cycle of conditions."""
     left, placed = list(space), []
     while left:
         ready = next((key for key in left if not conditions(space[key]).keys() & set(left)), None)
         if ready is None:
-            raise ValueError(f"the conditions of {', '.join(left)} go in a circle: each would exist because of another")
+            raise ValueError(f"the conditions of {', '.join(left)} form a cycle: remove one of them")
         left.remove(ready)
         placed.append(ready)
     return placed
 
 
 def contexts(space: Space, key: str) -> Iterator[dict[str, Any]]:
-    """The values of other keys with which `key` exists: every one that its conditions, and theirs in turn, allow."""
+    """All combinations of other keys' values under which `key` exists, by its condition and those of its parents."""
     parents = conditions(space[key])
     for allowed in itertools.product(*parents.values()):
         here = dict(zip(parents, allowed, strict=True))
@@ -184,20 +186,22 @@ def contexts(space: Space, key: str) -> Iterator[dict[str, Any]]:
 
 
 def check_conditions(space: Space) -> None:
-    """Raise `ValueError` for a condition that names no swept key or no value of it, or that never holds."""
+    """Raise `ValueError` for a condition with an unknown key or value, and for one that never holds."""
     for key, dimension in space.items():
         for parent, allowed in conditions(dimension).items():
             place = f"space.{key}.when"
             if parent not in space:
                 raise ValueError(f"{place} names {parent}, but must name another swept key: {', '.join(space)}")
             if values(space[parent]) is None:
-                raise ValueError(f"{place} names {parent}, a continuous range, which hardly ever has one certain value")
+                raise ValueError(
+                    f"{place} names {parent}, but must name a key with choices or steps, not a continuous range"
+                )
             for value in allowed:
                 try:
                     resolve(space[parent], value)
                 except ValueError as error:
                     raise ValueError(f"{place}: {parent} {error}") from None
-    counts: dict[str, int] = {}  # of contexts, at most
+    counts: dict[str, int] = {}  # upper bounds of the numbers of contexts
     for key in ordered(space):
         when = conditions(space[key])
         counts[key] = math.prod(len(allowed) * counts[parent] for parent, allowed in when.items())

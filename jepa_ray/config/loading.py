@@ -1,4 +1,4 @@
-"""Reading configs from YAML files and the command line, and writing them."""
+"""Loading configs from YAML files and from the command line, and writing them as YAML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from jepa_ray.config import yaml_loader
+from jepa_ray.config import shipped, yaml_loader
 from jepa_ray.config.data import TwoRoomsConfig
 from jepa_ray.config.fields import is_uri
 from jepa_ray.config.sweep import SweepConfig
@@ -19,43 +19,52 @@ from jepa_ray.errors import ConfigError
 
 
 def load_train_config(path: Path, sets: Iterable[str] = ()) -> TrainConfig:
-    """Read and check a train config; `sets` are `dotted.key=value` from the command line.
+    """Read and check a train config.
 
-    A relative `data.path` is taken from the folder of the file, one of `sets` from the working directory. Raises
-    `ConfigError`.
+    Args:
+        path: a YAML file, or the name of a shipped config. A relative `data.path` in it is relative to its folder.
+        sets: `dotted.key=value` from the command line. A relative `data.path` is relative to the working directory.
+
+    Raises `ConfigError`.
     """
-    return validate(TrainConfig, override(_read_train(path), _anchored(parse_sets(sets)), "--set"), str(path))
+    file, place = shipped.find(path, "configs")
+    return validate(TrainConfig, override(_read_train(file, place), _prepare_sets(sets, ""), "--set"), str(file))
 
 
 def load_sweep_config(path: Path, sets: Iterable[str] = ()) -> SweepConfig:
-    """Read and check a sweep spec, its `base` resolved (a path beside the spec, or inline).
+    """Read and check a sweep spec and its `base`, which is a path relative to the spec, or a train config inside it.
 
-    `sets` may name any key of the spec, `base.` keys included. Raises `ConfigError`.
+    Args:
+        path: a YAML file, or the name of a shipped spec.
+        sets: `dotted.key=value` from the command line; the keys of the base begin with `base.`.
+
+    Raises `ConfigError`.
     """
-    spec = yaml_loader.read(path)
+    file, place = shipped.find(path, "sweeps")
+    spec = yaml_loader.read(file)
     base = spec.get("base")
     if isinstance(base, str):
-        spec["base"] = _read_train(_beside(path, base))
+        spec["base"] = _read_train(_beside(file, base), _beside(place, base))
     elif isinstance(base, dict):
-        _anchor_data_path(base, path)
-    return validate(SweepConfig, override(spec, _anchored(parse_sets(sets)), "--set"), str(path))
+        _anchor_data_path(base, place)
+    return validate(SweepConfig, override(spec, _prepare_sets(sets, "base."), "--set"), str(file))
 
 
 def two_rooms_config(overrides: Mapping[str, Any]) -> TwoRoomsConfig:
-    """The simulation that the keys of `data.two_rooms` describe. Raises `ConfigError`."""
+    """The config `data.two_rooms` with these keys changed from their defaults. Raises `ConfigError`."""
     return validate(TwoRoomsConfig, dict(overrides), "--set")
 
 
-MAX_KEY_DEPTH = 20  # dots of a dotted key: more than any config has
+MAX_KEY_DEPTH = 20  # dots in a dotted key; no config is nested as deeply
 
 
 def parse_sets(sets: Iterable[str]) -> dict[str, Any]:
-    """`["a.b=1e-3"]` -> `{"a.b": 0.001}`; values are YAML. Raises `ConfigError`."""
+    """Parse overrides, whose values are YAML: `["a.b=1e-3"]` -> `{"a.b": 0.001}`. Raises `ConfigError`."""
     parsed = {}
     for item in sets:
         key, equals, value = item.partition("=")
         if not equals or not key or key.count(".") > MAX_KEY_DEPTH:
-            raise ConfigError(f"--set {shortened(item)}: must read dotted.key=value")
+            raise ConfigError(f"--set {shortened(item)}: must have the form dotted.key=value")
         try:
             parsed[key] = yaml_loader.parse(value)
         except ValueError:
@@ -64,13 +73,13 @@ def parse_sets(sets: Iterable[str]) -> dict[str, Any]:
 
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
-    """`values` as block-style YAML, keys in their own order."""
+    """`values` as YAML, with the keys in their order."""
     return yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None, width=100)
 
 
-def _read_train(path: Path) -> dict[str, Any]:
+def _read_train(path: Path, place: Path) -> dict[str, Any]:
     values = yaml_loader.read(path)
-    _anchor_data_path(values, path)
+    _anchor_data_path(values, place)
     return values
 
 
@@ -80,10 +89,20 @@ def _anchor_data_path(values: dict[str, Any], config: Path) -> None:
         data["path"] = _beside_unless_uri(config, data["path"])
 
 
-def _anchored(sets: dict[str, Any]) -> dict[str, Any]:
-    """`sets` with their data paths made absolute: the config is saved, and read again from elsewhere."""
-    paths = {key: sets[key] for key in ("data.path", "base.data.path") if isinstance(sets.get(key), str)}
-    return sets | {key: _beside_unless_uri(Path("config"), name) for key, name in paths.items()}
+def _prepare_sets(sets: Iterable[str], prefix: str) -> dict[str, Any]:
+    """The overrides of `--set`, with a data source that takes the place of the config's own.
+
+    A relative `data.path` becomes absolute, since the config is saved and read again from another folder. Setting one
+    of `data.path` and `data.builtin` sets the other one to null, unless it is set as well.
+    """
+    overrides = parse_sets(sets)
+    path, builtin = f"{prefix}data.path", f"{prefix}data.builtin"
+    if isinstance(overrides.get(path), str):
+        overrides[path] = _beside_unless_uri(Path("config"), overrides[path])
+    for key, other in ((path, builtin), (builtin, path)):
+        if overrides.get(key) is not None:
+            overrides.setdefault(other, None)
+    return overrides
 
 
 def _beside_unless_uri(config: Path, name: str) -> str:
@@ -92,6 +111,6 @@ def _beside_unless_uri(config: Path, name: str) -> str:
 
 def _beside(config: Path, name: str) -> Path:
     if "\0" in name:
-        raise ConfigError(f"{config}: {shortened(repr(name))} is no path: it holds a zero byte")
-    # not Path's own expanduser and resolve: they raise for users and circles of links that are not there
+        raise ConfigError(f"{config}: {shortened(repr(name))} is not a valid path: it contains a zero byte")
+    # Path.expanduser and Path.resolve raise for unknown users and for cycles of links; these functions do not.
     return Path(os.path.realpath(config.parent / os.path.expanduser(name)))  # noqa: PTH111

@@ -1,4 +1,4 @@
-"""Section `evaluation.planning`: how a world model is planned with, and on which tasks."""
+"""Section `evaluation.planning`: the planner, and the tasks that it has to solve."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from jepa_ray.config.fields import Section
 from jepa_ray.config.validation import validate
 
-NO_PLANNING_WITH = "planning takes the environment's frames and steps as they are: it does not go with"
+NO_PLANNING_WITH = "planning needs the environment's own frames and steps, and so cannot be combined with"
 
 PLANNING_PRESETS: dict[str, dict[str, Any]] = {
-    # The field's: CEM 300 x 30, top 30, 5 blocks of 5 steps, 50 episodes (DINO-WM, stable-worldmodel).
+    # The protocol of DINO-WM and stable-worldmodel: CEM 300 x 30, top 30, 5 blocks of 5 steps, 50 episodes.
     "paper": {
         "planner": "cem",
         "samples": 300,
@@ -30,26 +30,39 @@ PLANNING_PRESETS: dict[str, dict[str, Any]] = {
 
 
 class PlanningConfig(Section):
-    """Section `planning`: how a world model is planned with, and on which tasks.
+    """Section `evaluation.planning`: the planner, and the tasks that it has to solve.
 
-    `preset: paper` stands for the keys of the field's protocol; keys beside it go first. One of its planning
-    steps takes 70 x the work of the defaults'.
+    `preset: paper` sets all keys to the protocol of the literature; a key beside it takes precedence. A planning step
+    of that protocol takes 70 times as much computation as one with the defaults.
     """
 
-    planner: Literal["cem", "mppi"] = Field("cem", description="Search for the cheapest plan.")
-    samples: int = Field(64, ge=2, description="Candidate plans of an iteration.")
-    iterations: int = Field(4, ge=1, description="Iterations of the search in one planning step.")
-    elites: int = Field(8, ge=1, description="cem: cheapest candidates that the next iteration is fitted to.")
-    temperature: float = Field(
-        0.1, gt=0, description="mppi: a candidate this many standard deviations of cost dearer counts 1/e."
+    planner: Literal["cem", "mppi"] = Field(
+        "cem", description="Algorithm that searches for the plan with the lowest cost."
     )
-    horizon: int = Field(4, ge=1, description="Actions of a plan.")
-    action_block: int = Field(3, ge=1, description="Environment steps that each action of a plan is held for.")
-    replan_every: int = Field(1, ge=1, description="Environment steps after which the plan is made anew.")
-    goal_ahead: int = Field(25, ge=1, description="A goal is what the behaviour policy sees this many steps later.")
-    budget: int = Field(50, ge=1, description="Environment steps to reach the goal in.")
-    episodes: int = Field(50, ge=1, description="Tasks; the interval of the success rate shrinks with their number.")
-    seed: int = Field(0, ge=0, description="Seed of tasks, planner and random policy; no task is one of the dataset's.")
+    samples: int = Field(64, ge=2, description="Candidate plans per iteration.")
+    iterations: int = Field(4, ge=1, description="Iterations of the search per planning step.")
+    elites: int = Field(
+        8, ge=1, description="cem: number of candidates with the lowest costs that the next iteration is fitted to."
+    )
+    temperature: float = Field(
+        0.1,
+        gt=0,
+        description="mppi: the weight of a candidate falls by a factor of e for each increase of its cost by this many"
+        " standard deviations.",
+    )
+    horizon: int = Field(4, ge=1, description="Number of actions in a plan.")
+    action_block: int = Field(3, ge=1, description="Environment steps for which each action of a plan is repeated.")
+    replan_every: int = Field(1, ge=1, description="Environment steps between two planning steps.")
+    goal_ahead: int = Field(
+        25, ge=1, description="A goal is the observation that the behaviour policy reaches after this many steps."
+    )
+    budget: int = Field(50, ge=1, description="Environment steps allowed to reach the goal.")
+    episodes: int = Field(
+        50, ge=1, description="Number of tasks; more tasks make the interval of the success rate narrower."
+    )
+    seed: int = Field(
+        0, ge=0, description="Seed of the tasks, the planner and the random policy. No task is taken from the dataset."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -63,18 +76,18 @@ class PlanningConfig(Section):
         return PLANNING_PRESETS[preset] | given
 
     @model_validator(mode="after")
-    def _search_fits(self) -> Self:
+    def _check_search(self) -> Self:
         if self.planner == "cem" and self.elites > self.samples:
             raise ValueError(f"elites is {self.elites}, but must not exceed samples ({self.samples})")
         steps = self.horizon * self.action_block
         if self.replan_every > steps:
             raise ValueError(
-                f"replan_every is {self.replan_every}, but must not exceed the steps of a plan,"
+                f"replan_every is {self.replan_every}, but must not exceed the number of steps in a plan,"
                 f" horizon x action_block ({self.horizon} x {self.action_block} = {steps})"
             )
         return self
 
 
 def planning_config(overrides: Mapping[str, Any]) -> PlanningConfig:
-    """How to plan, by the keys of `planning`. Raises `ConfigError`."""
+    """The planning config with these keys changed from their defaults. Raises `ConfigError`."""
     return validate(PlanningConfig, dict(overrides), "--set")

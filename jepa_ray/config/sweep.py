@@ -1,4 +1,4 @@
-"""A sweep: a base run, the space around it, and the budget to search it with."""
+"""The sweep spec: a base train config, the search space around it, and the budget of the search."""
 
 from __future__ import annotations
 
@@ -11,60 +11,60 @@ from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, mode
 
 from jepa_ray.config import dimensions
 from jepa_ray.config.dimensions import Dimension
-from jepa_ray.config.fields import MAX_COUNT, Name, Section, UriWithSecrets, is_uri, lookup
+from jepa_ray.config.fields import MAX_COUNT, ModelName, Name, Section, UriWithSecrets, is_uri, lookup
 from jepa_ray.config.planning import NO_PLANNING_WITH, PlanningConfig
 from jepa_ray.config.train import Objective, TrackingConfig, TrainConfig
 from jepa_ray.errors import ConfigError
 
 
 class SweepTracking(TrackingConfig):
-    """Where MLflow writes what a sweep finds."""
+    """Section `tracking`: where the results of a sweep are logged."""
 
-    registered_model: str | None = Field(
+    registered_model: ModelName | None = Field(
         "auto",
-        min_length=1,
-        max_length=250,
-        pattern=r"^[^/:'\"`\\\x00-\x1f\x7f]*[^/:'\"`\\\x00-\x1f\x7f.]$",
-        description="Name in MLflow's Model Registry that the best model gets a version under at the sweep's end, with"
-        " the alias `best`; auto: the sweep's name; null: it is not registered.",
+        description="Name of the model in MLflow's Model Registry. At the end of the sweep, the best model is"
+        " registered as a new version with the alias `best`. auto: the name of the sweep; null: it is not registered.",
     )
 
 
 class SearchConfig(Section):
-    """Section `search`: what to try next, and how often."""
+    """Section `search`: the sampler, the number of trials, and the repeats of the best ones."""
 
     algorithm: Literal["tpe", "random", "grid", "qmc", "cma-es", "gp", "nsga-ii", "curves"] = Field(
         "tpe",
-        description="Optuna sampler. tpe: for every space; random; grid: every point in order; qmc: an even cover"
-        " (Sobol); cma-es: for two ranges or more, choices are drawn at random; gp: a Gaussian process, for few and"
-        " dear trials; nsga-ii: a genetic algorithm, for several objectives; curves: reads every epoch of every"
-        " trial, for few and dear trials, best with scheduler median (EXPERIMENTS.md).",
+        description="Optuna sampler. tpe: suits every space; random: independent random points; grid: all points in"
+        " order; qmc: covers the space evenly (Sobol); cma-es: needs at least two ranges, and samples choices at"
+        " random; gp: a Gaussian process, for a few expensive trials; nsga-ii: a genetic algorithm, for several"
+        " objectives; curves: learns from every epoch of every trial, for a few expensive trials, best with the"
+        " scheduler median (EXPERIMENTS.md).",
     )
     num_trials: int = Field(
-        81, ge=1, le=MAX_COUNT, description="Configurations to try; a finite space ends the sweep earlier."
+        81,
+        ge=1,
+        le=MAX_COUNT,
+        description="Number of trials; a sweep ends earlier when all points of a finite space have been tried.",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampler.")
-    repeats: int = Field(1, ge=1, description="Runs of each finalist, each with a seed of its own; 1: no repeats.")
-    finalists: int = Field(3, ge=1, description="Complete trials, the best ones, that are repeated.")
-    enqueue_base: bool = Field(
-        True, description="Try the base config's own values before anything else, where the space has them."
-    )
+    repeats: int = Field(1, ge=1, description="Runs of each finalist, each with its own seed; 1: no repeats.")
+    finalists: int = Field(3, ge=1, description="Number of finalists: the best complete trials, which are repeated.")
+    enqueue_base: bool = Field(True, description="Try the values of the base config first, if they are in the space.")
     enqueue: list[Annotated[dict[str, Any], Field(min_length=1)]] = Field(
         [],
-        description="Configurations to try next, in order: dotted key -> value; missing keys are the sampler's choice.",
+        description="Configurations to try next, in this order, each a mapping from dotted key to value. The sampler"
+        " chooses the values of missing keys.",
     )
     warm_start: list[Path] = Field(
         [],
-        description="Folders of earlier sweeps of the same objective, whose trials the sampler (tpe, gp) learns from;"
-        " relative to the working directory.",
+        description="Folders of earlier sweeps with the same objective. The sampler (tpe or gp) learns from their"
+        " trials. Relative paths are relative to the working directory.",
     )
 
     @model_validator(mode="after")
-    def _queue_fits(self) -> Self:
+    def _check_enqueue(self) -> Self:
         if len(self.enqueue) > self.num_trials:
             raise ValueError(
-                f"enqueue has {len(self.enqueue)} configurations, but num_trials is {self.num_trials}: not all would"
-                " be tried"
+                f"enqueue has {len(self.enqueue)} configurations, but num_trials is {self.num_trials}: remove some, or"
+                " raise num_trials"
             )
         return self
 
@@ -73,29 +73,34 @@ StoppingRuleName = Literal["asha", "hyperband", "median", "none"]
 
 
 class EarlyStopping(Section):
-    """Section `early_stopping`: the budget of a trial, and the rule that ends one before it is spent."""
+    """Section `early_stopping`: the epochs of a trial, and the stopping rule that ends unpromising trials early."""
 
-    enabled: bool = Field(True, description="false: every trial trains max_epochs; the same as scheduler none.")
-    scheduler: StoppingRuleName = Field("asha", description="asha, hyperband (brackets of it), median, or none.")
-    grace_epochs: int = Field(2, ge=1, description="First rung: no trial is stopped before it.")
-    max_epochs: int = Field(6, ge=1, le=MAX_COUNT, description="Epochs of a trial that is never stopped.")
-    reduction_factor: int = Field(3, ge=2, description="A rung of asha or hyperband keeps the best 1/reduction_factor.")
+    enabled: bool = Field(True, description="false: every trial trains for max_epochs, as with scheduler none.")
+    scheduler: StoppingRuleName = Field(
+        "asha", description="Stopping rule: asha, hyperband (several brackets of asha), median, or none."
+    )
+    grace_epochs: int = Field(2, ge=1, description="The first rung: no trial is stopped before this epoch.")
+    max_epochs: int = Field(6, ge=1, le=MAX_COUNT, description="Epochs of a trial that is not stopped early.")
+    reduction_factor: int = Field(
+        3, ge=2, description="At each rung, asha and hyperband keep the best 1/reduction_factor of the trials."
+    )
 
     @model_validator(mode="after")
-    def _grace_fits(self) -> Self:
+    def _check_grace(self) -> Self:
         if self.grace_epochs > self.max_epochs:
             raise ValueError(f"grace_epochs is {self.grace_epochs}, but must not exceed max_epochs ({self.max_epochs})")
         return self
 
     @property
     def rule(self) -> StoppingRuleName:
-        """The rule in force."""
+        """The stopping rule that is used."""
         return self.scheduler if self.enabled else "none"
 
     def rungs(self) -> list[int]:
-        """Epochs below max_epochs at which a trial can be stopped.
+        """The epochs below max_epochs at which a trial can be stopped.
 
-        From grace_epochs on: each one with `median`, else grace * reduction^i; a bracket of `hyperband` uses some.
+        With `median`, all epochs from grace_epochs on; otherwise grace_epochs * reduction_factor^i, of which each
+        bracket of `hyperband` uses some.
         """
         epochs = range(self.grace_epochs, self.max_epochs)
         if self.rule == "none":
@@ -107,44 +112,48 @@ class EarlyStopping(Section):
 
 
 class Resources(Section):
-    """Section `resources`: what a trial takes of the cluster."""
+    """Section `resources`: the CPUs and GPUs of a trial, and how many trials run at once."""
 
-    workers_per_trial: int = Field(1, ge=1, description="DDP workers of one trial.")
-    cpus_per_worker: int = Field(1, ge=1, description="CPUs (threads) of one worker.")
+    workers_per_trial: int = Field(1, ge=1, description="DDP workers per trial.")
+    cpus_per_worker: int = Field(1, ge=1, description="CPUs (threads) per worker.")
     gpus_per_worker: float = Field(
-        0.0, ge=0, description="GPUs of one worker; a fraction shares a GPU, above 1 it is a whole number."
+        0.0, ge=0, description="GPUs per worker: a fraction of one GPU, or a whole number of GPUs."
     )
     max_concurrent: int | Literal["auto"] = Field(
         "auto",
-        description="Trials at once, 1 or more; auto: as many as the CPUs and GPUs allow, on a cluster as many as those"
-        " of its nodes do at the time. On a cluster, what does not fit waits, and so tells an autoscaler what to add.",
+        description="Maximum number of trials that run at once; auto: as many as the CPUs and GPUs allow, on a cluster"
+        " those of its present nodes. On a cluster, trials that do not fit wait, and so make an autoscaler add nodes.",
     )
     max_failures: int = Field(
         2,
         ge=0,
-        description="Retries of a trial, from its checkpoint, before it is FAILED; on a cluster, those after the loss"
-        " of a node are not counted.",
+        description="Number of times that a trial is retried from its checkpoint before it is FAILED. On a cluster,"
+        " retries after the loss of a node are not counted.",
     )
 
     @field_validator("gpus_per_worker")
     @classmethod
-    def _share_or_whole(cls, value: float) -> float:
+    def _check_gpus(cls, value: float) -> float:
         if value > 1 and value != int(value):
-            raise ValueError(f"is {value:g}, but must be a share of one GPU, or a whole number")
+            raise ValueError(f"is {value:g}, but must be a fraction of one GPU, or a whole number")
         return value
 
     @field_validator("max_concurrent")
     @classmethod
-    def _positive(cls, value: int | str) -> int | str:
+    def _check_max_concurrent(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
             raise ValueError(f"is {value}, but must be at least 1, or auto")
         return value
 
 
 class EvaluationConfig(Section):
-    """Section `evaluation`: what the best trials are put to when all are done."""
+    """Section `evaluation`: planning with the best trials, after all trials have ended."""
 
-    plan_top_k: int = Field(0, ge=0, description="Plan with so many of the best trials, and rank them by success.")
+    plan_top_k: int = Field(
+        0,
+        ge=0,
+        description="Number of the best trials to plan with; they are ranked by their planning score. 0: no planning.",
+    )
     planning: PlanningConfig = PlanningConfig()
 
 
@@ -155,21 +164,27 @@ ObjectiveSpec = Annotated[
 
 
 class SweepConfig(Section):
-    """A sweep: a base run, the space around it, and the budget to search it with."""
+    """The sweep spec: a base train config, the search space around it, and the budget of the search."""
 
     takes_secrets = ("storage", "tracking.uri", "base.data.path", "base.experiment.tracking.uri")
 
-    name: Name = Field(description="Folder of the sweep under `sweeps` of the output root, and its name in MLflow.")
+    name: Name = Field(
+        description="Name of the sweep: its folder is `sweeps/NAME` in the output root, and its MLflow experiment has"
+        " this name.",
+    )
     base: TrainConfig = Field(
-        description="The run that trials vary: a train config's path beside the spec, or its sections here."
+        description="The train config that the trials vary: its path relative to the spec, or its sections."
     )
     space: dict[str, Dimension] = Field(
         min_length=1,
         max_length=200,
-        description="Dotted key -> list of choices, or a range; as a mapping it may have a condition.",
+        description="Search space: for each swept dotted key a list of choices, a range, or a mapping with a"
+        " condition.",
     )
     objective_spec: ObjectiveSpec = Field(
-        Objective(), alias="objective", description="What decides; of a list the first one, the others are trade-offs."
+        Objective(),
+        alias="objective",
+        description="The metric to optimize. In a list, the first metric ranks the trials; the others are trade-offs.",
     )
     search: SearchConfig = SearchConfig()
     early_stopping: EarlyStopping = EarlyStopping()
@@ -178,17 +193,17 @@ class SweepConfig(Section):
     storage: UriWithSecrets | None = Field(
         None,
         min_length=1,
-        description="Where the sweep's state lies: a path that all nodes see, or a URI that pyarrow or fsspec knows"
-        " (s3://...); null: $JEPA_RAY_STORAGE, else the output root.",
+        description="Where the state of the sweep is stored: a path that all nodes can reach, or a URI that pyarrow or"
+        " fsspec can open (s3://...); null: $JEPA_RAY_STORAGE if it is set, otherwise the output root.",
     )
     tracking: SweepTracking = SweepTracking()
 
     @model_validator(mode="after")
-    def _can_plan(self) -> Self:
+    def _check_planning(self) -> Self:
         if self.evaluation.plan_top_k and self.base.data.builtin is None:
             raise ValueError(
-                f"evaluation.plan_top_k is {self.evaluation.plan_top_k}, but a file has no environment to plan in:"
-                " planning needs data.builtin"
+                f"evaluation.plan_top_k is {self.evaluation.plan_top_k}, but the data is a file, without an environment"
+                " to plan in: set base.data.builtin, or evaluation.plan_top_k to 0"
             )
         if self.evaluation.plan_top_k and (key := self.base.data.preparation):
             raise ValueError(
@@ -198,38 +213,38 @@ class SweepConfig(Section):
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """All objectives; the sampler is told of every one."""
+        """All objectives. The sampler learns from each of them."""
         return (self.objective_spec,) if isinstance(self.objective_spec, Objective) else self.objective_spec
 
     @property
     def objective(self) -> Objective:
-        """The first objective: it ranks, stops, and chooses a trial's best epoch."""
+        """The first objective: it ranks and stops trials, and selects the best epoch of each trial."""
         return self.objectives[0]
 
     @model_validator(mode="after")
-    def _objectives_differ(self) -> Self:
+    def _check_objectives(self) -> Self:
         metrics = [objective.metric for objective in self.objectives]
         if twice := [metric for i, metric in enumerate(metrics) if metric in metrics[:i]]:
             raise ValueError(f"objective names {twice[0]} twice")
         return self
 
     @model_validator(mode="after")
-    def _space_fits_base(self) -> Self:
+    def _check_space(self) -> Self:
         dimensions.check_conditions(self.space)
         for key, dimension in self.space.items():
             if owner := SET_BY_SPEC.get(key):
-                raise ValueError(f"space.{key} cannot be swept: the spec's {owner} sets it")
+                raise ValueError(f"space.{key} cannot be swept, since {owner} of the spec sets it")
             values = dimensions.samples(dimension)
             for value, context in itertools.product(values, dimensions.contexts(self.space, key)):
-                config = self._checked({**context, key: value}, f"space.{key}")
+                config = self._check_trial({**context, key: value}, f"space.{key}")
                 if isinstance(lookup(config, key), BaseModel):
-                    raise ValueError(f"space.{key} is a whole section: sweep one of its keys")
+                    raise ValueError(f"space.{key} is a section, but must be a key: sweep one of the keys in it")
             if twice := [value for i, value in enumerate(values) if value in values[:i]]:
                 raise ValueError(f"space.{key} names {twice[0]} twice")
         return self
 
     @model_validator(mode="after")
-    def _enqueued_fit_space(self) -> Self:
+    def _check_enqueued(self) -> Self:
         for i, wanted in enumerate(self.search.enqueue):
             place = f"search.enqueue.{i}"
             for key, value in wanted.items():
@@ -241,37 +256,37 @@ class SweepConfig(Section):
                     raise ValueError(f"{place}.{key} {error}") from None
                 for parent, allowed in dimensions.conditions(self.space[key]).items():
                     if wanted.get(parent) not in allowed:
-                        raise ValueError(f"{place} names {key}, which exists only where {parent} is one of {allowed}")
-            self._checked(wanted, place)
+                        raise ValueError(f"{place} names {key}, which exists only if {parent} is one of {allowed}")
+            self._check_trial(wanted, place)
         return self
 
-    def _checked(self, overrides: Mapping[str, Any], place: str) -> TrainConfig:
+    def _check_trial(self, overrides: Mapping[str, Any], place: str) -> TrainConfig:
         try:
             return self.trial_config(overrides)
         except ConfigError as error:
             raise ValueError(f"{place}: {error}") from None
 
     def trial_config(self, overrides: Mapping[str, Any]) -> TrainConfig:
-        """The train config of one trial: base, this spec's budget and resources, then `overrides`."""
+        """The train config of one trial: the base, with the budget and resources of this spec, and then `overrides`."""
         fixed = {key: lookup(self, owner) for key, owner in SET_BY_SPEC.items()}
         return self.base.with_overrides(fixed | dict(overrides), source=f"trial of sweep {self.name}")
 
     def with_data(self, place: str) -> SweepConfig:
-        """The same sweep with its data elsewhere."""
+        """The same sweep with another data path or URI."""
         data = self.base.data.model_copy(update={"path": place if is_uri(place) else Path(place)})
         return self.model_copy(update={"base": self.base.model_copy(update={"data": data})})
 
     @property
     def registered_model(self) -> str | None:
-        """The name that the best model is registered under, if it is."""
+        """The name under which the best model is registered; None if it is not registered."""
         return self.name if self.tracking.registered_model == "auto" else self.tracking.registered_model
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved spec (base inlined), as plain values."""
+        """The spec as plain values, with its base inlined."""
         return self.model_dump(mode="json", by_alias=True)
 
 
-# Keys of a train config that a sweep spec sets for all its trials -> where the spec says so.
+# Keys of a train config that a sweep spec sets for all of its trials -> the key of the spec that sets them.
 SET_BY_SPEC = {
     "training.num_epochs": "early_stopping.max_epochs",
     "training.num_workers": "resources.workers_per_trial",

@@ -1,4 +1,4 @@
-"""Checks of whole configs: overrides by dotted key, and what pydantic finds in one line for people."""
+"""Validation of configs with overrides, and error messages of one line made from pydantic's errors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from jepa_ray.errors import ConfigError
 
 
 def override(values: dict[str, Any], overrides: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """`values` with dotted keys replaced; a key that passes through a scalar is an error."""
+    """A copy of `values` with dotted keys replaced. Raises `ConfigError` for a key below one that is not a section."""
     result: dict[str, Any] = _copy_dicts(values)
     for dotted, value in overrides.items():
-        # A sweep's space is itself keyed by dotted paths: what follows `space.` is one key.
+        # The keys of a sweep's space are dotted themselves: everything after `space.` is one key.
         head, _, rest = dotted.partition(".")
         *parents, leaf = [head, rest] if head == "space" and rest else dotted.split(".")
         node = result
@@ -39,7 +39,7 @@ M = TypeVar("M", bound=Section)
 
 
 def validate(model: type[M], values: dict[str, Any], source: str) -> M:
-    """The config that `values` describe. Raises `ConfigError`, which names the source, the key and the rule."""
+    """The config with these values. Raises `ConfigError`, which names the source, the key and the rule."""
     _refuse_secrets_elsewhere(model, values, source)
     try:
         return model.model_validate(values)
@@ -47,23 +47,23 @@ def validate(model: type[M], values: dict[str, Any], source: str) -> M:
         raise ConfigError(f"{source}: {_explain(model, error)}") from None
 
 
-# Pydantic names the alternatives of a union in the locations of its errors.
+# Pydantic inserts these names of a union's alternatives into the locations of its errors.
 _TAGS = (*dimensions.TAGS, "one", "several")
 
 
 def _refuse_secrets_elsewhere(model: type[Section], values: dict[str, Any], source: str) -> None:
-    """Raise `ConfigError` for `${env:NAME}` in a key that does not resolve it: it would stay as it is, unnoticed."""
+    """Raise `ConfigError` for `${env:NAME}` in a key whose secrets are never filled in."""
     for key, value in _texts(values):
         if key not in model.takes_secrets and secrets.has_template(value):
-            allowed = ", ".join(model.takes_secrets) or "no key here"
+            allowed = f"only {', '.join(model.takes_secrets)}" if model.takes_secrets else "no key here"
             raise ConfigError(
-                f"{source}: {shortened(key)} holds ${{env:...}}, but only {allowed} may hold a secret: it would not be"
+                f"{source}: {shortened(key)} contains ${{env:...}}, but {allowed} may contain a secret: it would not be"
                 " filled in here"
             )
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a document, and its dotted key; keys are texts, too."""
+    """All texts of a document with their dotted keys. The keys themselves are texts too."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, Mapping):
@@ -76,13 +76,13 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(part, key)
 
 
-def shortened(text: str, most: int = 200) -> str:
-    """At most so many characters of a text that is shown in an error."""
-    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+def shortened(text: str, limit: int = 200) -> str:
+    """A text for an error message, cut off after `limit` characters."""
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text):,} characters)"
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
-    """The first problem in one line: key, value, rule; and how many more there are."""
+    """The first problem in one line, with its key, value and rule, and the number of further problems."""
     problems = error.errors(include_url=False)
     first, rest = problems[0], len({p["loc"] for p in problems}) - 1
     loc = tuple(part for i, part in enumerate(first["loc"]) if not (i in (1, 2) and part in _TAGS))
@@ -100,7 +100,7 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
 
 
 def _nearest(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
-    """Suggest the known key most like the last part of `loc`."""
+    """A suggestion of the known key that is most similar to the last part of `loc`; empty without one."""
     in_range = "space" in model.model_fields and loc[0] == "space" and len(loc) == 3
     node: Any = Range if in_range else model
     for part in () if in_range else (part for part in loc[:-1] if isinstance(part, str)):
@@ -113,7 +113,7 @@ def _nearest(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
 
 
 def _first_model(annotation: Any) -> Any:
-    """The model that an annotation is, or the first one inside it."""
+    """The model that an annotation is, or the first model inside it; None without a model."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _first_model(part))), None)

@@ -1,7 +1,7 @@
-"""YAML that anybody may have written: one small document of plain values, or one line that says why it is none.
+"""Loading of untrusted YAML: one small document of plain values.
 
-What makes a small file large in memory, or a reader slow, is refused before anything is built from it: aliases that
-multiply, nesting without end, numbers of a million digits, files without an end.
+Documents that would fill the memory or take very long to read are refused before anything is built from them: aliases
+that multiply, deep nesting, numbers with millions of digits, and endless files. Every error is one line.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ import yaml
 
 from jepa_ray.errors import ConfigError
 
-MAX_BYTES = 1 << 20
-MAX_VALUES = 20_000  # keys and values, those that aliases and merged keys repeat counted again
-MAX_DEPTH = 40
+MAX_BYTES = 1 << 20  # of a file
+MAX_VALUES = 20_000  # keys and values, with repetitions by aliases and merge keys
+MAX_DEPTH = 40  # levels of nesting
 MAX_NUMBER_LENGTH = 100  # characters
-MAX_INTEGER = 2**63  # what a 64-bit integer holds
+MAX_INTEGER = 2**63  # absolute values from here on do not fit into a 64-bit integer
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with limits, which reads 1e-4 as a number, as YAML 1.2 does (1.1 reads a string).
+    """A SafeLoader with limits, which reads 1e-4 as a number, like YAML 1.2 (in YAML 1.1 it is a string).
 
-    A node is measured when it is complete; an alias stands for a node that was measured before, unless it is inside
-    of it.
+    Each node is measured when it is complete. An alias refers to a node that has been measured, unless the alias is
+    inside that node, which is refused.
     """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
         self._values = 0
-        self._measured: dict[yaml.Node, tuple[int, int]] = {}  # values in it, levels below it
+        self._measured: dict[yaml.Node, tuple[int, int]] = {}  # number of values and levels of each node
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         is_alias = self.check_event(yaml.AliasEvent)
@@ -51,7 +51,7 @@ class _Loader(yaml.SafeLoader):
         if node is None:
             return None
         if is_alias and node not in self._measured:
-            raise yaml.YAMLError("an alias stands inside of what it stands for")
+            raise yaml.YAMLError("an alias is inside the node that it refers to")
         if node not in self._measured:
             self._measured[node] = self._measure(node)
         return node
@@ -69,9 +69,9 @@ class _Loader(yaml.SafeLoader):
         values = 1 + sum(count for count, _ in measured)
         levels = 1 + max((below for _, below in measured), default=0)
         if values > MAX_VALUES:
-            raise yaml.YAMLError(f"more than {MAX_VALUES:,} values, those that aliases repeat included")
+            raise yaml.YAMLError(f"more than {MAX_VALUES:,} values, including repetitions by aliases")
         if levels > MAX_DEPTH:
-            raise yaml.YAMLError(f"more than {MAX_DEPTH} levels of nesting, those that aliases repeat included")
+            raise yaml.YAMLError(f"more than {MAX_DEPTH} levels of nesting, including those inside aliases")
         return values, levels
 
 
@@ -83,21 +83,21 @@ _Loader.add_implicit_resolver(
 
 def _check_scalar(node: yaml.ScalarNode) -> None:
     if node.tag in _NUMBERS and len(node.value) > MAX_NUMBER_LENGTH:
-        raise yaml.YAMLError(f"a number of {len(node.value):,} characters in line {node.start_mark.line + 1}")
+        raise yaml.YAMLError(f"a number with {len(node.value):,} characters, line {node.start_mark.line + 1}")
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
-    """YAML forbids a key that stands twice in a mapping; PyYAML takes the last one without a word."""
+    """Refuse duplicate keys of a mapping, which YAML forbids but PyYAML accepts."""
     seen: set[tuple[str, str]] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
             if (key.tag, key.value) in seen:
-                raise yaml.YAMLError(f"the key {key.value[:100]!r} twice, line {key.start_mark.line + 1}")
+                raise yaml.YAMLError(f"duplicate key {key.value[:100]!r}, line {key.start_mark.line + 1}")
             seen.add((key.tag, key.value))
 
 
 def parse(text: str) -> Any:
-    """The plain values of a YAML text. Raises `ValueError`, which says what is wrong, and in which line."""
+    """The plain values of a YAML text. Raises `ValueError` with the problem and its line."""
     try:
         values = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
     except yaml.MarkedYAMLError as error:
@@ -113,17 +113,17 @@ def parse(text: str) -> Any:
 
 def _check_integers(values: Any) -> None:
     if isinstance(values, int) and abs(values) >= MAX_INTEGER:
-        raise ValueError(f"the number {values:.3e} is larger than a 64-bit integer")
+        raise ValueError(f"the number {values:.3e} does not fit into a 64-bit integer")
     if isinstance(values, (dict, list, set)):
         for part in [*values, *values.values()] if isinstance(values, dict) else values:
             _check_integers(part)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds. Raises `ConfigError`."""
+    """The mapping in a YAML file. Raises `ConfigError`."""
     try:
         text = content(path).decode("utf-8")
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte, or bytes that are no text
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte, or bytes that are not UTF-8
         if isinstance(error, UnicodeDecodeError):
             raise ConfigError(f"{path}: is not UTF-8 text") from None
         raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
@@ -132,24 +132,26 @@ def read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: is not valid YAML ({error})") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold a mapping of sections, not {type(values).__name__}")
+        raise ConfigError(f"{path}: must contain a mapping of sections, not {type(values).__name__}")
     return values
 
 
 def content(path: Path) -> bytes:
-    """The bytes of a file of a config's size. Raises `ConfigError`, or `OSError`.
+    """The bytes of a small regular file. Raises `ConfigError`, or `OSError`.
 
-    A device has no end, and a pipe may have nobody at its other one: neither is read.
+    Devices and pipes are refused, since reading them may never end.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            raise ConfigError(f"{path}: cannot be read (it is {'a folder' if stat.S_ISDIR(mode) else 'no file'})")
+            raise ConfigError(
+                f"{path}: cannot be read (it is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'})"
+            )
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(MAX_BYTES + 1)
     finally:
         os.close(descriptor)
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_BYTES // 1024:,} KiB, which no config is")
+        raise ConfigError(f"{path}: is larger than {MAX_BYTES // 1024:,} KiB, the limit for a config")
     return data
