@@ -1,8 +1,9 @@
-"""What validation costs: its share of an epoch, all metrics included.
+"""The share of an epoch that validation takes, with all metrics.
 
     python benchmarks/evaluation_cost.py [--config configs/two_rooms.yaml] [--epochs 5] [--threads 1]
 
-The smallest and the largest model of the documented grid, one epoch of each in turn; the first round warms up.
+Measures the smallest and the largest model of the documented grid, alternately, one epoch each. The first round is a
+warm-up.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MODELS = [(64, 2), (256, 6)]  # latent_dim_state, transition_depth
 
 def main(
     config: Annotated[Path, typer.Option(help="Train config; its width and depth are replaced.")] = CONFIG,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each model that are counted.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="Counted epochs of each model.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
 ) -> None:
     """Measure the shares and print them in percent."""
@@ -49,7 +50,7 @@ def main(
 
 
 def validation_share(trainer: Trainer, metrics: dict[str, float]) -> float:
-    """Percent of an epoch that was not training."""
+    """The percentage of an epoch that was not training."""
     trained = trainer.steps_per_epoch * trainer.config.training.batch_size / metrics["samples_per_s"]
     return 100 * (1 - trained / metrics["epoch_s"])
 

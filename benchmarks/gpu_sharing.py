@@ -1,14 +1,13 @@
-"""How many small trials pay off on one GPU: n processes train side by side on it, for n = 1, 2, 4, 8.
+"""How many small trials should share one GPU: n processes train on it at the same time, for n = 1, 2, 4, 8.
 
     python benchmarks/gpu_sharing.py [--config configs/two_rooms.yaml] [--batch-size 32] [--rounds 3]
 
-Each process trains the config's model with the package's own loop (`Trainer`, no Ray), as a trial of a sweep does with
-`resources.gpus_per_worker: 1/n`. The processes of an n warm up, wait for each other and then train for `--seconds`,
-so they share the device nearly all of the time (the last epoch of each may overlap with fewer others: let `--seconds`
-be ten epochs or more). The n take turns, round by round; a ratio compares the same round.
+Each process trains the config's model with the package's own loop (`Trainer`, without Ray), as a trial of a sweep does
+with `resources.gpus_per_worker: 1/n`. The n processes warm up, wait for each other and then train for `--seconds`. They
+share the device nearly all of the time; the last epoch of each may overlap with fewer others, so `--seconds` should
+cover at least ten epochs. Each round measures every n once, and a ratio compares values of the same round.
 
-Without CUDA there is nothing to measure: exit code 2. `--device cpu` is a dry run of the benchmark itself, and says
-nothing about a GPU.
+Without CUDA, the exit code is 2. `--device cpu` is a dry run that tests the benchmark itself and measures no GPU.
 """
 
 from __future__ import annotations
@@ -34,20 +33,20 @@ from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.train.loop import Trainer
 
 CONFIG = Path(__file__).parents[1] / "configs/two_rooms.yaml"
-WITHIN = 0.05  # of the best: the fewest processes that do so well are advised
-TIMEOUT_S = 300.0  # for a process to warm up
+WITHIN = 0.05  # the smallest n whose throughput is within this share of the best one is recommended
+TIMEOUT_S = 300.0  # limit for the warm-up of a process
 MB = 1e6
 
 
 def main(
     config: Annotated[Path, typer.Option(help="Train config of the trials.")] = CONFIG,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    processes: Annotated[str, typer.Option(help="Trials at once, to be compared with the first.")] = "1,2,4,8",
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of training that are counted, per round.")] = 20.0,
+    processes: Annotated[str, typer.Option(help="Trials at once; ratios are to the first number.")] = "1,2,4,8",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Counted training time per round.")] = 20.0,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     device: Annotated[str, typer.Option(help="cuda, or cpu for a dry run.")] = "cuda",
 ) -> None:
-    """Measure all numbers of processes and print the advice."""
+    """Measure all numbers of processes and print a recommendation."""
     if device == "cuda" and not torch.cuda.is_available():
         print("no CUDA device here: nothing to measure (--device cpu is a dry run)", file=sys.stderr)
         raise typer.Exit(2)
@@ -59,13 +58,13 @@ def main(
         seen: dict[int, list[Together]] = {number: [] for number in numbers}
         for turn in range(rounds):
             for number in numbers:
-                seen[number].append(together(settings, number, seconds, device))
+                seen[number].append(train_together(settings, number, seconds, device))
                 console.print(f"round {turn}, {number} at once: {seen[number][-1]}", highlight=False)
     report(console, seen, device)
 
 
 def trial(config: TrainConfig, batch_size: int, folder: Path) -> TrainConfig:
-    """The config, for a run that does not end by itself."""
+    """The config of a run that does not end by itself."""
     return config.with_overrides(
         {
             "data.cache_dir": folder / "cache",
@@ -81,7 +80,7 @@ def trial(config: TrainConfig, batch_size: int, folder: Path) -> TrainConfig:
 
 @dataclass(frozen=True)
 class Together:
-    """What processes that trained at once have done."""
+    """The measurements of processes that trained at the same time."""
 
     samples_per_s: float  # of all
     on_device: float  # MB that torch reserved on the GPU, per process; its CUDA context comes on top
@@ -92,7 +91,7 @@ class Together:
         return f"{self.samples_per_s:,.0f} samples/s, per process {memory}"
 
 
-def together(config: TrainConfig, number: int, seconds: float, device: str) -> Together:
+def train_together(config: TrainConfig, number: int, seconds: float, device: str) -> Together:
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(number), context.Queue()
     ranks = [context.Process(target=train, args=(config, seconds, device, barrier, results)) for _ in range(number)]
@@ -108,19 +107,19 @@ def together(config: TrainConfig, number: int, seconds: float, device: str) -> T
 
 
 def train(config: TrainConfig, seconds: float, device: str, barrier: Any, results: Any) -> None:
-    """What a process runs; a failure of one, as for lack of memory, ends them all."""
+    """The main function of a process. If one fails, for example for lack of memory, all end."""
     try:
-        results.put(trained(config, seconds, device, barrier))
+        results.put(measure_training(config, seconds, device, barrier))
     except Exception:
         barrier.abort()
         results.put(None)
         raise
 
 
-def trained(config: TrainConfig, seconds: float, device: str, barrier: Any) -> tuple[float, float, float]:
-    """An epoch to warm up, then as many as there is time for, while the others do the same.
+def measure_training(config: TrainConfig, seconds: float, device: str, barrier: Any) -> tuple[float, float, float]:
+    """Train one epoch to warm up, then whole epochs for `seconds`, while the other processes do the same.
 
-    Returns samples/s (validation takes its time, as in a sweep), and MB on the device and here.
+    Returns samples/s (validation is part of the time, as in a sweep), and MB on the device and on the host.
     """
     torch.set_num_threads(1)
     trainer = Trainer(config, TrajectoryDataset.from_config(config.data, torch.device(device)))
@@ -132,7 +131,7 @@ def trained(config: TrainConfig, seconds: float, device: str, barrier: Any) -> t
         epochs, passed = epochs + 1, time.perf_counter() - began
     there = torch.cuda.max_memory_reserved() / MB if device == "cuda" else 0.0
     here = psutil.Process().memory_full_info().pss / MB
-    barrier.wait(TIMEOUT_S)  # nobody ends, and gives memory back, while others still train
+    barrier.wait(TIMEOUT_S)  # no process ends, and frees memory, while others still train
     return epochs * trainer.steps_per_epoch * config.training.batch_size / passed, there, here
 
 
@@ -149,11 +148,13 @@ def report(console: Console, seen: dict[int, list[Together]], device: str) -> No
         rows = {str(n): Spread.of(getattr(each, where) for each in rounds) for n, rounds in seen.items()}
         show(console, f"memory {where.replace('_', ' ')}, MB per process", rows, digits=0)
     best = max(ratio.median for ratio in ratios.values())
-    advised = min(number for number, ratio in ratios.items() if ratio.median >= (1 - WITHIN) * best)
-    share = f"resources.gpus_per_worker: {1 / advised:.4g}"
-    console.print(f"{share}  ({advised} trials per device: {ratios[advised].median:.2f}x the samples/s of {first})")
+    recommended = min(number for number, ratio in ratios.items() if ratio.median >= (1 - WITHIN) * best)
+    share = f"resources.gpus_per_worker: {1 / recommended:.4g}"
+    console.print(
+        f"{share}  ({recommended} trials per device: {ratios[recommended].median:.2f}x the samples/s of {first})"
+    )
     if device != "cuda":
-        console.print("a dry run: this says nothing about a GPU")
+        console.print("this was a dry run, which does not measure a GPU")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""What warm groups cost on one machine: memory by kind of process, start-up, and what they take while idle.
+"""Memory, startup time and idle CPU time of warm groups on one machine, by kind of process.
 
     python benchmarks/groups_scale.py [--groups 1,4,12,24]
 
-For each number N, a real sweep of N trials on N warm groups runs in a subprocess, on a Ray session that is told of N
-CPUs. Every group trains one epoch of next to nothing and then waits; when all have, everything is looked at:
+For each number N, a real sweep of N trials on N warm groups runs in a subprocess, in a Ray session that is configured
+with N CPUs. Every group trains one very short epoch and then waits. When all groups wait, this measures:
 
-- PSS of the sweep's process and all its descendants (a page that k processes map counts as 1/k in each), by kind;
-- CPU seconds that each kind has taken so far: where there are fewer CPUs than groups, the start is bound by them, and
-  the wall time says little;
-- CPU seconds per second of the `--idle` seconds that follow, in which no group has anything to do.
+- the PSS of the sweep's process and all its descendants (a page that k processes map counts as 1/k in each), by kind;
+- the CPU seconds that each kind has used so far: with fewer CPUs than groups, these limit the start, and the wall time
+  says little;
+- the CPU seconds per second in the next `--idle` seconds, in which no group has work.
 
-A sweep is ended before the machine's free memory falls under `--spare` GB; it is then said how many groups there were.
-A last table puts the kinds together as a cluster does: what the head holds although all groups are on other nodes.
+A sweep is ended before the machine's free memory falls below `--spare` GB; the number of groups until then is printed.
+The last table adds up the kinds by where they run on a cluster: on the head node, or on the node of the group.
 """
 
 from __future__ import annotations
@@ -38,16 +38,15 @@ from jepa_ray import cli
 from jepa_ray.config import SweepConfig, load_sweep_config
 from jepa_ray.data.cache import ensure_cache
 from jepa_ray.machine import Machine
-from jepa_ray.storage import Storage
 from jepa_ray.sweep import run
 from jepa_ray.sweep.trial import SweepTrial
 
 ROOT = Path(__file__).parents[1]
 MB, GB = 1e6, 1e9
-TIMEOUT_S = 900.0  # for all groups of a sweep to train their epoch
+TIMEOUT_S = 900.0  # until all groups of a sweep have trained their epoch
 SETTLE_S = 3.0
 
-# Kinds of processes by what their command begins with or contains; the first that fits counts.
+# Kinds of processes, by parts of their command line; the first match counts.
 KINDS = {
     "trial actor": ("ray::WaitingTrial",),
     "controller": ("ray::TrainController",),
@@ -63,17 +62,17 @@ KINDS = {
     "raylet and agents": ("/raylet/raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "log_monitor", "agent"),
 }
 DRIVER, OTHER = "driver", "other"
-# Where Ray puts them, if the head has no CPUs to train with. Ray Train pins its cleaners to the head.
+# Kinds that run on the head node even if it has no CPUs for training. Ray Train pins its cleaners to the head node.
 ON_THE_HEAD = (DRIVER, "GCS", "dashboard", "raylet and agents", "AutoscalingCoordinator", "PlacementGroupCleaner")
 
 
 def main(
     groups: Annotated[str, typer.Option(help="Numbers of groups, ascending.")] = "1,4,12,24",
-    spare: Annotated[float, typer.Option(min=0.5, help="GB of memory that have to stay free.")] = 2.0,
-    idle: Annotated[float, typer.Option(min=1, help="Seconds to watch warm groups that do nothing.")] = 20.0,
-    hold: Annotated[Path | None, typer.Option(hidden=True, help="Run the sweep itself, in this folder.")] = None,
+    spare: Annotated[float, typer.Option(min=0.5, help="GB of memory that must stay free.")] = 2.0,
+    idle: Annotated[float, typer.Option(min=1, help="Seconds in which idle groups are measured.")] = 20.0,
+    hold: Annotated[Path | None, typer.Option(hidden=True, help="Run the sweep itself in this folder.")] = None,
 ) -> None:
-    """Measure each number of groups and print what a further one costs."""
+    """Measure each number of groups, and print the cost of one more group."""
     numbers = [int(number) for number in groups.split(",")]
     if hold:
         sweep(numbers[0], hold)
@@ -82,19 +81,19 @@ def main(
     with tempfile.TemporaryDirectory(prefix="groups-") as name:
         folder = Path(name)
         ensure_cache(spec_of(1, folder / "cache").base.data)
-        seen = [measure(number, folder / str(number), spare, idle, console) for number in numbers]
-    report(console, [each for each in seen if each.groups == each.asked])
+        results = [measure(number, folder / str(number), spare, idle, console) for number in numbers]
+    report(console, [result for result in results if result.groups == result.requested])
 
 
 # ------------------------------------------------------------------------------------- the sweep
 
 
 class WaitingTrial(SweepTrial):
-    """A real trial, which stays where it is after its first epoch: its group is warm and has nothing to do."""
+    """A real trial that waits after its first epoch, so that its group stays warm and idle."""
 
     def step(self) -> dict[str, Any]:
         super().step()
-        folder = Path(self.groups).parent
+        folder = Path(self.groups_folder).parents[2]  # of <folder>/sweeps/<name>/groups
         (folder / "up" / self._name).touch()
         while True:
             time.sleep(1)
@@ -117,12 +116,10 @@ def spec_of(groups: int, cache: Path) -> SweepConfig:
 
 
 def sweep(groups: int, folder: Path) -> None:
-    """What the subprocess runs."""
+    """The work of the subprocess."""
     spec = spec_of(groups, folder.parent / "cache")
-    state = f"{folder}/sweeps/{spec.name}"
-    bound = type("WaitingTrial", (WaitingTrial,), {"spec": spec, "store": Storage(state), "groups": f"{folder}/groups"})
     with mock.patch.object(Machine, "local", return_value=Machine(groups, 0)):
-        run.run_sweep(spec, folder, Console(quiet=True), trial_class=bound)
+        run.run_sweep(spec, folder, Console(quiet=True), trial_class=WaitingTrial)
 
 
 # ------------------------------------------------------------------------------------- measuring
@@ -130,66 +127,66 @@ def sweep(groups: int, folder: Path) -> None:
 
 @dataclass
 class Kind:
-    """All processes of a kind."""
+    """The processes of one kind, together."""
 
     count: int = 0
     memory: float = 0.0  # PSS, MB
     cpu: float = 0.0  # seconds so far
-    idle: float = 0.0  # CPU seconds per second while no group has anything to do
+    idle: float = 0.0  # CPU seconds per second while all groups are idle
 
 
 @dataclass
-class Seen:
-    """A sweep with all its groups warm, or as many as there was memory for."""
+class Measurement:
+    """A sweep with all its groups warm, or with as many as there was memory for."""
 
-    asked: int
+    requested: int
     groups: int
-    seconds: float  # from the start until all had trained an epoch
+    seconds: float  # from the start until all groups had trained an epoch
     kinds: dict[str, Kind] = field(default_factory=dict)
 
     def total(self, of: str, kinds: Sequence[str] | None = None) -> float:
         return float(sum(getattr(kind, of) for name, kind in self.kinds.items() if kinds is None or name in kinds))
 
 
-def measure(groups: int, folder: Path, spare: float, idle: float, console: Console) -> Seen:
+def measure(groups: int, folder: Path, spare: float, idle: float, console: Console) -> Measurement:
     (folder / "up").mkdir(parents=True)
     command = [sys.executable, __file__, "--groups", str(groups), "--hold", str(folder)]
     with (folder / "log").open("w") as log:
         process = psutil.Popen(command, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
     try:
-        seen = wait_for_all(process, groups, folder, spare)
-        if seen.groups < groups:
-            console.print(f"memory was short when {seen.groups} of {groups} groups had trained", highlight=False)
-            return seen
+        result = wait_for_all(process, groups, folder, spare)
+        if result.groups < groups:
+            console.print(f"memory was short when {result.groups} of {groups} groups had trained", highlight=False)
+            return result
         time.sleep(SETTLE_S)
-        seen.kinds = look(process, idle)
+        result.kinds = measure_kinds(process, idle)
     except psutil.NoSuchProcess:
         raise SystemExit(f"the sweep of {groups} groups ended:\n{(folder / 'log').read_text()}") from None
     finally:
         end(process)
     console.print(
-        f"{groups} groups: all trained after {seen.seconds:.0f} s, {seen.total('memory'):,.0f} MB,"
-        f" {seen.total('cpu'):.0f} CPU seconds",
+        f"{groups} groups: all trained after {result.seconds:.0f} s, {result.total('memory'):,.0f} MB,"
+        f" {result.total('cpu'):.0f} CPU seconds",
         highlight=False,
     )
-    return seen
+    return result
 
 
-def wait_for_all(process: psutil.Popen, groups: int, folder: Path, spare: float) -> Seen:
-    """Until all groups have trained an epoch, or memory is short: then as many as there are."""
+def wait_for_all(process: psutil.Popen, groups: int, folder: Path, spare: float) -> Measurement:
+    """Wait until all groups have trained an epoch, or memory is short."""
     started = time.monotonic()
     while True:
         up, seconds = len(list((folder / "up").iterdir())), time.monotonic() - started
         if up == groups or psutil.virtual_memory().available < spare * GB:
-            return Seen(groups, up, seconds)
+            return Measurement(groups, up, seconds)
         if not process.is_running() or process.poll() is not None:
             raise psutil.NoSuchProcess(process.pid)
         assert seconds < TIMEOUT_S, ("groups that trained", up, (folder / "log").read_text()[-2000:])
         time.sleep(0.5)
 
 
-def look(process: psutil.Popen, idle: float) -> dict[str, Kind]:
-    """Everything that is there, by kind."""
+def measure_kinds(process: psutil.Popen, idle: float) -> dict[str, Kind]:
+    """Memory and CPU time of all processes of the sweep, by kind. Takes `idle` seconds."""
     kinds: dict[str, Kind] = {}
     for each, name, seconds in cpu_times(process):
         with suppress(psutil.NoSuchProcess):
@@ -205,7 +202,7 @@ def look(process: psutil.Popen, idle: float) -> dict[str, Kind]:
 
 
 def cpu_times(process: psutil.Popen) -> Iterator[tuple[psutil.Process, str, float]]:
-    """Every process of the sweep, its kind, and the CPU seconds that it has taken."""
+    """Every process of the sweep, its kind, and the CPU seconds that it has used."""
     for each in [psutil.Process(process.pid), *process.children(recursive=True)]:
         try:
             times, command = each.cpu_times(), " ".join(each.cmdline())
@@ -219,7 +216,7 @@ def kind_of(command: str) -> str:
 
 
 def end(process: psutil.Popen) -> None:
-    """End the sweep at once, and Ray with it: what it would still write is not wanted."""
+    """Kill the sweep and Ray, since its results are not needed."""
     if process.poll() is None:
         processes = process.children(recursive=True)
         process.kill()
@@ -231,42 +228,42 @@ def end(process: psutil.Popen) -> None:
 # --------------------------------------------------------------------------------------- reporting
 
 
-def report(console: Console, seen: list[Seen]) -> None:
-    per_kind(console, seen, "memory", "PSS, MB (processes)", 0)
-    per_kind(console, seen, "cpu", "CPU seconds until all groups had trained an epoch", 0)
-    per_kind(console, seen, "idle", "CPU seconds per second, all groups idle", 2)
-    pairs = list(pairwise(seen))
+def report(console: Console, results: list[Measurement]) -> None:
+    print_kinds(console, results, "memory", "PSS, MB (processes)", 0)
+    print_kinds(console, results, "cpu", "CPU seconds until all groups had trained an epoch", 0)
+    print_kinds(console, results, "idle", "CPU seconds per second, all groups idle", 2)
+    pairs = list(pairwise(results))
     if not pairs:
         return
 
-    def further(of: str, kinds: Sequence[str] | None = None) -> Spread:
+    def per_group(of: str, kinds: Sequence[str] | None = None) -> Spread:
         return Spread.of((b.total(of, kinds) - a.total(of, kinds)) / (b.groups - a.groups) for a, b in pairs)
 
-    elsewhere = sorted({name for each in seen for name in each.kinds} - set(ON_THE_HEAD))
+    elsewhere = sorted({name for result in results for name in result.kinds} - set(ON_THE_HEAD))
     rows = {
-        "memory, MB": further("memory"),
-        "of it on a head where nobody trains": further("memory", ON_THE_HEAD),
-        "of it with the group": further("memory", elsewhere),
-        "CPU seconds to start": further("cpu"),
-        "CPU seconds per second, idle": further("idle"),
-        "of it on the head": further("idle", ON_THE_HEAD),
+        "memory, MB": per_group("memory"),
+        "of it on a head node without CPUs": per_group("memory", ON_THE_HEAD),
+        "of it on the node of the group": per_group("memory", elsewhere),
+        "CPU seconds to start": per_group("cpu"),
+        "CPU seconds per second, idle": per_group("idle"),
+        "of it on the head node": per_group("idle", ON_THE_HEAD),
     }
-    show(console, "a further group", rows, digits=2)
+    show(console, "one more group", rows, digits=2)
 
 
-def per_kind(console: Console, seen: list[Seen], of: str, title: str, digits: int) -> None:
+def print_kinds(console: Console, results: list[Measurement], of: str, title: str, digits: int) -> None:
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for each in seen:
-        table.add_column(f"{each.groups} groups", justify="right")
-    names = Counter(name for each in seen for name in each.kinds)
+    for result in results:
+        table.add_column(f"{result.groups} groups", justify="right")
+    names = Counter(name for result in results for name in result.kinds)
     for name in [DRIVER, *KINDS, OTHER]:
         if name in names:
-            kinds = [each.kinds.get(name, Kind()) for each in seen]
+            kinds = [result.kinds.get(name, Kind()) for result in results]
             counts = [f" ({kind.count})" if of == "memory" else "" for kind in kinds]
             cells = [f"{getattr(kind, of):,.{digits}f}{count}" for kind, count in zip(kinds, counts, strict=True)]
             table.add_row(name, *cells)
-    table.add_row("all", *[f"{each.total(of):,.{digits}f}" for each in seen], style="bold")
+    table.add_row("all", *[f"{result.total(of):,.{digits}f}" for result in results], style="bold")
     console.print(table)
 
 

@@ -1,21 +1,21 @@
-"""Training throughput of configs/two_rooms.yaml on one thread: the package's loop against a bare and a usual one.
+"""Training throughput of configs/two_rooms.yaml on one thread: the package's loop, a minimal loop and a common one.
 
     python benchmarks/loop_throughput.py [--rounds 3] [--trajectories 400]
 
-Three sides train the same model on the same data with the same batch size, one pass over the training transitions at a
-time, in rounds A B C A B C ...; so a ratio compares passes of the same minute. The first round warms up. Validation
-is not counted.
+Three sides train the same model on the same data with the same batch size. Each trains one pass over the training
+transitions at a time, in rounds A B C A B C ..., so that a ratio compares passes of the same minute. The first round is
+a warm-up. Validation is not counted.
 
-- A, package: a warm worker group, as in a sweep; the `samples_per_s` its epochs report. Ray runs workers at nice 15, so
-  measure on an idle machine: on a busy one A is held back and B is not.
-- B, bare: the least that plain PyTorch needs. One process, frames preloaded as one contiguous tensor, batches by
-  index, clipping, fused AdamW, EMA by `torch._foreach_lerp_`.
-- C, usual: HDF5 file, a Dataset that opens it once per process and returns float tensors one sample at a time, a
+- A, package: a warm worker group, as in a sweep; the `samples_per_s` that its epochs report. Ray runs workers at nice
+  15, so measure on an idle machine: on a busy machine, A is slowed down and B is not.
+- B, bare: the minimum in plain PyTorch. One process, frames preloaded as one contiguous tensor, batches by index,
+  clipping, fused AdamW, EMA by `torch._foreach_lerp_`.
+- C, usual: an HDF5 file, a Dataset that opens it once per process and returns float tensors one sample at a time, a
   DataLoader with 2 worker processes, default AdamW, EMA in a loop over parameters, `loss.item()` every step.
-  The workers take what cores there are beside the training thread. `--layout` chooses how the file holds its frames:
-  `chunked` (gzip, a chunk per episode, as the package writes them) or `contiguous` (not compressed: faster to sample).
+  The workers use the cores that the training thread leaves free. `--layout` selects how the file stores its frames:
+  `chunked` (gzip, one chunk per episode, as the package writes them) or `contiguous` (uncompressed, faster to sample).
 
-Afterwards A's step runs under `torch.profiler` in this process: where its time goes.
+At the end, A's step runs under `torch.profiler` in this process, to show where its time is spent.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class Layout(enum.StrEnum):
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="Passes of each side that are counted.")] = 3,
-    trajectories: Annotated[int, typer.Option(min=20, help="Size of the data; the config's is 400.")] = 400,
-    layout: Annotated[Layout, typer.Option(help="How C's file holds its frames.")] = Layout.CHUNKED,
+    rounds: Annotated[int, typer.Option(min=1, help="Counted passes of each side.")] = 3,
+    trajectories: Annotated[int, typer.Option(min=20, help="Size of the data; 400 in the config.")] = 400,
+    layout: Annotated[Layout, typer.Option(help="How C's file stores its frames.")] = Layout.CHUNKED,
 ) -> None:
     """Measure the three sides and print samples/s, their ratios and A's profile."""
     torch.set_num_threads(1)
@@ -87,7 +87,7 @@ def main(
 
 
 def data_config(folder: Path, trajectories: int, layout: Layout) -> TrainConfig:
-    """The config of this repository, its data written to a file that all sides start from."""
+    """The config of this repository, with its data written to a file that all sides read."""
     config = load_train_config(CONFIG)
     file = folder / "two_rooms.h5"
     write_canonical(file, as_recording(config.data.two_rooms.model_copy(update={"trajectories": trajectories})))
@@ -108,7 +108,7 @@ def data_config(folder: Path, trajectories: int, layout: Layout) -> TrainConfig:
 
 
 def in_rounds(sides: dict[str, Pass], rounds: int, console: Console) -> dict[str, list[float]]:
-    """Samples/s of every side and round; round 0 warms up and is not counted."""
+    """Samples/s of every side and round, without the warm-up in round 0."""
     speed: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():
@@ -179,7 +179,7 @@ def bare_side(config: TrainConfig, dataset: TrajectoryDataset) -> Pass:
 
 
 class Hdf5Transitions(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """One transition at a time from an HDF5 file, which every process opens for itself."""
+    """One transition at a time from an HDF5 file, which every process opens itself."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -201,8 +201,8 @@ def usual_side(config: TrainConfig, dataset: TrajectoryDataset) -> Pass:
         shuffle=True,
         drop_last=True,
         num_workers=2,
-        persistent_workers=True,  # so that a pass does not pay for their start
-        multiprocessing_context="spawn",  # this process holds Ray's threads, which do not survive a fork
+        persistent_workers=True,  # a pass must not include the time to start them
+        multiprocessing_context="spawn",  # this process has threads of Ray, which do not survive a fork
     )
     model = build_jepa(config.model, dataset.spec)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
@@ -227,9 +227,9 @@ def move_target(model: JEPA, decay: float) -> None:
         target.data = decay * target.data + (1 - decay) * online.data
 
 
-# ---------------------------------------------------------------------------------- what bounds A
+# ---------------------------------------------------------------------------------- profile of A
 
-# Operators by what they do; the first list that a name is found in counts it.
+# Operators by kind. An operator counts for the first kind that has a part of its name.
 KINDS = {
     "convolution and matmul": ("convolution", "addmm", "::mm", "bmm", "scaled_dot_product", "_flash_attention"),
     "GELU": ("aten::gelu",),
@@ -247,15 +247,15 @@ def profile_step(console: Console, config: TrainConfig, dataset: TrajectoryDatas
     plain = statistics.median(steps.run(PROFILED_STEPS) for _ in range(3))
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         wall = steps.run(PROFILED_STEPS)
-    table = Table(title="what bounds A: self time of operators", title_justify="left")
+    table = Table(title="profile of A: self time of operators", title_justify="left")
     table.add_column("")
     table.add_column("share", justify="right")
-    table.add_column("ms a step", justify="right")
+    table.add_column("ms per step", justify="right")
     for kind, seconds in seconds_by_kind(profiler.key_averages(), wall).items():
         table.add_row(kind, f"{seconds / wall:.1%}", f"{1e3 * seconds / PROFILED_STEPS:.2f}")
     console.print(table)
     per_step = f"{1e3 * wall / PROFILED_STEPS:.1f} ms profiled, {1e3 * plain / PROFILED_STEPS:.1f} ms not profiled"
-    console.print(f"a step of {config.training.batch_size}: {per_step}", highlight=False)
+    console.print(f"one step of {config.training.batch_size} samples: {per_step}", highlight=False)
 
 
 class Steps:
@@ -266,7 +266,7 @@ class Steps:
         self._trainer = Trainer(config, dataset)
 
     def run(self, count: int) -> float:
-        """Take `count` steps on random batches; returns the seconds."""
+        """Take `count` steps on random batches. Returns the time in seconds."""
         index, training = self._dataset.train_index, self._training
         settings = step_settings(training, 0, self._trainer.steps_per_epoch)
         rows = index[torch.randint(len(index), (count, training.batch_size))]
@@ -279,7 +279,7 @@ class Steps:
 
 
 def seconds_by_kind(events: Any, wall: float) -> dict[str, float]:
-    """Self time of all operators, by kind; what no operator accounts for is the remainder."""
+    """Self time of all operators by kind; the remainder is the time outside operators."""
     seconds = dict.fromkeys(KINDS, 0.0)
     for event in events:
         kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), None)

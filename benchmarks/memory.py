@@ -1,16 +1,15 @@
-"""What another worker group costs in memory: a sweep with one group against the same sweep with two.
+"""Memory of another worker group: a sweep with one group, compared with the same sweep with two.
 
     python benchmarks/memory.py [--repeats 3] [--trajectories 2000]
 
 Runs `python -m jepa_ray.sweep` on sweeps/smoke.yaml with a larger Two Rooms dataset (2000 x 50: about 300 MB) as a
-subprocess, in turns with one group and with two. A thread sums up the PSS of the sweep's process and all its
-descendants (Ray's daemons included), over and over with half a second between. PSS counts a page that k processes map
-as 1/k in each, so the sum is what the machine really gives. The dataset's cache is made beforehand, so that its making
-does not count.
+subprocess, alternately with one group and with two. Every half a second, a thread adds up the PSS of the sweep's
+process and all its descendants, with Ray's daemons. PSS counts a page that k processes map as 1/k in each, so the sum
+is the memory that the machine really uses. The cache of the dataset is created before the measurement.
 
-Every process maps the cached frames from the same file. If they are shared, the PSS of these mappings, summed over
-processes, never exceeds the size of the file, whatever the number of groups; their RSS, summed in the same way, is
-what copies would take.
+Every process maps the cached frames from the same file. If the pages are shared, the PSS of these mappings, summed over
+processes, never exceeds the size of the file, for any number of groups. Their RSS, summed in the same way, is the
+memory that copies would need.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def main(
 
 
 def small_trials(folder: Path, trajectories: int) -> list[str]:
-    """Settings of the sweep: much data, little else, one epoch a trial; every trial reads all of the data."""
+    """Settings of the sweep: much data, a small model, one epoch per trial. Every trial reads all of the data."""
     return [
         f"base.data.cache_dir={folder / 'cache'}",
         f"base.data.two_rooms.trajectories={trajectories}",
@@ -72,7 +71,7 @@ def small_trials(folder: Path, trajectories: int) -> list[str]:
 
 
 def cached_frames(data: DataConfig) -> Path:
-    """The file that all processes map, made if need be."""
+    """The file that all processes map; it is created if it does not exist."""
     return ensure_cache(data) / "observation.npy"
 
 
@@ -102,18 +101,18 @@ def report(console: Console, one: list[Peak], two: list[Peak], size: float) -> N
 
 @dataclass
 class Peak:
-    """The most that was seen of each, in MB, over all processes of a sweep."""
+    """The maximum of each quantity over time, in MB, summed over all processes of a sweep."""
 
     total: float = 0.0  # PSS
     processes: int = 0  # when total was at its peak
     frames: float = 0.0  # PSS of the mappings of the frames
-    frames_unshared: float = 0.0  # RSS of the same
+    frames_unshared: float = 0.0  # RSS of the same mappings
 
     def __str__(self) -> str:
         return f"peak {self.total:,.0f} MB in {self.processes} processes, {self.frames:,.0f} MB of it the frames"
 
     def take(self, processes: list[psutil.Process], frames: Path) -> None:
-        """Look once."""
+        """Measure once, and update the maxima."""
         seen = [sizes for process in processes for sizes in sizes_of(process, frames)]
         total, mapped, unshared = (sum(column) / MB for column in zip(*seen, strict=True)) if seen else (0, 0, 0)
         if total > self.total:
@@ -122,10 +121,10 @@ class Peak:
 
 
 def sizes_of(process: psutil.Process, frames: Path) -> Iterator[tuple[int, int, int]]:
-    """PSS, and PSS and RSS of the mapped frames, in bytes; nothing for a process that is gone."""
+    """PSS, and PSS and RSS of the mapped frames, in bytes; nothing for a process that has ended."""
     try:
         pss = process.memory_full_info().pss
-        # Details of mappings are slow to get: ask only those that map the frames, or the watcher takes a core.
+        # Details of mappings are slow to read: only processes that map the frames are asked, to save CPU time.
         has_frames = str(frames) in Path(f"/proc/{process.pid}/maps").read_text()
         maps = [entry for entry in process.memory_maps() if entry.path == str(frames)] if has_frames else []
     except (psutil.Error, OSError):
@@ -134,7 +133,7 @@ def sizes_of(process: psutil.Process, frames: Path) -> Iterator[tuple[int, int, 
 
 
 def peak_of_sweep(sets: list[str], groups: int, output: Path, frames: Path) -> Peak:
-    """Run a sweep to its end, watched."""
+    """Run a sweep to its end, and measure its memory meanwhile."""
     options = [part for setting in [*sets, f"resources.max_concurrent={groups}"] for part in ("--set", setting)]
     command = [sys.executable, "-m", "jepa_ray.sweep", str(SPEC), "--output", str(output), *options]
     peak, over = Peak(), threading.Event()
@@ -146,7 +145,7 @@ def peak_of_sweep(sets: list[str], groups: int, output: Path, frames: Path) -> P
     finally:
         over.set()
         watcher.join()
-        sweep.terminate()  # does nothing to a sweep that is over
+        sweep.terminate()  # has no effect on a sweep that has ended
         sweep.wait()
     if code:
         raise SystemExit(f"the sweep failed with exit code {code}")

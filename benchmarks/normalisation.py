@@ -1,7 +1,7 @@
-"""Does per-channel normalisation of the pixels decide how soon a JEPA escapes collapse?
+"""How per-channel normalisation of the pixels affects the time that a JEPA needs to escape collapse.
 
-Trains the model of configs/two_rooms.yaml twice from the same seed, once with the encoder's `Normalise` layer as it is
-and once with pixels only scaled to [0, 1], and prints val_rollout_mrr and embedding_std after each epoch.
+Trains the model of configs/two_rooms.yaml twice with the same seed, once with the encoder's `Normalise` layer and once
+with pixels only scaled to [0, 1], and prints val_rollout_mrr and embedding_std after each epoch.
 
     python benchmarks/normalisation.py [--epochs 4] [--set training.batch_size=32 ...]
 """

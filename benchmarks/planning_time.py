@@ -1,17 +1,17 @@
-"""Time of one planning step: the package, all episodes at once, against the loop that is written first.
+"""Time of one planning step: the package, with all episodes at once, compared with a simple loop over episodes.
 
     python benchmarks/planning_time.py [--config configs/two_rooms.yaml] [--episodes 50] [--rounds 3] [--threads 1]
 
-Both sides plan the same tasks of Two Rooms with the same model (its weights don't matter for the time), the same CEM
-(300 samples x 30 iterations, 30 elites, horizon 5), the same cost and the same number of threads, in rounds
-A B C A B C ..., so that a ratio compares steps of the same minute. The first round warms up.
+A and B plan the same tasks of Two Rooms with the same model (its weights do not affect the time), the same CEM (300
+samples x 30 iterations, 30 elites, horizon 5), the same cost and the same number of threads. The rounds are A B C A B
+C ..., so that a ratio compares steps of the same minute. The first round is a warm-up.
 
 - A, package: `CEM` and `goal_cost` as `plan_success` uses them.
-- B, loop: for each episode, for each iteration: encode observation and goal, roll the candidates out step by step
-  through `model.predict`, refit. Candidates of an iteration are one batch, and no gradients are taken.
-- C, package with the defaults of `PlanningConfig`, which succeed as often (EXPERIMENTS.md): what a user waits for.
+- B, loop: for each episode and iteration, encode observation and goal, roll the candidates out step by step with
+  `model.predict`, and refit. The candidates of an iteration are one batch, and no gradients are computed.
+- C, package with the default settings of `PlanningConfig`, which succeed as often (EXPERIMENTS.md).
 
-The mean cost of the plans that A and B found is printed too: it must be the same up to the search's own noise.
+The mean cost of the plans of A and B is printed too. It must be equal up to the noise of the search.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ Side = Callable[[], Tensor]  # plans for all episodes (E, H, A)
 
 
 def main(
-    config: Annotated[Path, typer.Option(help="Train config whose model plans.")] = CONFIG,
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes planned in one step.")] = 50,
-    rounds: Annotated[int, typer.Option(min=1, help="Steps of each side that are counted.")] = 3,
+    config: Annotated[Path, typer.Option(help="Train config of the model.")] = CONFIG,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes that are planned in one step.")] = 50,
+    rounds: Annotated[int, typer.Option(min=1, help="Counted steps of each side.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch, for all sides.")] = 1,
 ) -> None:
     """Measure the sides and print seconds, ratios and the costs of the plans."""
@@ -72,7 +72,7 @@ def main(
 
 
 def in_rounds(sides: dict[str, Side], rounds: int, console: Console) -> dict[str, list[float]]:
-    """Seconds of every side and round; round 0 warms up and is not counted."""
+    """Seconds of every side and round, without the warm-up in round 0."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():
@@ -106,7 +106,7 @@ def package(model: JEPA, observation: Tensor, goal: Tensor, config: PlanningConf
 
 @torch.no_grad()
 def loop(model: JEPA, observation: Tensor, goal: Tensor) -> Tensor:
-    """As it is written first."""
+    """The simple implementation: a loop over episodes and steps."""
     plans = []
     for e in range(len(observation)):
         mean, std = torch.zeros(HORIZON, 2), torch.ones(HORIZON, 2)

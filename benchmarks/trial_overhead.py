@@ -1,16 +1,16 @@
-"""What a trial costs beyond its own training and evaluation: warm worker groups against Ray's documented pattern.
+"""Overhead of a trial beyond training and validation: warm worker groups against Ray's documented pattern.
 
     python benchmarks/trial_overhead.py [--trials 14] [--textbook-trials 4]
 
-Both sides train the same small Two Rooms config one trial at a time and differ in the learning rate only. The overhead
-of a trial is the time from the previous trial's end to its own, as the driver saw them, minus the sum of its epochs'
-`epoch_s`. The first trial of either side is left out: it also pays for what starts once.
+Both sides train the same small Two Rooms config, one trial at a time; the trials differ in the learning rate only. The
+overhead of a trial is the time from the previous trial's end to its own, by the driver's clock, minus the sum of its
+epochs' `epoch_s`. The first trial of each side is left out, since it includes the start of Ray and of the first group.
 
-- warm groups: `run_sweep` as users run it. Its overhead includes a checkpoint per epoch, Optuna and MLflow;
-  the trials' ends are the times that the study in `optuna.db` keeps.
+- warm groups: `run_sweep` as users run it. The overhead includes a checkpoint per epoch, Optuna and MLflow. The trials'
+  ends are read from the study in `optuna.db`.
 - textbook: a Tune function that calls `TorchTrainer.fit()` per trial, metrics passed on by `TuneReportCallback`, as
   Ray's guide "Hyperparameter Tuning with Ray Tune" shows. It writes no checkpoints, no study and no MLflow runs, so
-  the comparison favours it. The trials' ends are when Tune's `on_trial_complete` is called.
+  the comparison favours it. A trial ends when Ray Tune calls `on_trial_complete`.
 """
 
 from __future__ import annotations
@@ -58,22 +58,22 @@ def main(
     textbook_trials: Annotated[int, typer.Option(min=2, help="Trials of the textbook pattern, about 20 s each.")] = 4,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of a trial.")] = 3,
 ) -> None:
-    """Measure both sides and print their overhead per trial."""
+    """Measure both sides, and print their overhead per trial."""
     console = cli.console()
     with tempfile.TemporaryDirectory(prefix="trial_overhead-") as folder:
-        where = {"data.cache_dir": folder, "training.num_epochs": epochs}
-        config = load_train_config(CONFIG).with_overrides(SMALL | where)
+        overrides = SMALL | {"data.cache_dir": folder, "training.num_epochs": epochs}
+        config = load_train_config(CONFIG).with_overrides(overrides)
         console.print(f"{trials} trials of {epochs} epochs on a warm group ...")
-        warm = warm_overheads(config, trials, Path(folder))
+        warm = measure_warm_group(config, trials, Path(folder))
         console.print(f"{textbook_trials} trials with a TorchTrainer each ...")
-        textbook = textbook_overheads(config, textbook_trials, Path(folder))
+        textbook = measure_textbook(config, textbook_trials, Path(folder))
     seconds = {"warm group": Spread.of(warm), "textbook": Spread.of(textbook)}
     show(console, "overhead of a trial, seconds", seconds, digits=3)
     show(console, "ratio, every pair of trials", {"textbook / warm group": all_ratios(textbook, warm)}, digits=0)
 
 
-def overheads(ends: list[float], trained: list[float]) -> list[float]:
-    """Of trials that ran one after another: time between ends, less the time spent on epochs; without the first."""
+def compute_overheads(ends: list[float], trained: list[float]) -> list[float]:
+    """Time between the ends of consecutive trials minus the time of the epochs, in seconds, without the first trial."""
     return [end - before - own for (before, end), own in zip(itertools.pairwise(ends), trained[1:], strict=True)]
 
 
@@ -84,8 +84,8 @@ def learning_rates(count: int) -> list[float]:
 # ------------------------------------------------------------------------------------ warm groups
 
 
-def warm_overheads(config: TrainConfig, trials: int, folder: Path) -> list[float]:
-    """Run a grid search with the package, and read the trials' ends from its study."""
+def measure_warm_group(config: TrainConfig, trials: int, folder: Path) -> list[float]:
+    """Run a grid search with this package, and read the trials' ends from its study."""
     spec = SweepConfig(
         name="warm",
         base=config,
@@ -96,11 +96,11 @@ def warm_overheads(config: TrainConfig, trials: int, folder: Path) -> list[float
     )
     run_sweep(spec, folder, Console(quiet=True))
     done = finished_trials(folder / "sweeps/warm/optuna.db", spec.name)
-    return overheads([trial.datetime_complete.timestamp() for trial in done], [epoch_seconds(t) for t in done])
+    return compute_overheads([trial.datetime_complete.timestamp() for trial in done], [epoch_seconds(t) for t in done])
 
 
 def finished_trials(database: Path, study: str) -> list[optuna.trial.FrozenTrial]:
-    """The trials of a study in the order of their ends; all of them complete."""
+    """The trials of a study, all complete, in the order of their ends."""
     trials = optuna.load_study(study_name=study, storage=f"sqlite:///{database}").trials
     assert all(trial.state is optuna.trial.TrialState.COMPLETE for trial in trials), [t.state for t in trials]
     return sorted(trials, key=lambda trial: trial.datetime_complete)
@@ -114,7 +114,7 @@ def epoch_seconds(trial: optuna.trial.FrozenTrial) -> float:
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """What every TorchTrainer's worker runs: the same loop on the same data."""
+    """Runs in every TorchTrainer's worker: the same loop on the same data."""
     trial = TrainConfig.model_validate(config)
     torch.set_num_threads(trial.training.cpus_per_worker)
     trainer = Trainer(trial, TrajectoryDataset.from_config(trial.data, torch.device("cpu")))
@@ -138,7 +138,7 @@ def textbook_trainable(config: dict[str, Any], base: TrainConfig, folder: str) -
 
 
 class Clock(tune.Callback):
-    """When each trial ended, and how long its epochs took."""
+    """Records when each trial ended, and how long its epochs took."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -149,20 +149,20 @@ class Clock(tune.Callback):
         self.trained.append(trial.last_result["trained_s"])
 
 
-def textbook_overheads(config: TrainConfig, trials: int, folder: Path) -> list[float]:
-    """Run the textbook pattern under Tune, in the same kind of Ray session."""
+def measure_textbook(config: TrainConfig, trials: int, folder: Path) -> list[float]:
+    """Run the textbook pattern with Ray Tune, in the same kind of Ray session."""
     clock = Clock()
     function = tune.with_parameters(textbook_trainable, base=config, folder=str(folder))
     machine = Machine.local()
     with ray_session(None, machine.cpus, machine.gpus, folder / "textbook.log"):
         results = tune.Tuner(
-            tune.with_resources(function, {"CPU": 0.01}),  # it only waits: leave the CPUs to the trainer's worker
+            tune.with_resources(function, {"CPU": 0.01}),  # it only waits, and the trainer's worker needs the CPUs
             param_space={"lr": tune.grid_search(learning_rates(trials))},
             tune_config=tune.TuneConfig(max_concurrent_trials=1),
             run_config=tune.RunConfig(name="textbook", storage_path=str(folder), callbacks=[clock], verbose=0),
         ).fit()
     assert not results.errors, results.errors
-    return overheads(clock.ends, clock.trained)
+    return compute_overheads(clock.ends, clock.trained)
 
 
 if __name__ == "__main__":

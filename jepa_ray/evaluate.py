@@ -1,4 +1,4 @@
-"""python -m jepa_ray.evaluate CHECKPOINT: what a model knows, what is wrong with it, and whether it can plan."""
+"""python -m jepa_ray.evaluate CHECKPOINT: a model's metrics, its diagnosis, and its planning success."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="E.g. a best_jepa_model.pt.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file such as best_jepa_model.pt.")],
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="PATH", help="Another dataset than the one it was trained on.")
+        Path | None, typer.Option("--data", metavar="PATH", help="A dataset other than the one for training.")
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Plan with the model, and count the goals it reaches.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Plan with the model, and count reached goals.")] = False,
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="FILE", help="Draw planned episodes as .png or .gif.")
     ] = None,
     sets: cli.Sets = None,
 ) -> None:
-    """Validate, diagnose and, with --plan, plan; --set takes the keys of `planning`, e.g. preset=paper."""
+    """Validate and diagnose a model, and with --plan measure planning. --set takes keys of `planning`: preset=paper."""
     planning = planning_config(parse_sets(sets or ()))
     from jepa_ray.train.checkpoint import load_model
 
@@ -49,7 +49,7 @@ def evaluate(
 
 
 def _caching_here(config: TrainConfig) -> TrainConfig:
-    """A checkpoint may be anybody's: a cache where it says is read, if there is one, but never written there."""
+    """The config without its cache folder, unless it exists: a checkpoint must not decide where files are written."""
     from jepa_ray.data.cache import is_cached
 
     if config.data.cache_dir is None or is_cached(config.data):
@@ -63,15 +63,15 @@ def _print_validation(model: JEPA, config: TrainConfig, console: Console) -> Non
 
     from jepa_ray.data.dataset import TrajectoryDataset
     from jepa_ray.diagnosis import diagnose
-    from jepa_ray.errors import DataError
+    from jepa_ray.errors import DataError, first_line
     from jepa_ray.train import validation
     from jepa_ray.train.collectives import Communicator
 
     dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
     try:
         measured = validation.validate(model, dataset, Communicator(), config.training.rollout_horizon)
-    except RuntimeError as error:  # torch says what did not fit
-        raise DataError(f"the data does not fit the model: {str(error).splitlines()[0]}") from None
+    except RuntimeError as error:  # torch's message says which shapes do not match
+        raise DataError(f"the data does not fit the model: {first_line(error)}") from None
     table = Table(title=f"{len(dataset.val_lengths)} validation trajectories", title_justify="left", box=None)
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -86,8 +86,7 @@ def _print_diagnosis(diagnosis: Diagnosis, config: TrainConfig, console: Console
 
     style = "green" if diagnosis.condition is Condition.HEALTHY else "yellow"
     console.print(f"diagnosis: {diagnosis}", style=style, soft_wrap=True, highlight=False)
-    found = remedies(diagnosis.condition, config)
-    for remedy in found:
+    for remedy in remedies(diagnosis.condition, config):
         console.print(f"  try --set {remedy.key}={remedy.value}  ({remedy.why})", soft_wrap=True, highlight=False)
 
 

@@ -1,9 +1,10 @@
-"""What a model knows, as functions of tensors: formula, range, source, and what fools each.
+"""Metrics of a model as functions of tensors: the formula, range and source of each, and what can fake it.
 
-Latent-space loss scales with the variance of the target, which the hyperparameters set themselves, and a collapsed
-model has loss 0 and cosine 1. Ranking depends on neither scale, width nor collapse.
+A loss in latent space scales with the variance of the target, which depends on the hyperparameters, and a collapsed
+model has loss 0 and cosine similarity 1. The ranking metrics depend neither on scale nor on width, and collapse does
+not improve them.
 
-Legend of the shape comments: S roll-out starts, K steps, E trajectories, L rows of the longest, N embeddings, D wide.
+Letters in shape comments: S roll-out starts, K steps, E trajectories, L rows of the longest, N embeddings, D width.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from torch import Tensor
 
 
 class CandidateRanks(NamedTuple):
-    """Where the truth came among its candidates, NaN where there is no truth to rank."""
+    """The position of the true embedding among its candidates; NaN where the trajectory has ended."""
 
-    lost: Tensor  # (S, K) candidates closer to the prediction than the truth; ties count half
-    rivals: Tensor  # (S, K) candidates beside the truth
+    lost: Tensor  # (S, K) number of candidates closer to the prediction than the truth; ties count half
+    rivals: Tensor  # (S, K) number of candidates besides the truth
 
     def reciprocal(self) -> Tensor:
-        """1 / rank, (S, K) in (0, 1]: 1 for a perfect model, 2 / (C + 2) for one that ties all C rivals."""
+        """1 / rank, (S, K) in (0, 1]: 1 for a perfect model, 2 / (C + 2) if all C rivals tie with the truth."""
         return 1 / (1 + self.lost)
 
     def chance(self) -> Tensor:
@@ -31,20 +32,20 @@ class CandidateRanks(NamedTuple):
         return (torch.digamma(candidates + 1) - torch.digamma(torch.ones_like(candidates))) / candidates
 
     def __add__(self, other: object) -> CandidateRanks:
-        """The rank among the candidates of both."""
+        """The ranks among the candidates of both."""
         assert isinstance(other, CandidateRanks), other
         return CandidateRanks(self.lost + other.lost, self.rivals + other.rivals)
 
 
 class RolloutRanks(NamedTuple):
-    """Communicator of the true future embedding for each open-loop prediction, by the kind of its rivals."""
+    """Ranks of the true future embedding for each open-loop prediction, by the kind of its rivals."""
 
     within: CandidateRanks  # the other time steps of the same trajectory
     across: CandidateRanks  # the same time step of the other trajectories
 
     @property
     def overall(self) -> CandidateRanks:
-        """Among both: `overall.reciprocal()` averaged is val_rollout_mrr."""
+        """Ranks among both kinds of rivals; the mean of `overall.reciprocal()` is val_rollout_mrr."""
         return self.within + self.across
 
 
@@ -53,11 +54,11 @@ def rollout_ranks(
 ) -> RolloutRanks:
     """Rank the true future embedding among candidates by Euclidean distance to each open-loop prediction.
 
-    The Hits/MRR protocol of contrastive structured world models (Kipf et al. 2020) with harder negatives: the
-    candidates for a prediction k steps ahead are every time step of the same trajectory, so that "nothing
-    moved" is a wrong answer, and the same time step of every other trajectory. Ties count half, so a
-    collapsed encoder scores chance and not 1. Fooled by neither scale nor width; a model that knows only which
-    trajectory it is in does well across trajectories, and at chance within them.
+    This is the Hits/MRR protocol of contrastive structured world models (Kipf et al. 2020) with harder negatives. The
+    candidates for a prediction k steps ahead are every time step of the same trajectory, so that "nothing moved" is a
+    wrong answer, and the same time step of every other trajectory. Ties count half, so a collapsed encoder scores at
+    chance and not 1. Neither the scale nor the width of embeddings fakes it. A model that knows only the trajectory
+    scores well across trajectories, and at chance within them.
 
     Args:
         predicted: (S, K, D), predictions k = 1..K steps after each of S starts.
@@ -82,7 +83,7 @@ def rollout_ranks(
 
 
 def _distances(predicted: Tensor, candidates: Tensor) -> Tensor:
-    """Squared distances (S, K, C) of (S, K, D) to (S, K or 1, C, D); exact differences, so that equals tie."""
+    """Squared distances (S, K, C) of (S, K, D) to (S, K or 1, C, D), from differences, so that equal vectors tie."""
     return (predicted[:, :, None] - candidates).square_().sum(-1)
 
 
@@ -93,32 +94,32 @@ def _ranks(distance: Tensor, true: Tensor, is_rival: Tensor, exists: Tensor) -> 
 
 
 def above_chance(excess: Tensor) -> Tensor:
-    """Standard errors by which a mean excess over chance lies above 0, from one value per trajectory (E,), E >= 2.
+    """How many standard errors the mean excess over chance is above 0, from one value per trajectory (E,), E >= 2.
 
-    Trajectories are the independent units: ranks within one are not. Below about 3 a model is at chance.
+    Trajectories are independent of each other, the ranks within one are not. Below about 3, a model is at chance.
     """
     error = excess.std() / len(excess) ** 0.5
     return (excess.mean() / error.clamp_min(1e-6)).clamp(-1e3, 1e3)
 
 
 def cosine(predicted: Tensor, target: Tensor) -> Tensor:
-    """Cosine similarity (B,) of embeddings (B, D), in [-1, 1]. Fooled by collapse: constants have cosine 1."""
+    """Cosine similarity (B,) of embeddings (B, D), in [-1, 1]. Faked by collapse: constants have cosine 1."""
     return F.cosine_similarity(predicted, target, dim=-1)
 
 
 def skill(error: Tensor, target: Tensor) -> Tensor:
     """1 - MSE / Var(target) over embeddings (N, D), <= 1: the share of the target's variance that is explained.
 
-    0 for a model that predicts the mean. Fooled by slow features: knowing the trajectory explains most of the variance
-    where trajectories differ more than their time steps do. Blown up by collapse, where Var goes to 0.
+    0 for a model that predicts the mean. Faked by slow features: if trajectories differ more than their time steps do,
+    knowing the trajectory explains most of the variance. Meaningless at collapse, where Var goes to 0.
     """
     return 1 - error / _positive(target.var(0, correction=0).mean())
 
 
 def persistence_ratio(error: Tensor, copied: Tensor) -> Tensor:
-    """MSE over the MSE of copying z_t, >= 0; above 1 a model is worse than "nothing moved".
+    """MSE over the MSE of copying z_t, >= 0; above 1, a model is worse than "nothing moved".
 
-    Fooled by scale in neither direction; by a smooth encoder, whose copies are hard to beat.
+    Independent of scale. A smooth encoder raises it, since copies of its embeddings are hard to beat.
     """
     return error / _positive(copied)
 
@@ -126,7 +127,7 @@ def persistence_ratio(error: Tensor, copied: Tensor) -> Tensor:
 def action_gap(error: Tensor, shuffled: Tensor) -> Tensor:
     """MSE with the actions of other transitions over MSE, >= 0; 1 for a model that ignores actions.
 
-    Fooled by an encoder that keeps nothing but the action's effect; says little where actions matter little.
+    Faked by an encoder that represents only the effect of the action. Uninformative if actions have little effect.
     """
     return shuffled / _positive(error)
 
@@ -134,7 +135,7 @@ def action_gap(error: Tensor, shuffled: Tensor) -> Tensor:
 def embedding_std(embeddings: Tensor) -> Tensor:
     """Standard deviation over N embeddings (N, D), averaged over dimensions; 0 means scale collapse.
 
-    Fooled by slow features, and by scale: an encoder that ends in a LayerNorm has about 1 whatever it knows.
+    Faked by slow features and by scale: an encoder that ends in a LayerNorm has about 1, whether it has learned or not.
     """
     return embeddings.std(dim=0, correction=0).mean()
 
@@ -142,7 +143,7 @@ def embedding_std(embeddings: Tensor) -> Tensor:
 def effective_rank(embeddings: Tensor) -> Tensor:
     """RankMe (Garrido et al. 2023): exp(entropy of the normalised singular values of (N, D)), in [1, min(N, D)].
 
-    Fooled by noise, which has full rank, and by the width of the embedding, which bounds it.
+    Faked by noise, which has full rank, and by the width of the embedding, which is its upper bound.
     """
     singular = torch.linalg.svdvals(embeddings.float())
     p = singular / _positive(singular.sum())
@@ -151,9 +152,9 @@ def effective_rank(embeddings: Tensor) -> Tensor:
 
 
 def temporal_share(embeddings: Tensor, episode: Tensor) -> Tensor:
-    """Share of the variance of (N, D) embeddings that lies within trajectories (N,) and not between them, in [0, 1].
+    """Share of the variance of (N, D) embeddings within trajectories (N,), as opposed to between them, in [0, 1].
 
-    Near 0 for slow-feature collapse: the embedding says which trajectory it is, not where in it.
+    Near 0 for slow-feature collapse: the embedding shows the trajectory, but not the position in it.
     """
     count = int(episode.max()) + 1
     sizes = torch.zeros(count, device=embeddings.device).index_add_(
@@ -166,9 +167,9 @@ def temporal_share(embeddings: Tensor, episode: Tensor) -> Tensor:
 
 
 def ema_gap(online: Tensor, target: Tensor) -> Tensor:
-    """Distance of target from online values over the online ones' norm; 0 when the target caught up.
+    """Distance between target and online values over the norm of the online ones; 0 if they are equal.
 
-    Of embeddings (N, D), or of parameters flattened to one vector.
+    Takes embeddings (N, D), or parameters flattened to one vector.
     """
     return (online - target).norm() / _positive(online.norm())
 
@@ -191,16 +192,16 @@ class RidgeProbe(NamedTuple):
         return cls(centre, scale, torch.linalg.solve(gram, z.T @ (y - bias)), bias)
 
     def __call__(self, embeddings: Tensor) -> Tensor:
-        """Labels (N, S) of embeddings (N, D)."""
+        """Predicted labels (N, S) of embeddings (N, D)."""
         return ((embeddings.double() - self.centre) / self.scale) @ self.weights + self.bias
 
 
 def r2(residual: Tensor, total: Tensor) -> Tensor:
-    """Mean over label dimensions of 1 - SSE / SST, from both (S,), <= 1; dimensions that never vary are left out."""
+    """Mean over label dimensions of 1 - SSE / SST, each (S,), <= 1; dimensions that never vary are left out."""
     varies = total > 1e-9
     return (1 - residual[varies] / total[varies]).mean() if varies.any() else residual.new_zeros(())
 
 
 def _positive(value: Tensor) -> Tensor:
-    """A denominator that is never 0, nor so small that ratios overflow."""
+    """A denominator that is neither 0 nor so small that ratios overflow."""
     return value.clamp_min(1e-12)

@@ -1,6 +1,7 @@
-"""A trained model as a library object: what `jepa_ray.load` gives.
+"""A trained model as a library object, as `jepa_ray.load` returns it.
 
-Data goes in as it lies on disk; channel order, dtype and device are dealt with here. No Ray, no MLflow, no Optuna.
+Observations and actions are passed as they are stored in datasets; channel order, dtype and device are converted here.
+No Ray, no MLflow, no Optuna.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ Array = NDArray[Any] | Tensor
 
 
 class WorldModel:
-    """A frozen JEPA: encode observations, predict and roll out their embeddings.
+    """A frozen JEPA that encodes observations, and predicts and rolls out their embeddings.
 
-    In eval mode, and its parameters take no gradient. Gradients flow only into an input that asks for them
-    (`requires_grad`), so planners that optimise actions by gradient work and nothing else pays for it.
+    The model is in eval mode, and its parameters have no gradients. Gradients are computed only for inputs with
+    `requires_grad`, so planners can optimise actions by gradient, and other callers pay nothing for it.
     """
 
     def __init__(self, model: JEPA, config: TrainConfig, spec: DataSpec, device: torch.device | str = "cpu") -> None:
@@ -43,28 +44,28 @@ class WorldModel:
 
     @property
     def action_dim(self) -> int:
-        """A, the width of a continuous action; 0 where actions are discrete."""
+        """A, the width of a continuous action; 0 if actions are discrete."""
         return self._spec.action_dim
 
     @property
     def num_actions(self) -> int:
-        """The number of discrete actions, counted from 0; 0 where actions are continuous."""
+        """The number of discrete actions, which are numbered from 0; 0 if actions are continuous."""
         return self._spec.num_actions
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
-        """Of one observation as `encode` takes it: (H, W, C) pixels, or (D_obs,)."""
+        """The shape of one observation as `encode` takes it: (H, W, C) pixels, or (D_obs,)."""
         shape = self._spec.observation_shape
         return (*shape[1:], shape[0]) if self._spec.is_pixels else shape
 
     def encode(self, observations: Array) -> Tensor:
-        """Embeddings (B, D) float32 of observations as the data holds them.
+        """Embeddings (B, D) float32 of observations.
 
         Args:
             observations: (B, H, W, C) uint8 pixels in 0..255, or (B, D_obs) float vectors in the data's units.
 
         Raises:
-            DataError: another shape, or pixels that aren't uint8.
+            DataError: the shape is different, or pixels are not uint8.
         """
         rows = self._checked(observations)
         return torch.cat([self._encode(part) for part in torch.split(rows, ENCODE_ROWS)])
@@ -78,10 +79,10 @@ class WorldModel:
 
         Args:
             state: (B, D), from `encode` or an earlier prediction.
-            actions: (B, K, A) float or (B, K) int, in the data's units; step k's takes prediction k - 1 to k.
+            actions: (B, K, A) float or (B, K) int, in the data's units; action k leads from prediction k - 1 to k.
 
         Raises:
-            DataError: actions of another shape or kind than the model was trained with.
+            DataError: the actions differ in shape or kind from those that the model was trained with.
         """
         state, steps = state.to(self.device), self._actions(actions)
         if torch.is_grad_enabled() and (state.requires_grad or steps.requires_grad):
@@ -107,24 +108,24 @@ class WorldModel:
             if steps.ndim != 2 or steps.is_floating_point():
                 raise DataError(
                     f"actions have shape {tuple(steps.shape)} and dtype {steps.dtype}, but this model takes one whole"
-                    f" number below {self.num_actions} a step"
+                    f" number below {self.num_actions} per step"
                 )
             return steps.long()
         if steps.ndim != 3 or steps.shape[2] != self.action_dim:
             raise DataError(
                 f"actions have shape {tuple(steps.shape)}, but this model takes (B, K, {self.action_dim}):"
-                f" {self.action_dim} numbers a step"
+                f" {self.action_dim} numbers per step"
             )
         return steps.float()
 
 
 def load(checkpoint: Path, device: torch.device | str = "cpu") -> WorldModel:
-    """The model of a checkpoint file, on `device`. Raises `DataError` if the file is none."""
+    """Load the model of a checkpoint file, on `device`. Raises `DataError` if the file is not a valid checkpoint."""
     stored = read_checkpoint(checkpoint)
     model, config = rebuild(stored, str(checkpoint))
     return WorldModel(model, config, data_spec(stored), device)
 
 
 def _tensor(values: Array) -> Tensor:
-    """A tensor of `values`; arrays are copied, since a memory map's may be read-only."""
+    """A tensor of `values`. Arrays are copied, since those of a memory map may be read-only."""
     return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))

@@ -22,7 +22,7 @@ MakeH5 = Callable[..., Path]
 
 
 # Modules of tests/ray that take about half of the time of all of them.
-SERVICE = ("hosts", "masking", "older_sweeps", "ray_jobs", "service", "services")
+SERVICE = ("hosts", "older_sweeps", "ray_jobs", "service", "services")
 
 
 class RayInTwoScopes(LoadScopeScheduling):

@@ -490,13 +490,17 @@ def test_ctrl_c_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def terminate_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+
 def test_sigterm_has_the_effect_of_ctrl_c_while_it_is_converted() -> None:
     before = signal.getsignal(signal.SIGTERM)
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job runner may have it ignored
     try:
         with pytest.raises(KeyboardInterrupt), cli.sigterm_as_interrupt():
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(10)
+            terminate_this_process()
     finally:
         signal.signal(signal.SIGINT, previous)
     assert signal.getsignal(signal.SIGTERM) == before

@@ -1,4 +1,4 @@
-"""Planted models with a known defect, through the real evaluation, and what is said of them."""
+"""Planted models with known defects get the right diagnosis from the real validation."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,7 +19,7 @@ HORIZON = 3
 
 
 class Planted(nn.Module):
-    """A `JEPA` whose parts are functions of what the true rows hold: (x, y, episode, time)."""
+    """A `JEPA` whose parts are functions of the true rows (x, y, episode, time)."""
 
     def __init__(self, encode: Callable[[Tensor], Tensor], predict: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Planted(nn.Module):
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryDataset:
-    """A walk in the plane whose rows are (x, y, episode, time) and whose actions are its steps."""
+    """Walks in the plane: rows are (x, y, episode, time), and actions are the steps."""
     import h5py
     import numpy as np
 
@@ -60,7 +60,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryDataset:
 
 
 def noise(rows: Tensor, width: int) -> Tensor:
-    """Noise that is a function of the row: another episode or time, another value."""
+    """Noise that is a fixed function of episode and time."""
     return NOISE[rows[:, 2].long(), rows[:, 3].long(), :width]
 
 
@@ -82,7 +82,7 @@ PLANTED = {
     Condition.DIMENSIONAL_COLLAPSE: Planted(lambda rows: noise(rows, 1).expand(-1, 8) * torch.arange(1.0, 9), stay),
     Condition.AT_CHANCE: Planted(lambda rows: 3 * noise(rows, 8), stay),
     Condition.COPIES_LAST_STATE: Planted(lambda rows: rows[:, :2], stay),
-    # It sees position and time, and has learned that time runs on, but nothing of what actions do.
+    # It sees position and time, and has learned that time passes, but not the effect of actions.
     Condition.ACTION_BLIND: Planted(
         lambda rows: rows[:, [0, 1, 3]] * torch.tensor([1.0, 1.0, 5.0]),
         lambda state, action: state + torch.tensor([0.0, 0.0, 5.0]),
@@ -107,10 +107,10 @@ def test_a_perfect_model_has_perfect_metrics(walk: TrajectoryDataset) -> None:
     assert measured["ema_gap"] == measured["ema_param_gap"] == 0
 
 
-def test_repeated_observations_lower_the_ceiling_as_a_perfect_model_is_lowered(
+def test_repeated_observations_lower_the_ceiling_and_the_score_of_a_perfect_model_equally(
     canonical_h5: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A clock of 3 hours: the truth ties with every row of its hour, and no model can do better than the ceiling."""
+    """A clock with 3 hours: the truth ties with all rows of the same hour, so no model can exceed the ceiling."""
     lengths = (7, 7, 7, 7, 7, 7, 7, 7)
     hours = np.concatenate([(np.arange(n) + e) % 3 for e, n in enumerate(lengths)]).astype(np.float32)
     path = canonical_h5(lengths=lengths, observation="vector", columns={"observation": hours[:, None]})
@@ -130,7 +130,7 @@ def test_a_copying_model_scores_its_copies(walk: TrajectoryDataset) -> None:
     assert measured["action_gap"] == pytest.approx(1.0)
 
 
-def test_loss_and_cosine_prefer_the_collapsed_model_and_the_rank_does_not(walk: TrajectoryDataset) -> None:
+def test_loss_and_cosine_prefer_the_collapsed_model_and_the_ranking_does_not(walk: TrajectoryDataset) -> None:
     good, collapsed = (
         validate(PLANTED[condition], walk, Communicator(), HORIZON)  # type: ignore[arg-type]
         for condition in (Condition.COPIES_LAST_STATE, Condition.SCALE_COLLAPSE)
@@ -140,8 +140,8 @@ def test_loss_and_cosine_prefer_the_collapsed_model_and_the_rank_does_not(walk: 
     assert collapsed["val_rollout_mrr"] < good["val_rollout_mrr"]
 
 
-def test_too_few_trajectories_are_no_evidence_of_collapse(train_config: TrainConfig) -> None:
-    """Two validation trajectories cannot tell a model from chance, and so never stop one."""
+def test_too_few_trajectories_are_not_evidence_of_collapse(train_config: TrainConfig) -> None:
+    """Two validation trajectories cannot distinguish a model from chance, so they never stop a run."""
     few = train_config.with_overrides({"data.val_fraction": 0.05}).data
     dataset = TrajectoryDataset.from_config(few, torch.device("cpu"))
     assert len(dataset.val_lengths) == 2
@@ -156,18 +156,18 @@ PLANTED_PIXELS = Planted(lambda frames: torch.ones(len(frames), 4), stay)
 
 @pytest.mark.parametrize("condition", Condition)
 def test_remedies_are_valid_changes_of_the_config(train_config: TrainConfig, condition: Condition) -> None:
-    found = remedies(condition, train_config)
-    assert bool(found) == (condition not in (Condition.HEALTHY, Condition.UNTESTED))
-    for remedy in found:
+    suggested = remedies(condition, train_config)
+    assert bool(suggested) == (condition not in (Condition.HEALTHY, Condition.UNTESTED))
+    for remedy in suggested:
         changed = train_config.with_overrides({remedy.key: remedy.value})
         assert changed != train_config, remedy
 
 
-def test_what_is_done_already_is_not_suggested(train_config: TrainConfig) -> None:
+def test_changes_that_the_config_already_has_are_not_suggested(train_config: TrainConfig) -> None:
     first = remedies(Condition.SLOW_FEATURE_COLLAPSE, train_config)[0]
     assert first.key == "training.loss.inverse_dynamics"
-    cured = train_config.with_overrides({first.key: first.value})
-    assert first.key not in [r.key for r in remedies(Condition.SLOW_FEATURE_COLLAPSE, cured)]
+    changed = train_config.with_overrides({first.key: first.value})
+    assert first.key not in [r.key for r in remedies(Condition.SLOW_FEATURE_COLLAPSE, changed)]
 
 
 def test_diagnosis_is_plain_data() -> None:

@@ -37,12 +37,12 @@ def test_prints_every_metric_and_a_diagnosis(model: Path) -> None:
     assert "planning" not in result.output
 
 
-def test_the_values_are_those_of_its_epoch(model: Path) -> None:
+def test_prints_the_values_of_the_epoch_of_the_checkpoint(model: Path) -> None:
     stored = ckpt.read_checkpoint(model)["metrics"]["val_rollout_mrr"]
     assert f"{stored:.4g}" in run(str(model)).output
 
 
-def test_plans_beside_the_random_floor_and_draws_it(model: Path, tmp_path: Path) -> None:
+def test_plans_compares_with_a_random_policy_and_draws_episodes(model: Path, tmp_path: Path) -> None:
     picture = tmp_path / "planned.png"
     result = run(str(model), "--plan", "--picture", str(picture), *FAST)
     assert result.exit_code == 0, result.output
@@ -51,7 +51,7 @@ def test_plans_beside_the_random_floor_and_draws_it(model: Path, tmp_path: Path)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_other_data_can_be_named_and_must_fit(model: Path, canonical_h5: object) -> None:
+def test_another_dataset_must_fit_the_model(model: Path, canonical_h5: object) -> None:
     vectors = canonical_h5(observation="vector")  # type: ignore[operator]
     result = run(str(model), "--data", str(vectors))
     assert isinstance(result.exception, DataError)
@@ -66,14 +66,14 @@ def test_other_data_can_be_named_and_must_fit(model: Path, canonical_h5: object)
         (["--plan", "--picture", "x.jpg"], r"x\.jpg.*\.png or \.gif"),
     ],
 )
-def test_bad_input(model: Path, arguments: list[str], message: str) -> None:
+def test_invalid_input(model: Path, arguments: list[str], message: str) -> None:
     result = run(str(model), *arguments)
     assert isinstance(result.exception, ConfigError)
     with pytest.raises(ConfigError, match=message):
         raise result.exception
 
 
-def test_files_have_no_environment_to_plan_in(model: Path, tmp_path: Path) -> None:
+def test_planning_on_data_from_a_file_is_refused(model: Path, tmp_path: Path) -> None:
     from jepa_ray.config import TwoRoomsConfig
     from jepa_ray.data.commands.convert import write_canonical
     from jepa_ray.data.two_rooms import as_recording
@@ -83,4 +83,4 @@ def test_files_have_no_environment_to_plan_in(model: Path, tmp_path: Path) -> No
     result = run(str(model), "--data", str(path), "--plan", *FAST)
     assert isinstance(result.exception, ConfigError)
     assert "planning needs" in str(result.exception)
-    assert "validation trajectories" not in result.output  # it is said before the work, not after it
+    assert "validation trajectories" not in result.output  # refused before validation, not after it

@@ -1,4 +1,4 @@
-"""Planted cases with known answers, and an independent, unvectorised reference of the ranking protocol."""
+"""Metrics in planted cases with known values, and against an unvectorised reference of the ranking protocol."""
 
 import math
 
@@ -17,7 +17,7 @@ LENGTHS = torch.tensor([9, 6, 8])
 
 
 def world(seed: int = 0, dim: int = 4) -> Tensor:
-    """Embeddings (3, 9, dim) of three trajectories, padded with rubbish that must not be a candidate."""
+    """Embeddings (3, 9, dim) of three trajectories, padded with values that must not become candidates."""
     z = torch.randn(3, 9, dim, generator=torch.Generator().manual_seed(seed))
     for e, length in enumerate(LENGTHS):
         z[e, length:] = 1e3
@@ -35,7 +35,7 @@ def futures(z: Tensor, episode: Tensor, start: Tensor, horizon: int) -> Tensor:
 
 
 def reference(predicted: Tensor, z: Tensor, e: int, t: int, k: int) -> float:
-    """Section by section from the definition: sort the candidates, count half for ties."""
+    """Directly from the definition: compare with every candidate, count ties half."""
     same = [z[e, i] for i in range(LENGTHS[e]) if i != t + k]
     others = [z[j, t + k] for j in range(len(z)) if j != e and LENGTHS[j] > t + k]
     true = float((predicted - z[e, t + k]).pow(2).sum())
@@ -69,8 +69,8 @@ def test_collapsed_encoder_scores_chance_not_one() -> None:
         assert ranks[s, 0] == pytest.approx(2 / (candidates + 1))
 
 
-def test_copying_the_last_state_scores_below_the_goal() -> None:
-    """ "Nothing moved" must be a wrong answer, however small the steps are."""
+def test_copying_the_last_state_scores_low() -> None:
+    """The prediction "nothing moved" must be wrong, even if the steps are small."""
     t = torch.arange(50.0)
     z = torch.stack([torch.stack([t * 0.01, torch.full_like(t, e)], 1) for e in range(4)])
     lengths, episode, start = torch.full((4,), 50), torch.arange(4).repeat_interleave(45), torch.arange(45).repeat(4)
@@ -109,12 +109,12 @@ def test_ema_gap_is_relative() -> None:
 
 
 def test_cosine_calls_a_collapsed_model_perfect() -> None:
-    """Why the usual rule of thumb misleads."""
+    """The common rule of thumb is therefore misleading."""
     assert metrics.cosine(torch.ones(5, 3), torch.ones(5, 3)).mean() == pytest.approx(1.0)
 
 
 class TestRanksByRival:
-    """A model that knows only its trajectory, one that knows only the time, and the chance levels of both."""
+    """A model that knows only the trajectory, one that knows only the time step, and the chance levels of both."""
 
     def ranks(self, z: Tensor) -> metrics.RolloutRanks:
         episode, start = all_starts()
@@ -155,7 +155,7 @@ def test_above_chance_counts_standard_errors() -> None:
     assert metrics.above_chance(torch.full((5,), -0.02)) == -1e3
 
 
-def test_skill_persistence_and_action_gap_on_planted_errors() -> None:
+def test_skill_persistence_and_action_gap_of_planted_errors() -> None:
     target = torch.tensor([[0.0, 0.0], [2.0, 4.0]])  # variances 1 and 4, mean 2.5
     assert metrics.skill(torch.tensor(0.5), target).item() == pytest.approx(1 - 0.5 / 2.5)
     assert metrics.skill(target.var(0, correction=0).mean(), target) == 0
@@ -165,7 +165,7 @@ def test_skill_persistence_and_action_gap_on_planted_errors() -> None:
         assert torch.isfinite(ratio(torch.zeros(()), torch.zeros(())))
 
 
-def test_temporal_share_is_that_of_the_variance_within_trajectories() -> None:
+def test_temporal_share_is_the_share_of_variance_within_trajectories() -> None:
     episode = torch.tensor([0, 0, 1, 1, 1, 1])
     z = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     within = sum(((z[episode == e] - z[episode == e].mean(0)) ** 2).sum() for e in (0, 1))

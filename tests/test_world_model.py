@@ -1,4 +1,4 @@
-"""`jepa_ray.load`: the model of a checkpoint, used as a library."""
+"""`jepa_ray.load`: the model of a checkpoint as a library object."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def frames() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
 
 
-def test_says_what_it_takes(model: WorldModel, train_config: TrainConfig) -> None:
+def test_describes_its_input(model: WorldModel, train_config: TrainConfig) -> None:
     assert (model.latent_dim, model.action_dim, model.num_actions) == (16, 2, 0)
     assert model.observation_shape == (32, 32, 3)
     assert model.config == train_config
@@ -52,7 +52,7 @@ def test_says_what_it_takes(model: WorldModel, train_config: TrainConfig) -> Non
 def test_encodes_rows_of_the_data_as_training_does(
     model: WorldModel, checkpoint: Path, dataset: TrajectoryDataset
 ) -> None:
-    """The data on disk is (H, W, C), the network's is (C, H, W)."""
+    """Frames are (H, W, C) on disk, and (C, H, W) in the network."""
     rows = torch.arange(5)
     on_disk = dataset.observations(rows).permute(0, 2, 3, 1).contiguous()
     network, _ = ckpt.load_model(checkpoint)
@@ -83,13 +83,13 @@ def test_a_rollout_feeds_predictions_back(model: WorldModel, frames: np.ndarray)
         torch.testing.assert_close(rolled[:, k], state)
 
 
-def test_rolls_out_alike_with_and_without_gradients(model: WorldModel, frames: np.ndarray) -> None:
-    """Two computations: the one without gradients is the planners' fast one."""
+def test_rollouts_with_and_without_gradients_are_equal(model: WorldModel, frames: np.ndarray) -> None:
+    """They are computed differently: planners use the faster one without gradients."""
     state, actions = model.encode(frames), torch.rand(6, 3, 2) * 2 - 1
     torch.testing.assert_close(model.rollout(state, actions), model.rollout(state, actions.clone().requires_grad_()))
 
 
-def test_is_frozen_but_lets_gradients_into_actions(model: WorldModel, frames: np.ndarray) -> None:
+def test_is_frozen_but_gradients_reach_actions(model: WorldModel, frames: np.ndarray) -> None:
     state = model.encode(frames)
     assert not state.requires_grad
     assert not model.rollout(state, torch.zeros(6, 2, 2)).requires_grad
@@ -114,14 +114,14 @@ def test_vectors_and_discrete_actions(train_config: TrainConfig, canonical_h5, t
     data = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
     model = jepa_ray.load(save_model(config, data, tmp_path / "model.pt"))
     assert (model.observation_shape, model.action_dim, model.num_actions) == ((3,), 0, 4)
-    state = model.encode(np.zeros((2, 3)))  # float64, as numpy has it
+    state = model.encode(np.zeros((2, 3)))  # float64, numpy's default
     rolled = model.rollout(state, np.array([[0, 3], [1, 2]], np.int32))
     torch.testing.assert_close(rolled[:, 0], model.predict(state, torch.tensor([0, 1])))
-    with pytest.raises(DataError, match="takes one whole number below 4 a step"):
+    with pytest.raises(DataError, match="takes one whole number below 4 per step"):
         model.rollout(state, torch.zeros(2, 2))
 
 
-class TestInputThatDoesNotFit:
+class TestInvalidInput:
     def test_channels_first(self, model: WorldModel, frames: np.ndarray) -> None:
         with pytest.raises(DataError, match=r"\(6, 3, 32, 32\), but this model encodes \(B, 32, 32, 3\)"):
             model.encode(frames.transpose(0, 3, 1, 2))
@@ -138,7 +138,7 @@ class TestInputThatDoesNotFit:
         with pytest.raises(DataError, match=r"\(1, 4, 10\), but this model takes \(B, K, 2\)"):
             model.rollout(torch.zeros(1, 16), torch.zeros(1, 4, 10))
 
-    def test_a_file_that_is_no_checkpoint(self, tmp_path: Path) -> None:
+    def test_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="cannot be read"):
             jepa_ray.load(tmp_path / "none.pt")
 

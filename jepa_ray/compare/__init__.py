@@ -1,7 +1,7 @@
-"""JEPA against the generative baseline: same data, seeds and seconds of training, and what came of them.
+"""Comparison of JEPA with the generative baseline, on the same data, with the same seeds and training time.
 
-    config --> run --spawns--> measure (one process a run) --> result --> table, picture
+    config --> run --spawns--> measure (one process per run) --> result --> table, picture
 
-`run` decides the order, owns the folder and the processes; `measure` trains and measures one run; `table` turns figures
-into a table and sentences that follow from them; `picture` draws the curves. No Ray and no MLflow.
+`run` orders the runs, and owns the folder and the processes; `measure` trains and measures one run; `table` derives a
+table and sentences from the measurements; `picture` draws the curves. No Ray and no MLflow.
 """

@@ -1,4 +1,4 @@
-"""One run in a process of its own: trained for so many seconds, measured, written to disk."""
+"""One run in a process of its own: it is trained for a given time, measured, and written to disk."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from jepa_ray.train.loop import Trainer
 Row = dict[str, float]
 Report = Callable[[Row], None]
 
-TOUCHED_ROWS = 256  # transitions read at once
+TOUCHED_ROWS = 256  # transitions that are read at once
 MB = 1e6
 
 
 def run_apart(config: TrainConfig, seconds: float, plan_episodes: int, stem: Path, connection: Connection) -> None:
-    """What the process does: sends each epoch's row, writes `stem`.pt and then `stem`.json, or sends the error."""
+    """The process's main function: sends each epoch's row, writes `stem`.pt and `stem`.json, or sends the error."""
     try:
         measured, model = measure(config, seconds, plan_episodes, connection.send)
         write_atomically(stem.with_suffix(".pt"), model)
@@ -40,10 +40,10 @@ def run_apart(config: TrainConfig, seconds: float, plan_episodes: int, stem: Pat
 
 
 def measure(config: TrainConfig, seconds: float, plan_episodes: int, report: Report) -> tuple[Measured, bytes]:
-    """Train for `seconds`, to the end of an epoch; returns the figures and the best model's checkpoint.
+    """Train for `seconds`, until an epoch ends. Returns the measurements and the checkpoint of the best model.
 
-    Patience, num_epochs and a collapse don't end it: both sides get the same time. Raises `TrialError` if the loss is
-    not finite.
+    Patience, num_epochs and collapse do not end the run, so that both sides get the same time. Raises `TrialError` if
+    the loss is not finite.
     """
     torch.set_num_threads(config.training.cpus_per_worker)
     device = torch.device("cuda" if config.training.gpus_per_worker else "cpu")
@@ -54,7 +54,7 @@ def measure(config: TrainConfig, seconds: float, plan_episodes: int, report: Rep
     memory = None if idle is None else Memory(idle, peak_memory(device))
     checkpoint = best_model(trainer.checkpoint())
     trainer.state.model.load_state_dict(checkpoint["model"])
-    planning, skipped = plan(trainer, plan_episodes)
+    planning, skipped = measure_planning(trainer, plan_episodes)
     diagnosis = diagnose(curve[-1])
     side: Side = config.training.objective
     measured = Measured(
@@ -73,7 +73,7 @@ def measure(config: TrainConfig, seconds: float, plan_episodes: int, report: Rep
 
 
 def train_for(trainer: Trainer, seconds: float, report: Report) -> list[Row]:
-    """Whole epochs until `seconds` of training are over; the seconds of validation don't count."""
+    """Train whole epochs until `seconds` of training are over; the time for validation does not count."""
     curve: list[Row] = []
     trained, started = 0.0, time.perf_counter()
     samples = trainer.steps_per_epoch * trainer.config.training.batch_size
@@ -86,8 +86,8 @@ def train_for(trainer: Trainer, seconds: float, report: Report) -> list[Row]:
     return curve
 
 
-def plan(trainer: Trainer, episodes: int) -> tuple[Planning | None, str | None]:
-    """Planning success of the trainer's model, or why there is none; both sides of a seed get the same tasks."""
+def measure_planning(trainer: Trainer, episodes: int) -> tuple[Planning | None, str | None]:
+    """Planning success, or the reason why it was not measured. Both sides get the same tasks for a seed."""
     if not episodes:
         return None, "--plan-episodes is 0"
     config = trainer.config
@@ -100,14 +100,14 @@ def plan(trainer: Trainer, episodes: int) -> tuple[Planning | None, str | None]:
 
 
 def predicted_numbers(config: TrainConfig, dataset: TrajectoryDataset) -> int:
-    """Width of what the objective predicts at each step."""
+    """How many numbers the objective predicts at each step."""
     if config.training.objective == "generative":
         return math.prod(dataset.spec.observation_shape)
     return config.model.latent_dim_state
 
 
 def count_parameters(learner: Learner) -> Parameters:
-    """Parameters of a learner by what they are for."""
+    """The number of a learner's parameters, by their purpose."""
     model = learner.model
     target = model.target_encoder
     return Parameters(
@@ -125,10 +125,10 @@ def _count(module: nn.Module) -> int:
 
 
 def idle_memory(dataset: TrajectoryDataset) -> float | None:
-    """MB in use with all data mapped and read, from where the peak is counted; None where /proc is missing or closed.
+    """Memory in use in MB after all data was read once; the peak is reset to it. None if /proc cannot be used.
 
-    A process's peak can't be taken as it is: it holds what was copied while the data was opened, and, as `ru_maxrss`
-    survives exec, the size of the process that spawned this one. So it is set back to what is in use now.
+    Without the reset, the peak would include copies from opening the data, and even the size of the parent process,
+    since `ru_maxrss` survives exec.
     """
     if dataset.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(dataset.device)
@@ -142,19 +142,19 @@ def idle_memory(dataset: TrajectoryDataset) -> float | None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """MB in use at the peak since `idle_memory`."""
+    """Peak memory in MB since the call of `idle_memory`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MB
     return _status_mb("VmHWM")
 
 
 def _touch(dataset: TrajectoryDataset) -> None:
-    """Read all transitions once: a page of the map that training is the first to read is no memory that it takes."""
+    """Read all transitions once, so that pages of the memory map are not counted as memory for training."""
     for rows in torch.cat([dataset.train_index, dataset.val_index]).split(TOUCHED_ROWS):
         dataset.batch(rows)
 
 
 def _status_mb(key: str) -> float:
-    """A size from /proc/self/status, which counts in KiB."""
+    """A size from /proc/self/status, which is in KiB there, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return float(next(line for line in lines if line.startswith(f"{key}:")).split()[1]) * 1024 / MB

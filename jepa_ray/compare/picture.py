@@ -1,4 +1,4 @@
-"""The curves of all runs in one picture."""
+"""A picture with the curves of all runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from jepa_ray.compare.result import SIDES, Measured, Side
 from jepa_ray.files import write_atomically
 
-# Blue and vermilion of Okabe and Ito: told apart by all kinds of colour vision, and by dashes in grey.
+# Blue and vermilion of Okabe and Ito: distinguishable with every kind of colour vision, and in grey by the dashes.
 COLOURS: dict[Side, str] = {"jepa": "#0072B2", "generative": "#D55E00"}
 DASHES: dict[Side, str] = {"jepa": "-", "generative": "--"}
 MARKERS: dict[Side, str] = {"jepa": "o", "generative": "s"}
@@ -23,7 +23,7 @@ INCHES, DPI = (10, 4), 150
 
 
 def save_picture(runs: Sequence[Measured], target: float, title: str, path: Path) -> None:
-    """Write val_rollout_mrr against seconds (left) and epochs (right) of training as .png: a line a run."""
+    """Write a .png of val_rollout_mrr against seconds (left) and epochs (right) of training, with one line per run."""
     figure = Figure(figsize=INCHES, dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, column, label in ((left, "seconds", "seconds of training"), (right, "epoch", "epochs of training")):

@@ -1,4 +1,4 @@
-"""What is measured of one run, and how it is kept on disk."""
+"""The measurements of one run, and their format on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIDES: tuple[Side, ...] = get_args(Side)
 
 @dataclass(frozen=True)
 class ComparisonRun:
-    """One run to be measured."""
+    """One run of the comparison: its side and its seed."""
 
     side: Side
     seed: int
@@ -33,11 +33,11 @@ class ComparisonRun:
 
 @dataclass(frozen=True)
 class Parameters:
-    """How many numbers the parts of a learner hold."""
+    """The number of parameters in the parts of a learner."""
 
-    world_model: int  # encoders and transition: trained, and what remains
-    training_only: int  # decoder and heads: trained, not needed afterwards
-    target: int  # EMA copy of the encoder: not trained
+    world_model: int  # encoders and transition: trained, and kept after training
+    training_only: int  # decoder and heads: trained, but not needed afterwards
+    target: int  # the EMA copy of the encoder: not trained
 
     @property
     def trained(self) -> int:
@@ -46,10 +46,10 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Memory:
-    """Of the process on a CPU, of the device on a GPU; in MB of 10^6 bytes."""
+    """Memory of the process on a CPU, or of the device on a GPU, in MB of 10^6 bytes."""
 
-    idle_mb: float  # libraries and data are loaded and touched, nothing is built yet
-    peak_mb: float  # from then to the end of the last epoch, validation included
+    idle_mb: float  # after libraries and data are loaded, before the model is built
+    peak_mb: float  # from then until the end of the last epoch, with validation
 
     @property
     def above_idle_mb(self) -> float:
@@ -58,7 +58,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Planning:
-    """Success of planning with the best model, and of random actions on tasks of the same kind."""
+    """Success rates of planning with the best model, and of random actions on similar tasks."""
 
     success: Rate
     random: Rate
@@ -66,44 +66,44 @@ class Planning:
 
 @dataclass(frozen=True)
 class Measured:
-    """One run: its curve, and what was measured beside it."""
+    """One run: its curve, and its other measurements."""
 
     side: Side
     seed: int
-    # One row an epoch: epoch, seconds (of training so far), elapsed_seconds (with validation), and every metric.
+    # One row per epoch: epoch, seconds (of training so far), elapsed_seconds (with validation), and every metric.
     curve: list[dict[str, float]]
-    predicted_numbers: int  # width of what is predicted at each step: an embedding, or an observation
+    predicted_numbers: int  # size of the prediction at each step: an embedding, or an observation
     parameters: Parameters
-    memory: Memory | None  # None where the system doesn't tell
+    memory: Memory | None  # None if the system does not report it
     diagnosis: str  # of the last epoch
     collapsed: bool
     planning: Planning | None
-    planning_skipped: str | None  # why there is no `planning`
+    planning_skipped: str | None  # the reason, if `planning` is None
 
     @property
-    def job(self) -> ComparisonRun:
+    def run(self) -> ComparisonRun:
         return ComparisonRun(self.side, self.seed)
 
     def final(self, metric: str) -> float | None:
-        """A metric of the last epoch, None where the data does not allow it."""
+        """A metric of the last epoch; None if it cannot be computed on the data."""
         return self.curve[-1].get(metric)
 
     @property
     def best_mrr(self) -> float:
-        """The largest val_rollout_mrr of all epochs."""
+        """The maximum of val_rollout_mrr over all epochs."""
         return max(row["val_rollout_mrr"] for row in self.curve)
 
     @property
     def samples_per_s(self) -> float:
-        """Median over epochs."""
+        """Training samples per second, the median over epochs."""
         return statistics.median(row["samples_per_s"] for row in self.curve)
 
     def reached(self, target: float, what: Literal["epoch", "seconds"]) -> float:
-        """Epochs or seconds of training until val_rollout_mrr was first at `target`; infinity if it never was."""
+        """Epochs or seconds of training until val_rollout_mrr first reached `target`; infinity if it never did."""
         return next((row[what] for row in self.curve if row["val_rollout_mrr"] >= target), math.inf)
 
     def row(self, target: float) -> dict[str, Any]:
-        """The row of comparison.csv; empty where not measured or not reached."""
+        """The row of comparison.csv; values that were not measured or not reached are empty."""
         epochs, seconds = self.reached(target, "epoch"), self.reached(target, "seconds")
         return {
             "objective": self.side,
@@ -149,8 +149,8 @@ def save(measured: Measured, path: Path) -> None:
 
 
 def load(path: Path) -> Measured:
-    """The inverse of `save`. Raises `DataError` if the file is of another version, or damaged."""
+    """The inverse of `save`. Raises `DataError` if the file is damaged, or was written by another version."""
     try:
         return TypeAdapter(Measured).validate_python(json.loads(path.read_bytes()))
     except ValueError:
-        raise DataError(f"{path}: is not what this version measures: start over with --fresh") from None
+        raise DataError(f"{path}: is damaged or was written by another version: start over with --fresh") from None

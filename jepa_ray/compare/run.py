@@ -1,14 +1,13 @@
-"""A comparison: which runs, in which order, in which processes, and what is written of them.
+"""A comparison: the order of its runs, their processes, and its files.
 
-outputs/compare/<experiment.name>/: comparison.yaml (config and budget), comparison.md, comparison.csv (a row a run),
-curves.csv (a row an epoch), comparison.png, best_jepa.pt, best_generative.pt, runs/ (what each run left)
+outputs/compare/<experiment.name>/: comparison.yaml (config and budget), comparison.md, comparison.csv (a row per run),
+curves.csv (a row per epoch), comparison.png, best_jepa.pt, best_generative.pt, runs/ (the files of each run)
 """
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from jepa_ray.cli import sigterm_as_interrupt
 from jepa_ray.compare.measure import run_apart
 from jepa_ray.compare.picture import save_picture
 from jepa_ray.compare.result import SIDES, ComparisonRun, Measured, load
@@ -36,17 +36,17 @@ from jepa_ray.model.learner import build_learner
 from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import windows
 
-GRACE_S = 5.0  # for a process to end on request, before it is killed
+GRACE_S = 5.0  # time for a process to end after SIGTERM, before it is killed
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how often. Raises `ConfigError` for what makes no sense."""
+    """The settings of a comparison. Raises `ConfigError` for invalid values."""
 
-    seeds: int  # runs a side
-    minutes: float  # of training, a run
+    seeds: int  # runs per side
+    minutes: float  # of training per run
     target_mrr: float  # a val_rollout_mrr, in (0, 1]
-    plan_episodes: int  # tasks a run; 0: no planning
+    plan_episodes: int  # planning tasks per run; 0: no planning
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < float("inf"):
@@ -55,7 +55,7 @@ class Settings:
             raise ConfigError(f"--target-mrr is {self.target_mrr:g}, but must be above 0, and at most 1")
 
     def document(self, config: TrainConfig) -> str:
-        """What a run's result depends on; more seeds or another target go on from the same runs."""
+        """Everything that a run's result depends on. Runs are used again with more seeds or another target."""
         budget = {"minutes": self.minutes, "plan_episodes": self.plan_episodes}
         return dump_yaml({"compare": budget, "config": config.to_dict()})
 
@@ -63,18 +63,18 @@ class Settings:
 def run_comparison(
     config: TrainConfig, settings: Settings, output: Path, console: Console, *, fresh: bool = False
 ) -> list[Measured]:
-    """Measure both sides and write the comparison; runs that are finished already are used again.
+    """Measure both sides and write the comparison. Finished runs are used again.
 
     Raises `ConfigError` or `DataError` before anything is written, `TrialError`, or `Interrupted`.
     """
-    folder = RunFolder(output.resolve() / "compare" / config.experiment.name, "comparison.yaml")
+    folder = RunFolder(output.resolve() / "compare" / config.experiment.name, "comparison.yaml", _add_defaults)
     check_comparable(config, console)
     with folder.begin(settings.document(config), fresh=fresh) as aside, _interruptible():
         if aside:
             console.print(f"the old comparison is kept in {aside}", soft_wrap=True)
         started, runs = time.monotonic(), []
-        for job in order(config.experiment.seed, settings.seeds):
-            runs.append(_Run(job, config, settings, folder.path, console).result())
+        for run in order_runs(config.experiment.seed, settings.seeds):
+            runs.append(_RunProcess(run, config, settings, folder.path, console).result())
             _write_csv(runs, settings.target_mrr, folder.path)
         comparison = compare(runs, settings.target_mrr)
         _write(comparison, runs, settings.target_mrr, folder.path)
@@ -83,25 +83,31 @@ def run_comparison(
     return runs
 
 
-def order(first_seed: int, seeds: int) -> list[ComparisonRun]:
-    """Both sides in turns, and each first in turns: what slows a machine down hits both alike."""
+def _add_defaults(document: dict[str, Any]) -> dict[str, Any]:
+    """A stored comparison, completed with the config keys that an earlier version did not have."""
+    config = document.get("config")
+    return {**document, "config": TrainConfig.add_defaults(config) if isinstance(config, dict) else config}
+
+
+def order_runs(first_seed: int, seeds: int) -> list[ComparisonRun]:
+    """Alternate the sides and which of them is first, so that a slowdown of the machine affects both equally."""
     turns = [SIDES if i % 2 == 0 else SIDES[::-1] for i in range(seeds)]
     return [ComparisonRun(side, first_seed + i) for i, sides in enumerate(turns) for side in sides]
 
 
-def config_of(job: ComparisonRun, config: TrainConfig) -> TrainConfig:
-    """The run's own config; the best epoch is the one of the largest val_rollout_mrr, on both sides."""
+def make_run_config(run: ComparisonRun, config: TrainConfig) -> TrainConfig:
+    """The config of one run. On both sides, the best epoch is the one with the largest val_rollout_mrr."""
     overrides = {
-        "training.objective": job.side,
-        "experiment.seed": job.seed,
+        "training.objective": run.side,
+        "experiment.seed": run.seed,
         "experiment.objective.metric": "val_rollout_mrr",
         "experiment.objective.mode": "max",
     }
-    return config.with_overrides(overrides, str(job))
+    return config.with_overrides(overrides, str(run))
 
 
 def check_comparable(config: TrainConfig, console: Console) -> None:
-    """Make or open the dataset and build both learners once, so that misfits are found first.
+    """Open or generate the dataset and build both learners once, so that errors are reported before any training.
 
     Raises `DataError` or `ConfigError`.
     """
@@ -110,26 +116,28 @@ def check_comparable(config: TrainConfig, console: Console) -> None:
         dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
     windows(config.training, dataset)
     for side in SIDES:
-        side_config = config_of(ComparisonRun(side, config.experiment.seed), config)
+        side_config = make_run_config(ComparisonRun(side, config.experiment.seed), config)
         build_learner(side_config.model, side_config.training, dataset.spec, Communicator().average)
 
 
 def _check_training(config: TrainConfig) -> None:
     training, machine = config.training, Machine.local()
     if training.num_workers > 1:
-        raise ConfigError(f"training.num_workers is {training.num_workers}, but a comparison trains in one process: 1")
+        raise ConfigError(
+            f"training.num_workers is {training.num_workers}, but a comparison trains in one process: use 1"
+        )
     for schedule, value, constant in (
         ("lr_schedule", training.lr_schedule, "constant"),
         ("ema_decay_final", training.ema_decay_final, None),
     ):
         if value != constant:
             raise ConfigError(
-                f"training.{schedule} is {value}, but compared runs end by the clock, and a schedule needs their length"
-                f" in epochs: use {'null' if constant is None else constant}"
+                f"training.{schedule} is {value}, but compared runs have a time limit, and a schedule needs a number of"
+                f" epochs: use {'null' if constant is None else constant}"
             )
     if training.cpus_per_worker > machine.cpus:
         raise ConfigError(
-            f"training.cpus_per_worker is {training.cpus_per_worker}, more than the {machine.cpus:g} of this machine"
+            f"training.cpus_per_worker is {training.cpus_per_worker}, but this machine has only {machine.cpus:g} cpus"
         )
     if training.gpus_per_worker and not torch.cuda.is_available():
         raise ConfigError(f"training.gpus_per_worker is {training.gpus_per_worker:g}, but there is no usable GPU")
@@ -139,10 +147,10 @@ def _check_training(config: TrainConfig) -> None:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """One run of the comparison, done before or to be done in a process of its own."""
+class _RunProcess:
+    """One run of the comparison, which is trained in a process of its own unless it is finished."""
 
-    job: ComparisonRun
+    run: ComparisonRun
     config: TrainConfig
     settings: Settings
     folder: Path
@@ -150,27 +158,28 @@ class _Run:
 
     @property
     def stem(self) -> Path:
-        return self.folder / "runs" / str(self.job)
+        return self.folder / "runs" / str(self.run)
 
     def result(self) -> Measured:
-        """What was measured; raises `TrialError` if the run failed."""
+        """The measurements. Raises `TrialError` if the run failed."""
         path = self.stem.with_suffix(".json")
         if path.exists():
-            self.console.print(f"{self.job}: measured before", highlight=False)
+            self.console.print(f"{self.run}: measured before", highlight=False)
             return load(path)
         self._train()
         measured = load(path)
-        planned = f"  planning success {measured.planning.success}" if measured.planning else ""
-        self.console.print(f"{self.job}: {measured.diagnosis}{planned}", highlight=False, soft_wrap=True)
+        planning = f"  planning success {measured.planning.success}" if measured.planning else ""
+        self.console.print(f"{self.run}: {measured.diagnosis}{planning}", highlight=False, soft_wrap=True)
         return measured
 
     def _train(self) -> None:
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
-        args = (config_of(self.job, self.config), 60 * self.settings.minutes, self.settings.plan_episodes, self.stem)
-        process = context.Process(target=run_apart, args=(*args, sender), name=str(self.job), daemon=True)
+        config = make_run_config(self.run, self.config)
+        args = (config, 60 * self.settings.minutes, self.settings.plan_episodes, self.stem)
+        process = context.Process(target=run_apart, args=(*args, sender), name=str(self.run), daemon=True)
         try:
-            with _sigint_ignored():  # and by the process, which inherits it: it is ended from here
+            with _sigint_ignored():  # the new process inherits this: it is ended from here
                 process.start()
             sender.close()
             for message in _messages(receiver):
@@ -179,32 +188,32 @@ class _Run:
         finally:
             _end(process)
         if not self.stem.with_suffix(".json").exists():
-            raise TrialError(f"{self.job}: its process died (exit code {process.exitcode})")
+            raise TrialError(f"{self.run}: its process died (exit code {process.exitcode})")
 
     def _report(self, message: dict[str, float] | JepaRayError) -> None:
         if isinstance(message, JepaRayError):
-            raise type(message)(f"{self.job}: {message}")
+            raise type(message)(f"{self.run}: {message}")
         budget = 60 * self.settings.minutes
         probe = f"  rollout_probe_r2 {message['rollout_probe_r2']:.3f}" if "rollout_probe_r2" in message else ""
         self.console.print(
-            f"{self.job}: epoch {message['epoch']:.0f}  {message['seconds']:.1f} of {budget:g} s"
+            f"{self.run}: epoch {message['epoch']:.0f}  {message['seconds']:.1f} of {budget:g} s"
             f"  val_rollout_mrr {message['val_rollout_mrr']:.3f}{probe}  samples_per_s {message['samples_per_s']:,.0f}",
             highlight=False,
             soft_wrap=True,
         )
         if self.settings.plan_episodes and message["seconds"] >= budget:
-            self.console.print(f"{self.job}: planning {self.settings.plan_episodes} tasks", highlight=False)
+            self.console.print(f"{self.run}: planning {self.settings.plan_episodes} tasks", highlight=False)
 
 
 def _messages(receiver: Connection) -> Iterator[Any]:
-    """What the process sends, until it ends."""
+    """The messages of the process, until it ends."""
     with contextlib.suppress(EOFError):
         while True:
             yield receiver.recv()
 
 
 def _end(process: BaseProcess) -> None:
-    """Leave no process behind."""
+    """End the process, by force if necessary."""
     if process.pid is None:
         return
     process.terminate()
@@ -226,13 +235,11 @@ def _sigint_ignored() -> Iterator[None]:
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM end the comparison; its finished runs stay."""
-    previous = signal.signal(signal.SIGTERM, lambda signum, frame: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; the same command goes on after the last finished run") from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with sigterm_as_interrupt():
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; the same command continues after the last finished run") from None
 
 
 # ------------------------------------------------------------------------------------- what is written
@@ -251,7 +258,7 @@ def _write(comparison: Comparison, runs: list[Measured], target: float, folder: 
     save_picture(runs, target, title, folder / "comparison.png")
     for side in SIDES:
         best = max((run for run in runs if run.side == side), key=lambda run: run.best_mrr)
-        model = (folder / "runs" / f"{best.job}.pt").read_bytes()
+        model = (folder / "runs" / f"{best.run}.pt").read_bytes()
         write_atomically(folder / f"best_{side}.pt", model)
 
 

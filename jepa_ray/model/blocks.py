@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens (Vaswani et al. 2017), no mask."""
+    """Multi-head self-attention over all tokens, without a mask (Vaswani et al. 2017)."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()

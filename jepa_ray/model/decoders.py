@@ -1,4 +1,4 @@
-"""Decoders of the generative baseline: embeddings back to normalised observations. JEPA needs none."""
+"""Decoders of the generative baseline: from embeddings to normalised observations. JEPA has no decoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jepa_ray.config import ModelConfig
 
 
 class CnnDecoder(nn.Module):
-    """The CNN encoder mirrored: a linear layer, then stride-2 transposed convolutions up to the frame's size."""
+    """The mirror image of the CNN encoder: a linear layer, then stride-2 transposed convolutions."""
 
     def __init__(self, width: int, shape: tuple[int, int, int], channels: Sequence[int]) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class CnnDecoder(nn.Module):
         layers: list[nn.Module] = []
         for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
             small, large = sizes[-1 - i], sizes[-2 - i]
-            padding = (1 + large[0] - 2 * small[0], 1 + large[1] - 2 * small[1])  # 1, or 0 where a side is odd
+            padding = (1 + large[0] - 2 * small[0], 1 + large[1] - 2 * small[1])  # 1, or 0 if the side is odd
             layers += [nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=padding), nn.GELU()]
         self.convolutions = nn.Sequential(*layers[:-1])
 
@@ -35,7 +35,7 @@ class CnnDecoder(nn.Module):
 
 
 class MlpDecoder(nn.Module):
-    """The MLP encoder mirrored; for vectors, and frames of the MLP encoder."""
+    """The mirror image of the MLP encoder, for vectors and for frames that the MLP encoder encodes."""
 
     def __init__(self, width: int, shape: Sequence[int], *, hidden: int, depth: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class MlpDecoder(nn.Module):
 
 
 def build_decoder(config: ModelConfig, shape: tuple[int, ...]) -> nn.Module:
-    """The decoder that goes with a config's encoder; a vit is decoded by the CNN decoder, as is usual."""
+    """The decoder for a config's encoder; the embeddings of a vit are decoded by the CNN decoder, as is usual."""
     width = config.latent_dim_state
     if config.encoder_type == "mlp" or len(shape) != 3:
         return MlpDecoder(width, shape, hidden=max(config.mlp.width, width), depth=config.mlp.depth)

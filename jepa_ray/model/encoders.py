@@ -1,8 +1,8 @@
 """State and action encoders. Every encoder maps a batch of observations or actions to (B, width) embeddings.
 
-No layer of a state encoder is narrower than its output, so `latent_dim_state` is the width of the bottleneck.
-State encoders end in a LayerNorm: on Two Rooms it decides between learning in one epoch and staying at
-chance (EXPERIMENTS.md).
+No layer of a state encoder is narrower than its output, so the bottleneck has the width `latent_dim_state`.
+State encoders end in a LayerNorm: with it, a model learns Two Rooms in one epoch; without it, it stays at chance
+(EXPERIMENTS.md).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from jepa_ray.model.blocks import Block
 
 
 class Normalise(nn.Module):
-    """Raw observations or actions, shifted and scaled per channel or dimension: to zero mean and unit variance.
+    """Shifts and scales raw observations or actions to zero mean and unit variance, per channel or dimension.
 
-    Not a nicety: on Two Rooms the dot is a small part of the frame, and without this an encoder stays collapsed
-    for its first epochs (EXPERIMENTS.md).
+    It is needed: on Two Rooms the dot is a small part of the frame, and without normalisation an encoder stays
+    collapsed for its first epochs (EXPERIMENTS.md).
     """
 
     mean: Tensor
@@ -37,7 +37,7 @@ class Normalise(nn.Module):
 
 
 class CnnEncoder(nn.Module):
-    """Stride-2 convolutions, flattened (positions matter, so no pooling), then a linear layer."""
+    """Stride-2 convolutions, then a linear layer on the flattened map: pooling would lose positions."""
 
     def __init__(self, shape: tuple[int, int, int], width: int, channels: Sequence[int]) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class CnnEncoder(nn.Module):
 
 
 class VitEncoder(nn.Module):
-    """A plain vision transformer (Dosovitskiy et al. 2021), its tokens averaged."""
+    """A plain vision transformer (Dosovitskiy et al. 2021) that averages its tokens."""
 
     def __init__(
         self, shape: tuple[int, int, int], width: int, *, patch_size: int, token_width: int, depth: int, heads: int
@@ -74,7 +74,7 @@ class VitEncoder(nn.Module):
 
 
 class MlpEncoder(nn.Module):
-    """Hidden layers of GELU over the flattened observation; for vectors, and small frames."""
+    """Hidden GELU layers on the flattened observation, for vectors and small frames."""
 
     def __init__(self, shape: Sequence[int], width: int, *, hidden: int, depth: int) -> None:
         super().__init__()
@@ -91,7 +91,11 @@ class MlpEncoder(nn.Module):
 
 
 def action_encoder(spec: DataSpec, width: int) -> nn.Module:
-    """(B, action_dim) raw float -> (B, A) through an MLP, normalised first if the spec says so; (B,) int embedded."""
+    """An encoder of raw actions into embeddings (B, width).
+
+    Continuous actions (B, action_dim) pass through an MLP, after normalisation if `spec` has an action scale. Discrete
+    actions (B,) have one learned embedding each.
+    """
     if spec.num_actions:
         return nn.Embedding(spec.num_actions, width)
     layers = nn.Sequential(nn.Linear(spec.action_dim, width), nn.GELU(), nn.Linear(width, width))

@@ -1,6 +1,6 @@
-"""JEPA: the composition of encoders, transition and target encoder, and the EMA that moves the target.
+"""JEPA: the composition of encoders, transition and target encoder, and the EMA update of the target encoder.
 
-What it is trained with is in `losses.py` and `learner.py`.
+The losses that it is trained with are in `losses.py` and `learner.py`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class JEPA(nn.Module):
     def unroll(self, state: Tensor, actions: Tensor) -> Tensor:
         """Open-loop predictions (K, B, D) from embeddings (B, D) under actions (K, B, A) or (K, B); time first.
 
-        For training: it takes gradients.
+        For training: gradients flow through it.
         """
         predictions = []
         for action in actions:
@@ -54,9 +54,9 @@ class JEPA(nn.Module):
 
     @torch.no_grad()
     def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
-        """Open-loop predictions (B, K, D) from embeddings (B, D) under actions (B, K, A) or (B, K), no gradient.
+        """Open-loop predictions (B, K, D) from embeddings (B, D) under actions (B, K, A) or (B, K), without gradients.
 
-        For validation and planning: the same as `unroll` to rounding, by the transition's faster path.
+        For validation and planning: equal to `unroll` up to rounding, but computed by the transition's faster method.
         """
         return self.transition.rollout(state, self.action_encoder(actions))
 
@@ -64,8 +64,8 @@ class JEPA(nn.Module):
 class EmaUpdate:
     """target <- decay * target + (1 - decay) * online, for parameters and floating-point buffers, in one fused call.
 
-    Integer buffers (counters) are copied; a model that is its own target is left alone. (Polyak averaging; Lillicrap
-    et al. 2016, Grill et al. 2020.)
+    Integer buffers (counters) are copied. If online and target encoder are the same module, nothing changes. (Polyak
+    averaging; Lillicrap et al. 2016, Grill et al. 2020.)
     """
 
     def __init__(self, online: nn.Module, target: nn.Module) -> None:
@@ -75,7 +75,7 @@ class EmaUpdate:
 
     @torch.no_grad()
     def __call__(self, decay: float) -> None:
-        """Move the target once."""
+        """Update the target once."""
         if self._floats:
             online, target = [o for o, _ in self._floats], [t for _, t in self._floats]
             torch._foreach_lerp_(target, online, 1 - decay)
@@ -88,9 +88,9 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 
 def build_jepa(config: ModelConfig, spec: DataSpec, *, ema_target: bool = True) -> JEPA:
-    """The model a config describes, for data of the given shapes. Raises `ConfigError` where they don't fit.
+    """Build the model that a config describes, for data of the given shapes. Raises `ConfigError` if they do not fit.
 
-    Without an EMA target (the generative baseline needs none) the online encoder is its own target.
+    Without an EMA target, as in the generative baseline, the online encoder is also the target encoder.
     """
     encoder = nn.Sequential(Normalise(spec.mean, spec.std, len(spec.observation_shape)), _state_encoder(config, spec))
     return JEPA(
@@ -121,7 +121,7 @@ def _state_encoder(config: ModelConfig, spec: DataSpec) -> nn.Module:
     vit = config.vit
     if shape[1] % vit.patch_size or shape[2] % vit.patch_size:
         raise ConfigError(
-            f"model.vit.patch_size is {vit.patch_size}, but must divide the frame ({shape[1]}x{shape[2]})"
+            f"model.vit.patch_size is {vit.patch_size}, but must divide both sides of a frame ({shape[1]}x{shape[2]})"
         )
     token_width = max(vit.width, width)
     return VitEncoder(

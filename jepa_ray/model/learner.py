@@ -1,6 +1,6 @@
-"""What an optimiser step differentiates: a JEPA and the loss terms it is trained with.
+"""The learner: a JEPA together with the loss terms that it is trained with.
 
-`JEPA` is what remains after training; heads and decoders that only training needs live in the terms, here.
+Only the JEPA is kept after training. Heads and decoders that only training needs are parts of the terms.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from jepa_ray.model.losses import (
 
 
 class Learner(nn.Module):
-    """The loss of a batch as one module, which is what DDP wraps and `torch.compile` compiles.
+    """The loss of a batch as one module, so that DDP can wrap it and `torch.compile` can compile it.
 
     Args:
-        model: what is trained.
+        model: the model to train.
         terms: loss terms by name.
-        weights: the weight of each term; they change no shape.
+        weights: the weight of each term, by the same names.
     """
 
     def __init__(self, model: JEPA, terms: Mapping[str, LossTerm], weights: Mapping[str, float]) -> None:
@@ -52,20 +52,23 @@ class Learner(nn.Module):
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
     def unroll(self, observations: Tensor, actions: Tensor) -> Unrolled:
-        """Encode what the terms need, and predict K steps open-loop from the first frame."""
+        """Encode the frames that the terms need, and predict K steps open-loop from the first frame."""
         frames = len(observations) if self._sees_all_frames else 1
         states = self.model.encode(observations[:frames].flatten(0, 1)).unflatten(0, (frames, -1))
         return Unrolled(observations, actions, states, self.model.unroll(states[0], actions))
 
     def reseed(self, seed: int) -> None:
-        """Begin an epoch: what is drawn in it, and must be the same on all ranks, follows from `seed`."""
+        """Start an epoch. Random numbers that must be the same on all ranks are then derived from `seed`."""
         for term in self.terms.values():
             if isinstance(term, SigReg):
                 term.reseed(seed)
 
 
 def build_learner(model: ModelConfig, training: TrainingConfig, spec: DataSpec, average: Average) -> Learner:
-    """The learner a config describes. Raises `ConfigError` where model and data don't fit."""
+    """Build the learner that a config describes. Raises `ConfigError` if model and data do not fit.
+
+    `average` is the mean of a statistic over all ranks, as `Communicator.average` computes it.
+    """
     generative = training.objective == "generative"
     jepa = build_jepa(model, spec, ema_target=not generative)
     loss, width = training.loss, model.latent_dim_state

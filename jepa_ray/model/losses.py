@@ -1,9 +1,9 @@
-"""Loss terms: what an objective is a weighted sum of.
+"""Loss terms. The training loss is their weighted sum.
 
-Every term sees one unrolled batch and returns a scalar. Those that are means over samples need nothing to be exact
-under DDP, whose ranks hold equal shares: the average of their gradients is the gradient of the whole batch. Those
-that are *functions of* batch statistics (variance, covariance, SIGReg) average the statistics over ranks first, through
-autograd, so that W ranks have the loss and the gradient of one process that holds the whole batch.
+Every term gets one unrolled batch and returns a scalar. A term that is a mean over samples is exact under DDP without
+further work: ranks hold equal shares, so the average of their gradients is the gradient of the whole batch. A term that
+is a *function of* batch statistics (variance, covariance, SIGReg) first averages the statistics over ranks, through
+autograd. W ranks then have the same loss and gradient as one process with the whole batch.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from torch import Tensor, nn
 
 from jepa_ray.model.jepa import JEPA
 
-Average = Callable[[Tensor], Tensor]  # of a statistic over ranks, gradients included; identity in one process
+Average = Callable[[Tensor], Tensor]  # mean of a statistic over ranks, with gradients; in one process the identity
 
 
 @dataclass(frozen=True)
 class Unrolled:
-    """A batch of windows as the model sees it; time first."""
+    """A batch of windows, encoded and predicted by the model; time first."""
 
     observations: Tensor  # (K + 1, B, ...) raw
     actions: Tensor  # (K, B, A) float or (K, B) int64
-    states: Tensor  # (F, B, D) online embeddings of the first F frames; F = 1, or K + 1 where a term asks for all
+    states: Tensor  # (F, B, D) online embeddings of the first F frames; F = 1, or K + 1 if a term needs all
     predicted: Tensor  # (K, B, D) open-loop predictions from states[0]
 
 
 class LossTerm(nn.Module):
-    """One term of an objective: `term(model, unrolled)` is a scalar."""
+    """One term of the training loss: `term(model, unrolled)` is a scalar."""
 
-    sees_all_frames = False  # whether it needs online embeddings of more than the first frame
+    sees_all_frames = False  # whether it needs the online embeddings of all frames, and not only of the first
 
 
 class Prediction(LossTerm):
     """Mean squared error of predicted and target-encoder embeddings over all K steps, >= 0; the JEPA objective.
 
-    With K > 1 this is the multi-step roll-out loss. Collapse has loss 0: the EMA target is what keeps a model
-    from going there (Grill et al. 2020), and does not always.
+    With K > 1 this is the multi-step roll-out loss. A collapsed model has loss 0; the EMA target usually, but not
+    always, prevents collapse (Grill et al. 2020).
     """
 
     def forward(self, model: JEPA, unrolled: Unrolled) -> Tensor:
@@ -55,7 +55,7 @@ class Reconstruction(LossTerm):
 
     Args:
         decoder: (B, D) -> (B, ...) observations.
-        normalise: raw observations -> what the decoder is compared with.
+        normalise: raw observations -> the normalised ones that the decoder must reproduce.
     """
 
     def __init__(self, decoder: nn.Module, normalise: nn.Module) -> None:
@@ -68,12 +68,12 @@ class Reconstruction(LossTerm):
 
 
 class Variance(LossTerm):
-    """Mean over dimensions of max(0, 1 - std over the batch), in [0, 1]: no dimension may go still.
+    """Mean over dimensions of max(0, 1 - std over the batch), in [0, 1]: it keeps every dimension from being constant.
 
     VICReg (Bardes et al. 2022), eq. 1; per frame.
     """
 
-    EPSILON = 1e-4  # under the root, as in the paper: its gradient stays finite at collapse
+    EPSILON = 1e-4  # under the root, as in the paper: the gradient stays finite at collapse
 
     def __init__(self, average: Average) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Variance(LossTerm):
 
 
 class Covariance(LossTerm):
-    """Sum of squared off-diagonal covariances over D, >= 0: dimensions may not repeat each other.
+    """Sum of squared off-diagonal covariances over D, >= 0: it keeps dimensions from being redundant.
 
     VICReg (Bardes et al. 2022), eq. 3; per frame.
     """
@@ -108,7 +108,8 @@ class SigReg(LossTerm):
     N(0, 1): the integral over t in [-5, 5] of |mean exp(itx) - exp(-t^2 / 2)|^2 exp(-t^2 / 2), averaged over directions
     (LeJEPA, Balestriero & LeCun 2025). The paper multiplies by the batch size; here the weight does not depend on it.
 
-    The directions are new at each step and the same on all ranks: they follow from `reseed` and the steps since.
+    The directions are new at each step and the same on all ranks: they depend only on the last `reseed` and on how many
+    steps were taken since.
     """
 
     knots: Tensor
@@ -125,7 +126,7 @@ class SigReg(LossTerm):
         self._generator: torch.Generator | None = None
 
     def reseed(self, seed: int) -> None:
-        """Begin a sequence of directions; the same seed on every rank."""
+        """Start a new sequence of directions. All ranks must pass the same seed."""
         self._generator = torch.Generator(self.knots.device).manual_seed(seed)
 
     def forward(self, model: JEPA, unrolled: Unrolled) -> Tensor:
@@ -141,10 +142,11 @@ class SigReg(LossTerm):
 
 
 class InverseDynamics(LossTerm):
-    """Error of the action told from the embeddings before and after it, >= 0: an embedding must show what acts change.
+    """Error of the action predicted from the embeddings before and after it, >= 0.
 
-    Continuous actions: squared error in units of their standard deviation. Discrete: cross-entropy in nats. The term
-    decides Two Rooms with random walls in PLDM's ablation (Sobal et al. 2025) and here (EXPERIMENTS.md).
+    The embeddings must then represent what actions change. Continuous actions: squared error in units of their standard
+    deviation. Discrete actions: cross-entropy in nats. On Two Rooms with random walls this term decides whether a model
+    learns, in PLDM's ablation (Sobal et al. 2025) and here (EXPERIMENTS.md).
     """
 
     sees_all_frames = True
@@ -159,17 +161,17 @@ class InverseDynamics(LossTerm):
 
     def forward(self, model: JEPA, unrolled: Unrolled) -> Tensor:
         pairs = torch.cat([unrolled.states[:-1], unrolled.states[1:]], dim=-1)  # (K, B, 2 D)
-        told = self.head(pairs).flatten(0, 1)
+        inferred = self.head(pairs).flatten(0, 1)
         actions = unrolled.actions.flatten(0, 1)
         if self.discrete:
-            return F.cross_entropy(told, actions)
-        return F.mse_loss(told, actions * self.scale)
+            return F.cross_entropy(inferred, actions)
+        return F.mse_loss(inferred, actions * self.scale)
 
 
 class TemporalSimilarity(LossTerm):
-    """Mean squared step of the online embeddings from frame to frame, >= 0: states next to each other stay close.
+    """Mean squared change of the online embeddings from frame to frame, >= 0: it keeps successive states close.
 
-    PLDM (Sobal et al. 2025). Alone it drives to collapse; use it beside variance or inverse dynamics.
+    PLDM (Sobal et al. 2025). Alone it causes collapse: use it together with variance or inverse dynamics.
     """
 
     sees_all_frames = True
@@ -179,6 +181,6 @@ class TemporalSimilarity(LossTerm):
 
 
 def _centred(states: Tensor, average: Average) -> Tensor:
-    """(F, B, D) minus the mean over the global batch, in float32."""
+    """States (F, B, D) minus their mean over the global batch, in float32."""
     states = states.float()
     return states - average(states.mean(1))[:, None]

@@ -1,4 +1,4 @@
-"""The transition model T: the embedding of the next state from those of state and action."""
+"""The transition model T: it predicts the embedding of the next state from those of state and action."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from jepa_ray.model.blocks import Block
 
 
 class TransformerTransition(nn.Module):
-    """A transformer over two tokens, state and action, read out at the state's.
+    """A transformer over two tokens, state and action. Its output is the state token of the last block.
 
-    Its width is latent_dim_state throughout. The output passes the same kind of LayerNorm as the encoder's, so
-    a prediction can be fed back for open-loop roll-outs.
+    All layers have the width latent_dim_state. The output passes the same kind of LayerNorm as the encoder's output, so
+    that a prediction can be fed back in open-loop roll-outs.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class TransformerTransition(nn.Module):
     def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
         """Open-loop predictions (B, K, D) from states (B, D) under action embeddings (B, K, A), without dropout.
 
-        The same as feeding `forward` back, to rounding, at half its time or less where B is large: planning spends
-        its time here. With gradients and the small batches of training, `forward` is the faster one.
+        Equal to feeding the output of `forward` back, up to rounding, but in half the time or less if B is large:
+        planning spends most of its time here. In training, with gradients and small batches, `forward` is faster.
         """
         predictions = []
         *blocks, last = cast(list[PairBlock], list(self.blocks))
@@ -52,15 +52,15 @@ class TransformerTransition(nn.Module):
 
 
 class PairBlock(Block):
-    """A block that can also take its two tokens (B, D) apart, each contiguous.
+    """A block that can also take its two tokens as separate contiguous tensors (B, D).
 
-    Attention over two tokens needs no softmax: with keys k1, k2 and values v1, v2 a query gives
-    v1 + sigmoid(q (k2 - k1) / sqrt(d)) (v2 - v1), and the differences are one product with the difference of the
-    inputs. General attention kernels spend most of a roll-out on this.
+    Attention over two tokens needs no softmax: with keys k1, k2 and values v1, v2, a query q gives
+    v1 + sigmoid(q (k2 - k1) / sqrt(d)) (v2 - v1), and each difference is one product with the difference of the inputs.
+    With general attention kernels, a roll-out spends most of its time on attention.
     """
 
     def first(self, one: Tensor, two: Tensor) -> Tensor:
-        """The first token after the block; all that the last block has to compute."""
+        """The first token after the block. The last block computes only this one."""
         one_normed, two_normed = self.norm1(one), self.norm1(two)
         return self._after(one, self._mix(one_normed, *self._values(one_normed, two_normed)))
 

@@ -1,4 +1,4 @@
-"""Where plans are carried out: a batched environment with a start and a goal for every episode."""
+"""Environments in which plans are carried out: batched, with a start and a goal for every episode."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from jepa_ray.errors import ConfigError
 
 Floats = NDArray[np.float32]
 
-# 16 of 224 px in stable-worldmodel's TwoRoom: 2.3 px of the 32-px frame here.
+# Distance to the goal at which an episode succeeds: 16 of 224 px in stable-worldmodel, so 2.3 px of the 32-px frame.
 TOLERANCE = 16 / 224 * SIDE
-# Begins the seed of the tasks' random stream, so that it is the stream of no dataset, whatever the two seeds are.
+# First part of the seed of the tasks' random stream: it differs from every dataset's stream, also with the same seed.
 TASKS = 0x7461736B
 
 
 class Environment(Protocol):
-    """E episodes that move at once. It remembers no state: states (E, S) go in and come out."""
+    """E episodes that are stepped together. The environment is stateless: states (E, S) are passed in and returned."""
 
     @property
     def start(self) -> Floats:
-        """States (E, S) the episodes start from."""
+        """Initial states (E, S) of the episodes."""
         ...
 
     @property
     def goal(self) -> Floats:
-        """States (E, S) to reach."""
+        """Goal states (E, S)."""
         ...
 
     @property
     def bounds(self) -> tuple[Floats, Floats]:
-        """Least and largest continuous action, each (A,)."""
+        """Lower and upper bound of a continuous action, each (A,)."""
         ...
 
     @property
     def tolerance(self) -> float:
-        """An episode succeeds at this distance to its goal, or less."""
+        """The largest distance to the goal at which an episode succeeds."""
         ...
 
     def observe(self, state: Floats) -> Tensor:
-        """Observations of states (E, S), as the model takes them: (E, C, H, W) uint8 or (E, D_obs) float."""
+        """Observations of states (E, S) as a model encodes them: (E, C, H, W) uint8 or (E, D_obs) float."""
         ...
 
     def step(self, state: Floats, action: Floats) -> Floats:
@@ -58,13 +58,13 @@ class Environment(Protocol):
         ...
 
     def locate(self, state: Floats) -> Floats:
-        """Where in its frame a state (E, S) is, for pictures: (E, 2), x and y as fractions of the frame."""
+        """Positions (E, 2) of states (E, S) in the frame, for pictures: x and y as fractions of the frame."""
         ...
 
 
 @dataclass(frozen=True)
 class TwoRooms:
-    """Two Rooms with a task per episode, taken from the behaviour policy. Lengths are in pixels of a 32-px frame."""
+    """Two Rooms with one task per episode, sampled from the behaviour policy. Lengths are pixels of a 32-px frame."""
 
     rooms: Rooms
     start: Floats  # (E, 2)
@@ -79,9 +79,9 @@ class TwoRooms:
 
     @classmethod
     def sample(cls, config: TwoRoomsConfig, goal_ahead: int, episodes: int, seed: int) -> TwoRooms:
-        """Tasks from fresh episodes, none of a dataset's: start = row t, goal = row t + goal_ahead, t uniform.
+        """Tasks from new episodes that are in no dataset: start = row t, goal = row t + goal_ahead, t uniform.
 
-        An episode whose goal is already satisfied at its start is not a task: another one takes its place.
+        An episode that starts within the tolerance of its goal is not a task, and is replaced by another one.
         """
         rng = np.random.default_rng([TASKS, seed])
         steps, pool = max(config.steps, goal_ahead), 2 * episodes
@@ -111,13 +111,13 @@ class TwoRooms:
 
 
 def environment_of(data: DataConfig, goal_ahead: int, episodes: int, seed: int) -> Environment:
-    """The environment that a dataset comes from, with fresh tasks. Raises `ConfigError` if there is none."""
+    """The environment of a dataset, with new tasks. Raises `ConfigError` if the dataset has no environment."""
     check_environment(data)
     return TwoRooms.sample(data.two_rooms, goal_ahead, episodes, seed)
 
 
 def check_environment(data: DataConfig) -> None:
-    """Raise `ConfigError` unless there is an environment to plan in."""
+    """Raise `ConfigError` unless the dataset has an environment for planning."""
     if data.builtin != "two_rooms":
         raise ConfigError(
             f"data.path is {data.path}, but a file has no environment to plan in: planning needs"

@@ -1,4 +1,4 @@
-"""What a plan costs: how far from the goal's embedding the world model says it leads."""
+"""The cost of a plan: the distance to the goal's embedding that the world model predicts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from jepa_ray.planning.planners import Cost
 
-# Roll-outs computed together on a CPU: enough to pay for a call, few enough for their activations to stay in its cache.
+# Roll-outs computed together on a CPU: enough to outweigh the call's overhead, few enough to fit in the CPU's cache.
 CHUNK = 1024
 
 
 class World(Protocol):
-    """What planning needs of a world model: a `JEPA`, or anything that predicts embeddings. It takes no gradients."""
+    """The interface of a world model for planning: a `JEPA`, or another predictor of embeddings. No gradients."""
 
     def encode(self, observation: Tensor) -> Tensor:
         """Embeddings (B, D) of raw observations (B, ...)."""
@@ -26,17 +26,17 @@ class World(Protocol):
 
 
 def goal_cost(world: World, state: Tensor, goal: Tensor, action_block: int) -> Cost:
-    """Squared distance to the goal's embedding, averaged over dimensions, at the step that comes closest.
+    """Squared distance to the goal's embedding, averaged over dimensions, at the step that is closest to it.
 
-    A plan needs to pass the goal, not to end there: what follows is planned anew. Distances to far states say little,
-    and at the closest step it is the least. With the last step's distance, or the average of all, fewer plans
-    succeed (EXPERIMENTS.md).
+    A plan only has to pass the goal, not to end there, since later actions are planned again. Large latent distances
+    are uninformative, and the closest step has the smallest one. With the distance of the last step, or the average of
+    all steps, fewer episodes succeed (EXPERIMENTS.md).
 
     Args:
-        world: what rolls the plans out.
-        state: (E, D), embeddings of what is seen now.
-        goal: (E, D), embeddings of the goals; both are computed once per planning step.
-        action_block: steps that each planned action is held for.
+        world: the world model that rolls the plans out.
+        state: (E, D), embeddings of the current observations.
+        goal: (E, D), embeddings of the goals.
+        action_block: the number of environment steps for which each planned action is repeated.
     """
 
     def cost(plans: Tensor) -> Tensor:  # (E, N, H, A) -> (E, N)

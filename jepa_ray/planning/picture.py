@@ -1,4 +1,4 @@
-"""Pictures of planned episodes: a still (PNG) with every path, and an animation (GIF)."""
+"""Pictures of planned episodes: a still image (PNG) with all paths, or an animation (GIF)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jepa_ray.errors import ConfigError
 from jepa_ray.files import write_atomically
 from jepa_ray.planning.success import EpisodeRecording
 
-TILE = 160  # side of an episode, in pixels
+TILE = 160  # side of an episode's tile, in pixels
 GAP = 8
 CAPTION = 20
 COLUMNS = 5
-SUPERSAMPLE = 3  # Pillow draws lines without anti-aliasing: draw large, then shrink
+SUPERSAMPLE = 3  # Pillow draws lines without anti-aliasing: tiles are drawn larger by this factor, then shrunk
 SECONDS_PER_FRAME = 0.12
 LAST_FRAME_SECONDS = 1.5
 
@@ -29,18 +29,19 @@ REACHED, MISSED, START, GOAL = (24, 119, 84), (200, 55, 45), (70, 110, 190), (22
 
 
 def save_picture(recordings: Sequence[EpisodeRecording], path: Path) -> None:
-    """Write episodes side by side: start (blue), path and goal (amber), green where reached and red where not.
+    """Write a picture of episodes: start (blue), goal (amber) and path, green for success and red for failure.
 
-    The ending decides: `.png` is a still, `.gif` moves. Raises `ConfigError` for another ending.
+    The file name extension decides the format: `.png` is a still image, `.gif` an animation. Raises `ConfigError` for
+    another extension.
     """
     if not recordings:
-        raise ConfigError("a picture needs at least one recorded episode: raise record")
+        raise ConfigError("a picture needs at least one recorded episode: set record to 1 or more")
     check_ending(path)
     write_atomically(path, _png(recordings) if path.suffix == ".png" else _gif(recordings))
 
 
 def check_ending(path: Path) -> None:
-    """Raise `ConfigError` unless `save_picture` can write such a file."""
+    """Raise `ConfigError` unless `save_picture` can write a file with this extension."""
     if path.suffix not in (".png", ".gif"):
         raise ConfigError(f"{path}: a picture of planned episodes must end in .png or .gif")
 
@@ -54,7 +55,7 @@ def _png(recordings: Sequence[EpisodeRecording]) -> bytes:
 def _gif(recordings: Sequence[EpisodeRecording]) -> bytes:
     steps = max(len(r.path) for r in recordings)
     sheets = [_sheet(recordings, shown) for shown in range(1, steps + 1)]
-    palette = _stacked(sheets[0], sheets[-1]).quantize(128)  # one for all frames, else colours flicker
+    palette = _stacked(sheets[0], sheets[-1]).quantize(128)  # one palette for all frames: otherwise colours flicker
     frames = [sheet.quantize(palette=palette, dither=Image.Dither.NONE) for sheet in sheets]
     duration = [round(1000 * SECONDS_PER_FRAME)] * (steps - 1) + [round(1000 * LAST_FRAME_SECONDS)]
     buffer = io.BytesIO()
@@ -70,7 +71,7 @@ def _stacked(above: Image.Image, below: Image.Image) -> Image.Image:
 
 
 def _sheet(recordings: Sequence[EpisodeRecording], shown: int) -> Image.Image:
-    """All episodes after their first `shown` states."""
+    """All episodes, each with its first `shown` states."""
     columns = min(COLUMNS, len(recordings))
     rows = -(-len(recordings) // columns)
     width, height = TILE + GAP, TILE + CAPTION + GAP
@@ -110,7 +111,7 @@ def _tile(recording: EpisodeRecording, shown: int) -> Image.Image:
 
 
 def _scenery(recording: EpisodeRecording) -> NDArray[np.uint8]:
-    """What stands still, (H, W, 3) on a light ground: the darkest each pixel ever was leaves out what moves."""
+    """The static background (H, W, 3) in light colours: the minimum of each pixel over time removes the moving dot."""
     still = recording.frames.min(0).astype(np.float64) / 255
     share = still.max(-1, keepdims=True)
     return ((1 - share) * FLOOR + share * LIGHT).astype(np.uint8)

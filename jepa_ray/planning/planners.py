@@ -1,4 +1,4 @@
-"""Planners: search for the cheapest action sequence, all episodes at once; they know no model and no environment."""
+"""Planners: they search for the cheapest action sequence, for all episodes at once, with any cost function."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Box:
 
 
 class Planner(Protocol):
-    """What improves plans."""
+    """The interface of a planner."""
 
     def __call__(self, cost: Cost, plan: Tensor, box: Box, generator: torch.Generator) -> Tensor:
-        """The best plans found (E, H, A), inside `box`, starting the search around `plan` (E, H, A)."""
+        """The best plans (E, H, A) in `box` from a search that starts around `plan` (E, H, A)."""
         ...
 
 
@@ -40,14 +40,14 @@ class Planner(Protocol):
 class CEM:
     """Cross-entropy method (Rubinstein 1999): refit a diagonal Gaussian to the `elites` cheapest of `samples` plans.
 
-    Spreads are in units of half the action range. The answer is the last mean, as in PlaNet (Hafner et al. 2019).
+    Spreads are in units of half the action range. The result is the last mean, as in PlaNet (Hafner et al. 2019).
     """
 
     samples: int
     iterations: int
     elites: int
     spread: float = 1.0  # standard deviation of the first iteration
-    least_spread: float = 0.05  # keeps a search that has settled too early alive
+    least_spread: float = 0.05  # lower bound, so that the search does not stop too early
 
     def __call__(self, cost: Cost, plan: Tensor, box: Box, generator: torch.Generator) -> Tensor:
         mean, std = plan, (self.spread * box.half_range).expand_as(plan)
@@ -64,8 +64,8 @@ class CEM:
 class MPPI:
     """Model-predictive path integral control (Williams et al. 2017): the mean of all plans, weighted by exp(-cost).
 
-    Costs are standardised over an episode's candidates first, so that `temperature` does not depend on the scale of
-    the latent space: 0.1 means that a plan one standard deviation dearer counts e^-10.
+    Costs are first standardised over an episode's candidates, so that `temperature` does not depend on the scale of the
+    latent space: with 0.1, a plan that is one standard deviation more expensive has a weight e^-10 times as large.
     """
 
     samples: int
@@ -87,7 +87,7 @@ class MPPI:
 def _around(mean: Tensor, std: Tensor, samples: int, box: Box, generator: torch.Generator) -> Tensor:
     """Gaussian candidates (E, N, H, A), clipped to the box; the first one is the mean itself.
 
-    All episodes share their noise, so a plan does not depend on which other episodes are planned beside it.
+    All episodes share the same noise, so an episode's plan does not depend on the other episodes of the batch.
     """
     noise = torch.randn(samples, *mean.shape[1:], generator=generator, device=mean.device)
     noise[0] = 0
@@ -95,9 +95,9 @@ def _around(mean: Tensor, std: Tensor, samples: int, box: Box, generator: torch.
 
 
 def shifted(plan: Tensor, steps: int, block: int, rest: Tensor) -> Tensor:
-    """What is left of plans (E, H, A) once `steps` are taken, each planned action held for `block` of them.
+    """The rest of plans (E, H, A) after `steps` steps, with each planned action repeated for `block` steps.
 
-    The end is filled with `rest` (A,). Where `steps` is no multiple of `block`, neighbours are mixed.
+    The end is filled with `rest` (A,). If `steps` is not a multiple of `block`, neighbouring actions are averaged.
     """
     primitive = plan.repeat_interleave(block, dim=1)  # (E, T, A)
     left = torch.cat([primitive[:, steps:], rest.expand_as(primitive[:, :steps])], dim=1)

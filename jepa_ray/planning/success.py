@@ -1,4 +1,4 @@
-"""How often a world model reaches its goals when it is planned with: the protocol, and what it finds."""
+"""The success rate of planning with a world model: the protocol, and its results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from jepa_ray.planning.environment import Environment, environment_of
 from jepa_ray.planning.goal import World, goal_cost
 from jepa_ray.planning.planners import CEM, MPPI, Box, Planner, shifted
 
-RANDOM_EPISODES = 1000  # tasks the random policy is measured on: they cost nothing, and the floor is known to 3 %
-RANDOM_STREAM = 0x72616E64  # tells the random policy's seed from the tasks'
+RANDOM_EPISODES = 1000  # tasks for the random policy: they are cheap, and its success rate is then known to 3 %
+RANDOM_STREAM = 0x72616E64  # first part of the random policy's seed: its stream differs from that of the tasks
 Z_95 = 1.959964  # quantile of the normal distribution for a 95 % interval
 
 Floats = NDArray[np.float32]
-# Decides for the unfinished episodes, given by index: (states (E, S), index (M,)) -> actions (M, T, A), T >= 1 steps
+# Actions for the unfinished episodes, given by index: (states (E, S), index (M,)) -> actions (M, T, A), T >= 1 steps
 Policy = Callable[[Floats, NDArray[np.intp]], Floats]
 
 
@@ -37,12 +37,12 @@ class Rate:
 
     @property
     def value(self) -> float:
-        """In [0, 1]."""
+        """The success rate, in [0, 1]."""
         return self.successes / self.episodes
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % score interval of Wilson (1927): honest for few episodes and near 0 and 1."""
+        """The 95 % score interval of Wilson (1927), which is accurate for few episodes and for rates near 0 and 1."""
         n, p, z2 = self.episodes, self.value, Z_95**2
         centre = (p + z2 / (2 * n)) / (1 + z2 / n)
         half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
@@ -55,16 +55,16 @@ class Rate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one episode ended."""
+    """The end of one episode."""
 
     success: bool
     steps: int | None  # environment steps until the goal was reached, None if it never was
-    distance: float  # to the goal when the episode ended: on success, or when the budget was spent
+    distance: float  # to the goal at the end of the episode: on success, or when the budget was used up
 
 
 @dataclass(frozen=True)
 class EpisodeRecording:
-    """What one episode looked like, for pictures."""
+    """The frames and the path of one episode, for pictures."""
 
     outcome: Outcome
     frames: NDArray[np.uint8]  # (steps + 1, H, W, C)
@@ -75,10 +75,10 @@ class EpisodeRecording:
 
 @dataclass(frozen=True)
 class PlanningResult:
-    """Success of a world model under a protocol. Equal seeds give equal results, times excepted."""
+    """Success of a world model under a protocol. Equal seeds give equal results, except for the times."""
 
     success: Rate
-    random: Rate  # of uniformly random actions under the same protocol, on more tasks of the same kind
+    random: Rate  # of uniformly random actions under the same protocol, on more tasks from the same distribution
     outcomes: tuple[Outcome, ...]  # one per episode
     seconds_per_planning_step: float = field(compare=False)  # mean; all unfinished episodes are planned in one step
     recordings: tuple[EpisodeRecording, ...] = field(compare=False, repr=False)
@@ -92,17 +92,17 @@ def plan_success(
     device: torch.device | str = "cpu",
     record: int = 0,
 ) -> PlanningResult:
-    """Plan with a trained model in the environment its data comes from, and count the goals it reaches.
+    """Plan with a trained model in the environment of its data, and count the goals that it reaches.
 
     Args:
-        model: put in eval mode and moved to `device`, and left so.
-        train_config: says which environment; the tasks are fresh, none of the dataset's.
+        model: the model; it is put in eval mode and moved to `device`, and stays so.
+        train_config: its data determines the environment; the tasks are new, none is from the dataset.
         planning_config: planner and protocol.
-        device: where to plan.
-        record: keep what the first so many episodes looked like.
+        device: the device to plan on.
+        record: the number of episodes to record for pictures.
 
     Raises:
-        ConfigError: the data has no environment to plan in, or its actions are discrete.
+        ConfigError: the data has no environment for planning, or its actions are discrete.
     """
     if isinstance(model.action_encoder, nn.Embedding):
         raise ConfigError("planning: the model's actions are discrete, but cem and mppi plan continuous actions only")
@@ -124,7 +124,7 @@ def evaluate_planning(
     device: torch.device | str = "cpu",
     record: int = 0,
 ) -> PlanningResult:
-    """`plan_success` for any world model and environment; the random policy is measured in `floor`."""
+    """As `plan_success`, for any world model and environment; `floor` is the environment of the random policy."""
     controller = Controller(world, environment, config, torch.device(device))
     episodes = run_episodes(environment, controller, config.budget)
     chance = run_episodes(floor, random_policy(floor, config.seed), config.budget)
@@ -146,17 +146,17 @@ def _rate(outcomes: tuple[Outcome, ...]) -> Rate:
 
 @dataclass(frozen=True)
 class Episodes:
-    """What a policy did."""
+    """The episodes of one policy."""
 
     outcomes: tuple[Outcome, ...]
     states: Floats  # (steps + 1, E, S); an episode that has succeeded stays where it is
 
 
 def run_episodes(environment: Environment, policy: Policy, budget: int) -> Episodes:
-    """Take all episodes from their starts until they succeed, at any step, or have spent `budget` steps."""
+    """Run all episodes from their starts until they succeed, at any step, or have used `budget` steps."""
     state = environment.start
     states = [state]
-    reached = np.zeros(len(state), np.intp)  # step at which an episode succeeded, 0 while it has not
+    reached = np.zeros(len(state), np.intp)  # step at which an episode succeeded; 0: not yet
     while len(states) <= budget and not reached.all():
         active = np.flatnonzero(reached == 0)
         for action in policy(state, active).swapaxes(0, 1)[: budget + 1 - len(states)]:
@@ -171,14 +171,14 @@ def run_episodes(environment: Environment, policy: Policy, budget: int) -> Episo
 def _advance(
     environment: Environment, state: Floats, action: Floats, active: NDArray[np.intp], moving: NDArray[np.bool_]
 ) -> Floats:
-    """States (E, S) one step on, where episodes move; `action` (M, A) belongs to the `active` ones."""
-    everyone = np.zeros((len(state), action.shape[1]), np.float32)
-    everyone[active] = action
-    return np.where(moving[:, None], environment.step(state, everyone), state)
+    """States (E, S) after one step of the `moving` episodes; `action` (M, A) belongs to the `active` ones."""
+    actions = np.zeros((len(state), action.shape[1]), np.float32)
+    actions[active] = action
+    return np.where(moving[:, None], environment.step(state, actions), state)
 
 
 def random_policy(environment: Environment, seed: int) -> Policy:
-    """Actions drawn uniformly from the bounds, anew at every step."""
+    """A policy whose actions are drawn uniformly from the bounds at every step."""
     rng = np.random.default_rng([RANDOM_STREAM, seed])
     low, high = environment.bounds
 
@@ -189,7 +189,7 @@ def random_policy(environment: Environment, seed: int) -> Policy:
 
 
 class Controller:
-    """Model-predictive control: plan from what is seen, carry out the first steps, plan again from the rest."""
+    """Model-predictive control: plan from the observation, take the first actions, then plan again."""
 
     def __init__(self, world: World, environment: Environment, config: PlanningConfig, device: torch.device) -> None:
         self._world, self._environment, self._config, self._device = world, environment, config, device
@@ -221,14 +221,14 @@ class Controller:
 
 
 def make_planner(config: PlanningConfig) -> Planner:
-    """The planner a config describes."""
+    """The planner that a config describes."""
     if config.planner == "cem":
         return CEM(config.samples, config.iterations, config.elites)
     return MPPI(config.samples, config.iterations, config.temperature)
 
 
 def _recordings(environment: Environment, episodes: Episodes, count: int) -> tuple[EpisodeRecording, ...]:
-    """What the first `count` episodes looked like."""
+    """Recordings of the first `count` episodes."""
     if not count:
         return ()
     frames = np.stack([_frames(environment, state, count) for state in episodes.states], 1)  # (count, steps + 1, ...)

@@ -1,16 +1,22 @@
-"""The sweep: what decides (space, search, scheduler), what executes (trial), what shows (view, results).
+"""Hyperparameter sweeps. `run` is the entry point: it runs Ray Tune over warm worker groups.
 
-`run` builds them from a spec and runs Ray Tune over warm worker groups.
+search/ decides what to try and when to stop it, `trial` trains it, `recorder` writes all results, storage/ keeps the
+study and the files, output/ shows them, and remote/ submits sweeps to clusters.
 """
 
 CHECKPOINTS = "checkpoints"
 
 
 def trial_name(number: int) -> str:
-    """A trial's name in tables, logs, MLflow and files: of fixed width, so that names sort."""
+    """A trial's name in tables, logs, MLflow and files. Its width is fixed, so that names sort by number."""
     return f"trial_{number:05d}"
 
 
 def checkpoint_name(number: int) -> str:
-    """A trial's training checkpoint in the sweep's storage: of its last epoch, with the weights of its best one."""
+    """The name of a trial's training checkpoint in the sweep's storage: its last epoch, and its best epoch's model."""
     return f"{CHECKPOINTS}/{trial_name(number)}.pt"
+
+
+def epochs_folder(number: int) -> str:
+    """The folder of a trial's periodic checkpoints in the sweep's storage."""
+    return f"{CHECKPOINTS}/{trial_name(number)}"

@@ -1,4 +1,4 @@
-"""python -m jepa_ray.sweep SPEC.yaml, and what looks after sweeps that were submitted to a cluster."""
+"""python -m jepa_ray.sweep: run a sweep, or manage sweeps that were submitted to a cluster as Ray jobs."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import typer
 from typer.core import TyperGroup
 
 from jepa_ray import cli
-from jepa_ray.config import SweepConfig, dump_yaml, load_sweep_config
+from jepa_ray.config import Budget, SweepConfig, dump_yaml, load_sweep_config
 from jepa_ray.errors import ConfigError
 from jepa_ray.machine import Machine
 
 DEFAULT_OUTPUT = Path("outputs")
+LOADING = "loading torch and Ray"  # the first stage that a session shows
 SERVER = "RAY_API_SERVER_ADDRESS"  # Ray's own name for it
-PLAIN = "[OPTIONS]"  # of a command, which otherwise takes the group's
+PLAIN = "[OPTIONS]"  # usage text of a subcommand; without it typer repeats that of the group
 
 
 class SweepGroup(TyperGroup):
-    """`run` is what is meant where no command is named, so that a spec alone is a command line."""
+    """Runs the command `run` if the first argument is not a command's name: a spec alone is a command line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Name the command that is meant."""
+        """Insert `run` where no command is given."""
         if not args or (args[0] not in self.commands and args[0] != "--help"):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """The commands, then all that `run` takes."""
+        """The help of the group, then that of `run`."""
         super().format_help(ctx, formatter)
         run = self.commands["run"]
         run.format_help(type(ctx)(run, info_name=f"{ctx.command_path} [run]"), formatter)
@@ -41,13 +42,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     options_metavar="[run] SPEC.yaml [OPTIONS]",
     subcommand_metavar="| COMMAND ...",
-    help="Run a sweep: here, on a Ray cluster, or as a job that a cluster runs by itself and the other commands look"
-    " after.",
+    help="Run a sweep on this machine, on a Ray cluster, or as a job of a cluster, which the other commands manage.",
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name, as its spec has it.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name, as in its spec.")]
 Output = Annotated[
-    Path | None, typer.Option("--output", metavar="DIR", help="Output root; on a cluster a path of the cluster.")
+    Path | None,
+    typer.Option("--output", metavar="DIR", help="Output root; a path on the cluster for a sweep that runs there."),
 ]
 Server = Annotated[
     str | None, typer.Option("--address", metavar="URL", envvar=SERVER, help="The cluster's dashboard, http(s)://...")
@@ -56,23 +57,27 @@ Server = Annotated[
 
 @app.command(options_metavar=PLAIN)
 def run(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="What to sweep; see sweeps/.")],
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="The spec of the sweep; see sweeps/.")],
     output: Output = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and start nothing.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the old sweep is kept aside.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and start nothing.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over; the files of the old sweep are moved aside.")
+    ] = False,
     watch_only: Annotated[
-        bool, typer.Option("--watch-only", help="Look at the sweep that another process runs; touch nothing.")
+        bool, typer.Option("--watch-only", help="Show the sweep that another process runs, and change nothing.")
     ] = False,
     address: Annotated[
         str | None,
         typer.Option(
             "--address",
             metavar="ADDR",
-            help="A Ray cluster: auto, HOST:6379 drive the sweep from here; http(s)://HOST:8265 submits it as a job.",
+            help="A Ray cluster. auto or HOST:6379: drive it from here; http(s)://HOST:8265: submit it as a job.",
         ),
     ] = None,
     sets: cli.Sets = None,
-    packed: Annotated[Path | None, typer.Option("--packed", hidden=True, help="Data that came with the job.")] = None,
+    packed: Annotated[
+        Path | None, typer.Option("--packed", hidden=True, help="Data that is part of the job's bundle.")
+    ] = None,
 ) -> None:
     """Run a hyperparameter sweep; the same command resumes an unfinished one and shows a finished one."""
     config = load_sweep_config(spec, sets or ())
@@ -87,18 +92,23 @@ def run(
     elif watch_only:
         _watch(config, output or DEFAULT_OUTPUT)
     else:
-        _hear_interrupts()
-        from jepa_ray.sweep.run import run_sweep
+        _unblock_interrupts()
+        console, output = cli.console(), output or DEFAULT_OUTPUT
+        with cli.StartupStatus(console) as startup:
+            startup.show(LOADING)  # before the import, which takes seconds
+            from jepa_ray.sweep.run import run_sweep
 
-        run_sweep(config, output or DEFAULT_OUTPUT, cli.console(), fresh=fresh, address=address, packed=packed)
+            run_sweep(config, output, console, fresh=fresh, address=address, packed=packed, startup=startup)
 
 
 @app.command(options_metavar=PLAIN)
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One sweep; all if not given.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One sweep; without it, all sweeps are shown.")
+    ] = None,
     address: Server = None,
 ) -> None:
-    """What the sweeps on a cluster do: state, since when, and the last line of their logs."""
+    """Show the state of the sweeps on a cluster, since when they have it, and the last lines of their logs."""
     server = _server(address)
     from jepa_ray.sweep.remote import jobs
 
@@ -109,9 +119,9 @@ def status(
 def logs(
     name: Name,
     address: Server = None,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Stay until the job ends.")] = True,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Follow the log until the job ends.")] = True,
 ) -> None:
-    """Show a submitted sweep's log; Ctrl-C leaves the sweep alone."""
+    """Show a submitted sweep's log; Ctrl-C ends only this command, not the sweep."""
     server = _server(address)
     from jepa_ray.sweep.remote import jobs
 
@@ -120,7 +130,7 @@ def logs(
 
 @app.command(options_metavar=PLAIN)
 def stop(name: Name, address: Server = None) -> None:
-    """Have a submitted sweep write its results so far and end; `resume` continues it."""
+    """Make a submitted sweep write its results so far and end; `resume` continues it."""
     server = _server(address)
     from jepa_ray.sweep.remote import jobs
 
@@ -132,41 +142,47 @@ def resume(
     name: Name,
     address: Annotated[
         str | None,
-        typer.Option("--address", metavar="ADDR", envvar=SERVER, help="As of `run`; the sweep continues there."),
+        typer.Option("--address", metavar="ADDR", envvar=SERVER, help="As for `run`: where the sweep continues."),
     ] = None,
     storage: Annotated[
-        str | None, typer.Option("--storage", metavar="URI", help="Where the sweep's state lies, if not in the output.")
+        str | None,
+        typer.Option("--storage", metavar="URI", help="Location of the sweep's files, if it is not the output root."),
     ] = None,
     output: Output = None,
 ) -> None:
-    """Continue a sweep by its name, from what its storage holds; nothing else is needed."""
+    """Continue a sweep by its name; its spec and its state are read from its storage."""
     if _is_server(address):
         from jepa_ray.sweep.remote import jobs
 
         raise typer.Exit(jobs.resume(name, address, cli.console(), storage=storage, output=output))
-    _hear_interrupts()
-    from jepa_ray.sweep.run import resume_sweep
+    _unblock_interrupts()
+    console = cli.console()
+    with cli.StartupStatus(console) as startup:
+        startup.show(LOADING)
+        from jepa_ray.sweep.run import resume_sweep
 
-    resume_sweep(name, output or DEFAULT_OUTPUT, cli.console(), storage=storage, address=address)
+        resume_sweep(name, output or DEFAULT_OUTPUT, console, storage=storage, address=address, startup=startup)
 
 
 def _is_server(address: str | None) -> TypeGuard[str]:
-    """Whether the address is a dashboard's: then the sweep becomes a job."""
+    """Whether the address is that of a dashboard, to which a sweep is submitted as a job."""
     return address is not None and address.lower().startswith(("http://", "https://"))
 
 
 def _server(address: str | None) -> str:
     if not address:
-        raise ConfigError(f"--address: must name the cluster's dashboard, http(s)://HOST:8265; or set {SERVER}")
+        raise ConfigError(
+            f"--address is missing: it must be the cluster's dashboard, http(s)://HOST:8265; give it, or set {SERVER}"
+        )
     if not _is_server(address):
         raise ConfigError(
-            f"--address {address}: must be a dashboard's, http(s)://HOST:8265; jobs are asked about there"
+            f"--address {address}: must be a dashboard's address, http(s)://HOST:8265, since jobs are managed there"
         )
     return address
 
 
-def _hear_interrupts() -> None:
-    """Ray blocks SIGINT in what its jobs start, and a blocked signal is inherited: no sweep would end by it."""
+def _unblock_interrupts() -> None:
+    """Accept SIGINT, which Ray blocks in the processes of its jobs: without this a sweep could not be interrupted."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
@@ -176,15 +192,15 @@ def _watch(config: SweepConfig, output: Path) -> None:
 
     console, folder = cli.console(), RunFolder((output / "sweeps" / config.name).resolve(), "spec.yaml")
     if watch(config, folder, console):
-        from jepa_ray.sweep.output.results import show  # with torch
+        from jepa_ray.sweep.output.results import show_results  # imports torch
 
-        show(config, folder, console)
+        show_results(config, folder, console)
     else:
-        console.print("nobody is running it now; the command continues it without --watch-only")
+        console.print("no process runs this sweep now; the same command without --watch-only continues it")
 
 
-def _offered(address: str | None) -> tuple[Machine, str]:
-    """What there is to train on, and whose it is."""
+def _find_machine(address: str | None) -> tuple[Machine, str]:
+    """The CPUs and GPUs to train on, and the name of the machine or cluster that has them."""
     if not _is_server(address):
         return Machine.local(), "this machine"
     from jepa_ray.sweep.remote.dashboard import Dashboard
@@ -193,14 +209,16 @@ def _offered(address: str | None) -> tuple[Machine, str]:
 
 
 def _print_plan(config: SweepConfig, output: Path, address: str | None) -> None:
+    from jepa_ray.sweep.concurrency import choose_concurrency
     from jepa_ray.sweep.search import space
-    from jepa_ray.sweep.search.budget import plan
+    from jepa_ray.sweep.search.budget import plan_budget
     from jepa_ray.sweep.search.warm_start import read_warm_starts
 
-    machine, whose = _offered(address)
-    planned, warm_starts = plan(config, machine), read_warm_starts(config, output / "sweeps" / config.name)
+    machine, owner = _find_machine(address)
+    budget, warm_starts = plan_budget(config), read_warm_starts(config, output / "sweeps" / config.name)
     resources = config.resources
-    points = "infinitely many" if planned.points is None else planned.points
+    groups = choose_concurrency(resources, [machine])
+    points = "infinitely many" if budget.points is None else budget.points
     objectives = ", ".join(map(str, config.objectives))
     print(f"sweep {config.name}: {config.search.algorithm} search, {objectives}")
     if config.objective.warning:
@@ -213,13 +231,26 @@ def _print_plan(config: SweepConfig, output: Path, address: str | None) -> None:
         print(f"tried first: {len(config.search.enqueue)} enqueued configurations")
     for warm_start in warm_starts:
         print(warm_start)
-    print(f"trials: {planned.trials}, at most {planned.max_epochs} epochs each, rungs at {planned.rungs or 'none'}")
-    print(f"epochs in the worst case: {planned.worst_case_epochs}")
+    print(f"trials: {budget.trials}, at most {budget.max_epochs} epochs each, rungs at {budget.rungs or 'none'}")
+    print(f"epochs in the worst case: {budget.worst_case_epochs}")
+    print(_describe_checkpoints(config, budget, groups))
     print(
-        f"groups: {planned.groups} at once, each {resources.workers_per_trial} worker(s) of"
+        f"groups: {groups} at once, each {resources.workers_per_trial} worker(s) of"
         f" {resources.cpus_per_worker} cpu(s) and {resources.gpus_per_worker:g} gpu(s);"
-        f" {whose} has {machine.cpus:g} cpus and {machine.gpus:g} gpus"
+        f" {owner} has {machine.cpus:g} cpus and {machine.gpus:g} gpus"
     )
+
+
+def _describe_checkpoints(config: SweepConfig, budget: Budget, groups: int) -> str:
+    """How many checkpoint files a sweep stores at once; their size depends on the model, which is not built here."""
+    from jepa_ray.sweep.storage.disk import count_periodic_checkpoints, count_stored_trials
+
+    trials, periodic = count_stored_trials(config, budget, groups), count_periodic_checkpoints(config)
+    text = f"checkpoints on disk: at most {trials}, each of two models and the optimizer's state"
+    if not periodic:
+        return text
+    files = trials * periodic
+    return f"{text}; and at most {files} periodic ones ({periodic} per trial), each of one model"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How many trials run at once: on a machine a fixed number, on a cluster as many as fit on the nodes that are there."""
+"""How many trials fit on a cluster, whose nodes come and go while a sweep runs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ import ray
 
 from jepa_ray.config import Resources
 from jepa_ray.machine import Machine
-from jepa_ray.sweep.search.budget import fitting
+from jepa_ray.sweep.concurrency import max_groups
 
-DRIVES_A_GROUP = 2.0**30  # bytes: its trial, mailbox and controller; without a true figure Ray puts all on one node
-LOOK_S = 1.0  # between two looks at the cluster
-RECENT_S = 60.0  # a trial that fails so soon after a node was lost is not to blame
+# Memory of a group's driver processes (trial actor, mailbox, Ray Train's controller). If it were reserved without a
+# realistic value, Ray would put the driver processes of all groups on one node.
+GROUP_DRIVER_BYTES = 2.0**30
+REFRESH_INTERVAL_S = 1.0  # between two requests for the list of nodes
+EXCUSED_S = 60.0  # a trial that fails within this time after a node was lost is retried without counting the failure
 
 
-def nodes() -> dict[str, Machine]:
-    """The nodes of the connected cluster that are alive, by Ray's id."""
+def list_nodes() -> dict[str, Machine]:
+    """The living nodes of the connected cluster, by Ray's ID."""
     alive = (node for node in ray.nodes() if node["Alive"])
     return {node["NodeID"]: Machine.offering(node["Resources"]) for node in alive}
 
 
-def away_from_head() -> dict[str, str]:
-    """Labels of nodes to put what drives a group on: not a head where nobody trains, which would hold all of them."""
+def avoid_idle_head() -> dict[str, str]:
+    """Labels for the driver processes of groups that exclude a head node without CPUs, which could not hold them all.
+
+    Empty if the head node has CPUs for training, or if there is no other node.
+    """
     alive = [node for node in ray.nodes() if node["Alive"]]
     heads = [node for node in alive if "node:__internal_head__" in node["Resources"]]
     idle = [node["NodeID"] for node in heads if not node["Resources"].get("CPU") and len(alive) > len(heads)]
@@ -31,46 +36,45 @@ def away_from_head() -> dict[str, str]:
 
 
 class Capacity:
-    """Follows a cluster: nodes that join are used, and nodes that leave are no trial's fault.
+    """Follows a cluster: new nodes are used, and the loss of a node does not count as a trial's failure.
 
     Args:
-        resources: what a trial takes. A number as `max_concurrent` is a fixed limit: what does not fit yet
-            waits, and so tells an autoscaler what to add.
-        look: where the nodes are seen; tests put others here.
+        resources: what a trial takes. A number as `max_concurrent` is a fixed limit: trials that do not fit yet wait
+            for resources, and so an autoscaler learns what to add.
+        list_nodes: returns the living nodes; tests pass a function of their own.
     """
 
-    def __init__(self, resources: Resources, look: Callable[[], dict[str, Machine]] = nodes) -> None:
-        self._resources, self._look = resources, look
-        self._nodes = look()
-        self._seen = time.monotonic()
-        self._lost: float | None = None  # when the last one was
+    def __init__(self, resources: Resources, list_nodes: Callable[[], dict[str, Machine]] = list_nodes) -> None:
+        self._resources, self._list_nodes = resources, list_nodes
+        self._nodes = list_nodes()
+        self._refreshed = time.monotonic()
+        self._last_loss: float | None = None  # by the same clock
 
     def __call__(self) -> int:
-        """Trials that may run now."""
+        """The number of trials that may run now."""
         if self._resources.max_concurrent != "auto":
             return self._resources.max_concurrent
         self._refresh()
-        return fitting(self._resources, self._nodes.values())
+        return max_groups(self._resources, self._nodes.values())
 
-    @property
-    def busy(self) -> str | None:
-        """What keeps even one trial from starting now, if others hold the cluster; it waits."""
+    def describe_shortage(self) -> str | None:
+        """Why not even one trial can start now; None if one can."""
         free, whole = Machine.offering(ray.available_resources()), Machine.offering(ray.cluster_resources())
-        if fitting(self._resources, [free]):
+        if max_groups(self._resources, [free]):
             return None
         free_of_all = f"{free.cpus:g} of {whole.cpus:g} cpus, {free.gpus:g} of {whole.gpus:g} gpus"
         return f"the cluster has no room now, {free_of_all} are free"
 
     def lost_a_node(self) -> bool:
-        """Whether a node left within the last minute."""
+        """Whether a node left within the last `EXCUSED_S` seconds."""
         self._refresh(0.0)
-        return self._lost is not None and time.monotonic() - self._lost < RECENT_S
+        return self._last_loss is not None and time.monotonic() - self._last_loss < EXCUSED_S
 
-    def _refresh(self, interval: float = LOOK_S) -> None:
+    def _refresh(self, interval: float = REFRESH_INTERVAL_S) -> None:
         now = time.monotonic()
-        if now - self._seen < interval:
+        if now - self._refreshed < interval:
             return
-        alive = self._look()
+        alive = self._list_nodes()
         if self._nodes.keys() - alive.keys():
-            self._lost = now
-        self._nodes, self._seen = alive, now
+            self._last_loss = now
+        self._nodes, self._refreshed = alive, now

@@ -132,7 +132,7 @@ def save(card: ModelCard, target: Path, run: str | None = None, logged: Any = No
 
 
 def shipped_files() -> list[str]:
-    """The files of this package that `jepa_ray.adapters.pyfunc` imports directly or indirectly, relative to the package."""
+    """The files that `jepa_ray.adapters.pyfunc` imports directly or indirectly, relative to this package."""
     found, waiting = set(), ["__init__.py", f"{LOADER.replace('.', '/')}.py"]
     while waiting:
         name = waiting.pop()

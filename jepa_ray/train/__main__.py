@@ -15,16 +15,19 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option("--config", metavar="CONFIG.yaml", help="What to train; see configs/.")],
+    config: Annotated[Path, typer.Option("--config", metavar="CONFIG.yaml", help="The train config; see configs/.")],
     output: cli.Output = Path("outputs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the old run is kept aside.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the old run's folder is renamed.")] = False,
     sets: cli.Sets = None,
 ) -> None:
-    """Train one JEPA; the same command resumes an unfinished run and shows a finished one."""
+    """Train one JEPA. The same command resumes an unfinished run, and shows the results of a finished one."""
     loaded = load_train_config(config, sets or ())
-    from jepa_ray.train.run import run_training
+    console = cli.console()
+    with cli.StartupStatus(console) as startup:
+        startup.show("loading torch and Ray")  # before the import, which takes seconds
+        from jepa_ray.train.run import run_training
 
-    run_training(loaded, output, cli.console(), fresh=fresh)
+        run_training(loaded, output, console, fresh=fresh, startup=startup)
 
 
 if __name__ == "__main__":

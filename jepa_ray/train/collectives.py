@@ -1,4 +1,4 @@
-"""The few collectives the loop needs, which do nothing in a single process."""
+"""The collective operations that the training loop needs. They have no effect in a single process."""
 
 from __future__ import annotations
 
@@ -13,36 +13,39 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class Communicator:
-    """This process among `world` DDP workers."""
+    """The number `rank` of this process among the `world` DDP workers, and their collective operations."""
 
     rank: int = 0
     world: int = 1
 
     @classmethod
     def current(cls) -> Communicator:
-        """From torch's process group, or a single process where there is none."""
+        """That of torch's process group; a single process if no group is initialized."""
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """`model` with gradients averaged over ranks; parameters must start equal on all ranks."""
+        """`model` with gradients averaged over ranks. The parameters must be equal on all ranks at the start."""
         return DistributedDataParallel(model) if self.world > 1 else model
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum of `values` over ranks, on every rank."""
+        """Sum of `values` over ranks, on every rank; `values` may be changed in place."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
     def average(self, statistic: Tensor) -> Tensor:
-        """Mean of a statistic over ranks, with gradients: that of the whole batch, as ranks hold equal shares."""
+        """Mean of a batch statistic over ranks, with gradients.
+
+        This is the statistic of the whole batch if it is a mean over samples, since all ranks have equal shares.
+        """
         return _AverageOverRanks.apply(statistic) if self.world > 1 else statistic
 
     def share(self, count: int) -> slice:
-        """This rank's contiguous part of `count` items; the parts of all ranks make up the whole."""
+        """This rank's contiguous part of `count` items. Each item belongs to exactly one rank."""
         return slice(self.rank * count // self.world, (self.rank + 1) * count // self.world)
 
     def gather(self, part: Tensor, count: int) -> Tensor:
-        """The (count, ...) tensor of which each rank holds the rows of its `share`."""
+        """The whole (count, ...) tensor on every rank; `part` has the rows of this rank's `share`."""
         if self.world == 1:
             return part
         longest = -(-count // self.world)
@@ -55,9 +58,10 @@ class Communicator:
 
 
 class _AverageOverRanks(torch.autograd.Function):
-    """All-reduce whose backward all-reduces too.
+    """An all-reduce whose backward pass is an all-reduce, too.
 
-    A plain `all_reduce` leaves each rank with its own gradient: right loss, wrong gradient, no error.
+    With a plain `all_reduce` each rank would keep only its own gradient: the loss would be right, the gradient wrong,
+    and no error would be raised.
     """
 
     @staticmethod
@@ -66,7 +70,7 @@ class _AverageOverRanks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # All ranks differentiate the same loss, each through its own part, and DDP averages what they find.
+        # All ranks differentiate the same loss, each through its own part, and DDP averages these gradients.
         return _mean(gradient)
 
 

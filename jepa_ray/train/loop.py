@@ -1,14 +1,15 @@
-"""The training loop, in pure torch: a step, an epoch, and the state they move. Knows nothing of Ray.
+"""The training loop in pure torch, without Ray: one step, one epoch, and the state that they change.
 
-`batch_size` is the global batch: each of W ranks takes batch_size / W of the same permutation, so W = 1 and W = 2
-see the same batches. All randomness of an epoch follows from (seed, epoch, rank): nothing else has to be
-saved to resume bit for bit, and a trial's result does not depend on what its group trained before.
+`batch_size` is the global batch: each of W ranks takes batch_size / W rows of the same permutation, so one and two
+ranks see the same batches. All randomness of an epoch is derived from (seed, epoch, rank). A run therefore resumes bit
+for bit without saved generator state, and a trial's result does not depend on what its group trained before.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,19 +20,22 @@ from torch import Tensor, nn
 from jepa_ray.config import TrainConfig, TrainingConfig
 from jepa_ray.data.dataset import Batch, TrajectoryDataset
 from jepa_ray.diagnosis import diagnose
-from jepa_ray.errors import ConfigError, DataError, TrialError
+from jepa_ray.errors import ConfigError, DataError, TrialError, first_line
 from jepa_ray.model.jepa import JEPA, EmaUpdate
 from jepa_ray.model.learner import Learner, build_learner
 from jepa_ray.train import checkpoint as ckpt
 from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.validation import validate
 
+ShowProgress = Callable[[int, int, float], None]  # step, steps of the epoch, samples per second since its start
+PROGRESS_INTERVAL_S = 1.0
+
 
 class Loss(Protocol):
-    """The learner as the step calls it: bare, compiled, or wrapped for DDP."""
+    """The learner as a step calls it: as it is, compiled, or wrapped for DDP."""
 
     def __call__(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """As `Learner.forward`."""
+        """The loss of a batch, as in `Learner.forward`."""
         ...
 
 
@@ -43,20 +47,20 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     update_target: EmaUpdate
     loss: Loss
-    epoch: int = 0  # epochs finished
+    epoch: int = 0  # the number of finished epochs
     metrics: dict[str, float] | None = None  # of the last epoch
     best: dict[str, Any] | None = None  # {"epoch", "metrics", "model"} of the best epoch so far
-    collapse: str | None = None  # the diagnosis that ended the run
+    collapse: str | None = None  # the diagnosis, if it ended the run
 
     @property
     def model(self) -> JEPA:
-        """What remains after training."""
+        """The part of the learner that is kept after training."""
         return self.learner.model
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Hyperparameters of one optimiser step; none of them changes a shape."""
+    """Hyperparameters of one optimiser step; they do not affect any tensor's shape."""
 
     learning_rate: float
     ema_decay: float
@@ -65,7 +69,7 @@ class StepSettings:
 
 
 def train_step(state: TrainState, batch: Batch, settings: StepSettings) -> Tensor:
-    """One optimiser step and one EMA update; returns the detached loss, without waiting for it."""
+    """Run one optimiser step and one EMA update. Returns the detached loss, without waiting for the device."""
     with torch.autocast(batch.observations.device.type, torch.bfloat16, enabled=settings.bf16):
         loss = state.loss(batch.observations, batch.actions)
     loss.backward()
@@ -80,9 +84,9 @@ def train_step(state: TrainState, batch: Batch, settings: StepSettings) -> Tenso
 
 
 class Trainer:
-    """One trial: its state, and what moves it by an epoch.
+    """Trains one run or trial, epoch by epoch.
 
-    Raises `ConfigError` where config and data do not fit together.
+    Raises `ConfigError` if config and data do not fit together.
     """
 
     def __init__(self, config: TrainConfig, dataset: TrajectoryDataset, comm: Communicator | None = None) -> None:
@@ -93,19 +97,21 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether num_epochs are over, or patience is, or the model has collapsed."""
+        """Whether num_epochs or the patience is used up, or the model has collapsed."""
         training, state = self.config.training, self.state
         stale = state.epoch - (state.best["epoch"] if state.best else 0)
         out_of_patience = training.patience is not None and stale >= training.patience
         return state.epoch >= training.num_epochs or out_of_patience or state.collapse is not None
 
-    def run_epoch(self) -> dict[str, float]:
-        """Train and validate one epoch; returns every metric by name.
+    def run_epoch(self, progress: ShowProgress | None = None) -> dict[str, float]:
+        """Train and validate one epoch. Returns all metrics by name.
+
+        `progress` is called about once a second while training, and after the last step.
 
         Raises `TrialError` on all ranks together if the loss is not finite.
         """
         started = time.perf_counter()
-        train_loss = self._train()
+        train_loss = self._train(progress)
         trained = time.perf_counter()
         validation = validate(self.state.model, self.dataset, self.comm, self.config.training.rollout_horizon)
         metrics = {
@@ -119,17 +125,20 @@ class Trainer:
         self._check_collapse(metrics)
         return metrics
 
-    def _train(self) -> float:
+    def _train(self, progress: ShowProgress | None) -> float:
         state, training = self.state, self.config.training
         seed_for_epoch(self.config.experiment.seed, state.epoch, self.comm.rank)
-        state.learner.reseed(epoch_seed(self.config.experiment.seed, state.epoch, rank=0))  # alike on all ranks
+        state.learner.reseed(epoch_seed(self.config.experiment.seed, state.epoch, rank=0))  # the same on all ranks
         order = self._permutation()
         share = self.comm.share(training.batch_size)
         losses = torch.zeros((), device=self.dataset.device)
+        pace = _Pace(progress, self.steps_per_epoch, training.batch_size) if progress else None
         for step in range(self.steps_per_epoch):
             rows = order[step * training.batch_size : (step + 1) * training.batch_size][share]
             settings = step_settings(training, state.epoch * self.steps_per_epoch + step, self.steps_per_epoch)
             losses += train_step(state, self.dataset.batch(rows, training.loss.rollout_steps), settings)
+            if pace:
+                pace.step_done(step + 1)
         state.epoch += 1
         loss = float(self.comm.sum(losses)) / (self.steps_per_epoch * self.comm.world)
         if not math.isfinite(loss):
@@ -150,14 +159,14 @@ class Trainer:
             self.state.best = {"epoch": self.state.epoch, "metrics": dict(metrics), "model": weights}
 
     def _check_collapse(self, metrics: dict[str, float]) -> None:
-        """Give up on a model that is still at chance when even late starters have left it behind."""
+        """Stop a model that is still at chance after `collapse_epochs`, when slow but healthy models are not."""
         after = self.config.training.collapse_epochs
         if after is not None and self.state.epoch >= after:
             diagnosis = diagnose(metrics)
             self.state.collapse = str(diagnosis) if diagnosis.collapsed else None
 
     def checkpoint(self) -> ckpt.Checkpoint:
-        """Everything it takes to resume bit for bit; plain values and tensors."""
+        """Everything that is needed to resume bit for bit, as plain values and tensors."""
         state = self.state
         return ckpt.describe(self.config, self.dataset.spec) | {
             "model": state.model.state_dict(),
@@ -170,7 +179,7 @@ class Trainer:
         }
 
     def restore(self, checkpoint: ckpt.Checkpoint) -> None:
-        """Continue from a `checkpoint()` of the same config. Raises `DataError` if it is none."""
+        """Continue from a `checkpoint()` of the same config. Raises `DataError` if it does not fit this run."""
         try:
             self.state.model.load_state_dict(checkpoint["model"])
             self.state.learner.terms.load_state_dict(checkpoint["terms"])
@@ -178,24 +187,41 @@ class Trainer:
             for name in ("epoch", "metrics", "best", "collapse"):
                 setattr(self.state, name, checkpoint[name])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            what = str(error).partition("\n")[0]
-            raise DataError(f"the checkpoint is none of this run ({type(error).__name__}: {what})") from None
+            what = first_line(error)
+            raise DataError(f"the checkpoint does not fit this run ({type(error).__name__}: {what})") from None
+
+
+class _Pace:
+    """Calls `progress` at most once per `PROGRESS_INTERVAL_S`, and after the epoch's last step.
+
+    Counts the steps that were given to the device. It does not wait for them: that would slow down the loop.
+    """
+
+    def __init__(self, progress: ShowProgress, steps: int, batch_size: int) -> None:
+        self._progress, self._steps, self._batch_size = progress, steps, batch_size
+        self._started = self._shown = time.perf_counter()
+
+    def step_done(self, step: int) -> None:
+        now = time.perf_counter()
+        if now - self._shown >= PROGRESS_INTERVAL_S or step == self._steps:
+            self._shown = now
+            self._progress(step, self._steps, step * self._batch_size / (now - self._started))
 
 
 def windows(training: TrainingConfig, dataset: TrajectoryDataset) -> Tensor:
-    """First rows (M,) of the training windows, enough for a batch. Raises `ConfigError` if there are fewer."""
-    found = dataset.train_windows(training.loss.rollout_steps)
-    if len(found) < training.batch_size:
-        steps = training.loss.rollout_steps
-        what = "transitions" if steps == 1 else f"windows of training.loss.rollout_steps {steps}"
+    """First rows (M,) of all training windows. Raises `ConfigError` if they are fewer than one batch."""
+    steps = training.loss.rollout_steps
+    rows = dataset.train_windows(steps)
+    if len(rows) < training.batch_size:
+        samples = "transitions" if steps == 1 else f"windows of training.loss.rollout_steps {steps}"
         raise ConfigError(
-            f"training.batch_size is {training.batch_size}, but the data has only {len(found)} training {what}"
+            f"training.batch_size is {training.batch_size}, but the data has only {len(rows)} training {samples}"
         )
-    return found
+    return rows
 
 
 def step_settings(training: TrainingConfig, step: int, steps_per_epoch: int) -> StepSettings:
-    """Learning rate and EMA decay at a global step: linear warm-up, then the schedules of the config."""
+    """Learning rate and EMA decay at a global step: a linear warm-up, then the schedules of the config."""
     total, warmup = training.num_epochs * steps_per_epoch, training.warmup_epochs * steps_per_epoch
     rate, decay = training.learning_rate, training.ema_decay
     if step < warmup:
@@ -208,22 +234,22 @@ def step_settings(training: TrainingConfig, step: int, steps_per_epoch: int) -> 
 
 
 def seed_for_epoch(seed: int, epoch: int, rank: int) -> None:
-    """Set torch's global generators (initialisation, dropout) from (seed, epoch, rank)."""
+    """Seed torch's global generators (initialisation, dropout) from (seed, epoch, rank)."""
     torch.manual_seed(epoch_seed(seed, epoch, rank))
 
 
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
-    """A 64-bit seed that (seed, epoch, rank) determines, and neighbours don't share."""
+    """A 64-bit seed derived from (seed, epoch, rank); similar inputs give unrelated seeds."""
     return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0])
 
 
 def _half_cosine(progress: float) -> float:
-    """1 at 0, 0 at 1."""
+    """Falls from 1 at progress 0 to 0 at progress 1."""
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def _initial_state(config: TrainConfig, dataset: TrajectoryDataset, comm: Communicator) -> TrainState:
-    seed_for_epoch(config.experiment.seed, 0, 0)  # the same on every rank: DDP starts from equal parameters
+    seed_for_epoch(config.experiment.seed, 0, 0)  # the same on all ranks: DDP must start with equal parameters
     learner = build_learner(config.model, config.training, dataset.spec, comm.average).to(dataset.device)
     optimizer = torch.optim.AdamW(
         _parameter_groups(learner, config.training.weight_decay), lr=config.training.learning_rate, fused=True
@@ -239,7 +265,7 @@ def _trained(learner: nn.Module) -> list[nn.Parameter]:
 
 
 def _parameter_groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels, not on biases, norms and positions of one axis."""
+    """Weight decay for parameters with two or more axes (matrices, kernels), none for biases and norms."""
     trained = _trained(learner)
     return [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},

@@ -1,4 +1,4 @@
-"""Which network the workers of a group find each other on."""
+"""The network interface over which the workers of a group connect to each other."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import psutil
 import ray
 from ray.train.torch import TorchConfig
 
-INTERFACE = "GLOO_SOCKET_IFNAME"
+INTERFACE = "GLOO_SOCKET_IFNAME"  # gloo's environment variable
 
 
-def use_the_nodes_interface() -> None:
-    """Have gloo use the interface that Ray knows this node by, unless somebody chose one.
+def choose_interface() -> None:
+    """Make gloo use the interface with the address under which Ray knows this node, unless `INTERFACE` is set.
 
-    By itself it takes the address of the machine's own name, which on Debian is 127.0.1.1: workers of other nodes
-    would look for it on themselves.
+    By default gloo uses the address of the machine's host name. On Debian that is 127.0.1.1, which on every other node
+    is that node itself.
     """
     address = ray.util.get_node_ip_address()
     for name, addresses in psutil.net_if_addrs().items():
@@ -25,15 +25,15 @@ def use_the_nodes_interface() -> None:
 
 
 class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Ray Train's, on the right interface."""
+    """Ray Train's backend, with the interface chosen on every worker first."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(use_the_nodes_interface)
+        worker_group.execute(choose_interface)
         super().on_start(worker_group, backend_config)
 
 
-class OnTheNodesNetwork(TorchConfig):
-    """How Ray Train sets up the process group."""
+class NodeNetworkConfig(TorchConfig):
+    """Makes Ray Train set up the process group on the network that connects the nodes."""
 
     @property
     def backend_cls(self) -> type:

@@ -1,6 +1,7 @@
-"""A single training run, on the same worker group that a sweep uses.
+"""A single training run. It uses the same kind of worker group as a sweep.
 
-outputs/<experiment.name>/: config.yaml, checkpoint.pt (last epoch), best_jepa_model.pt, metrics.csv, ray.log
+outputs/<experiment.name>/: config.yaml, checkpoint.pt (last epoch), best_jepa_model.pt, metrics.csv, ray.log, and with
+experiment.checkpoint_every checkpoints/epoch_00010.pt and so on
 """
 
 from __future__ import annotations
@@ -14,63 +15,69 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from jepa_ray.config import METRICS, TrainConfig, dump_yaml
+from jepa_ray.cli import StartupStatus
+from jepa_ray.config import METRICS, Place, TrainConfig, dump_yaml, metrics_shown
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import ConfigError, Interrupted
 from jepa_ray.files import RunFolder, flat, write_atomically
 from jepa_ray.machine import Machine
 from jepa_ray.model.learner import build_learner
+from jepa_ray.storage import Storage
 from jepa_ray.tracking import Tracker
 from jepa_ray.train.checkpoint import best_model, from_bytes, read_checkpoint, to_bytes
 from jepa_ray.train.cluster import ray_session
 from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import windows
 from jepa_ray.train.mailbox import EpochResult, RunEpoch, StartTrial
+from jepa_ray.train.periodic import FOLDER, PeriodicCheckpoints
+from jepa_ray.train.progress import ProgressLine, ProgressPolling
 from jepa_ray.train.worker_group import WorkerGroup
 
-# In the line of an epoch; metrics.csv and MLflow have all.
-SHOWN = (
-    "train_loss",
-    "val_loss",
-    "val_cosine",
-    "val_rollout_mrr",
-    "rollout_probe_r2",
-    "embedding_std",
-    "samples_per_s",
-)
 
+def run_training(
+    config: TrainConfig,
+    output: Path,
+    console: Console,
+    *,
+    fresh: bool = False,
+    startup: StartupStatus | None = None,
+) -> pd.DataFrame:
+    """Train, resume or show a run. Returns its metrics, one row per epoch.
 
-def run_training(config: TrainConfig, output: Path, console: Console, *, fresh: bool = False) -> pd.DataFrame:
-    """Train, resume or show a run; returns its metrics, one row an epoch.
+    `startup` shows what is being started, until the first epoch begins.
 
     Raises `ConfigError` or `DataError` before anything is written, `TrialError`, or `Interrupted`.
     """
-    folder = RunFolder(output.resolve() / config.experiment.name, "config.yaml")
+    folder = RunFolder(output.resolve() / config.experiment.name, "config.yaml", TrainConfig.add_defaults)
     document = dump_yaml(config.to_dict())
     _check_fits(config, Machine.local())
-    check_trainable(config, console)
-    with folder.begin(document, fresh=fresh) as aside:
-        if aside:
-            console.print(f"the old run is kept in {aside}", soft_wrap=True)
-        if folder.finished:
-            console.print(f"run {config.experiment.name} is finished (--fresh starts over)")
-        else:
-            _Run(config, output.resolve(), folder, console).train()
-        return _show(config, folder, console)
+    with startup or StartupStatus(console) as status:
+        status.show("preparing the dataset")
+        check_trainable(config, console)
+        with folder.begin(document, fresh=fresh) as aside:
+            if aside:
+                console.print(f"the old run is kept in {aside}", soft_wrap=True)
+            if folder.finished:
+                status.close()
+                console.print(f"run {config.experiment.name} is finished (--fresh starts over)")
+            else:
+                _Run(config, output.resolve(), folder, console, status).train()
+            return _show(config, folder, console)
 
 
 def check_trainable(config: TrainConfig, console: Console, further: Iterable[str] = ()) -> None:
-    """Make or open the dataset and build the model once, so that bad data and misfits are found before Ray starts.
+    """Open or generate the dataset and build the model once, so that errors in either are reported before Ray starts.
 
-    `further`: metrics that are to be optimised besides the config's own. Raises `DataError` or `ConfigError`.
+    `further` are metrics that are optimised besides the config's objective. Raises `DataError` or `ConfigError`.
     """
     objective = config.experiment.objective
     if objective.warning:
         console.print(f"warning: {objective.warning}", style="yellow", soft_wrap=True)
-    with console.status("reading the data"):
-        dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
+    dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
     if "rollout_probe_r2" in (objective.metric, *further) and not dataset.has_states:
-        raise ConfigError("objective.metric is rollout_probe_r2, but the data has no state labels to probe for")
+        raise ConfigError(
+            "objective.metric is rollout_probe_r2, but the data has no state labels, which this metric needs"
+        )
     windows(config.training, dataset)
     build_learner(config.model, config.training, dataset.spec, Communicator().average)
 
@@ -91,14 +98,18 @@ def _check_fits(config: TrainConfig, machine: Machine) -> None:
 class _Run:
     """One session of a run: from its last checkpoint to its end, or to an interruption."""
 
-    def __init__(self, config: TrainConfig, output: Path, folder: RunFolder, console: Console) -> None:
-        self.config, self.output, self.folder, self.console = config, output, folder, console
+    def __init__(
+        self, config: TrainConfig, output: Path, folder: RunFolder, console: Console, startup: StartupStatus
+    ) -> None:
+        self.config, self.output, self.folder, self.console, self.startup = config, output, folder, console, startup
         self.checkpoint = folder.path / "checkpoint.pt"
+        self.periodic = PeriodicCheckpoints(Storage(str(folder.path)).below(FOLDER), config.experiment)
         self.rows: list[dict[Any, Any]] = []
 
     def train(self) -> None:
         training, started = self.config.training, time.monotonic()
         machine = Machine.local()
+        self.startup.show("starting Ray and the tracking store")
         tracker = Tracker(self.config.experiment.tracking, self.output, self.config.experiment.name)
         with ray_session(None, machine.cpus, machine.gpus, self.folder.path / "ray.log"):
             group = WorkerGroup(
@@ -109,8 +120,8 @@ class _Run:
                 name=f"{self.config.experiment.name}-group",
             )
             try:
-                with self.console.status("starting the worker group"):
-                    group.start()
+                self.startup.show("starting the worker group")
+                group.start()
                 self._epochs(group, tracker)
             except KeyboardInterrupt:
                 raise Interrupted("interrupted; the same command continues from the last epoch") from None
@@ -121,17 +132,20 @@ class _Run:
     def _epochs(self, group: WorkerGroup, tracker: Tracker) -> None:
         run = tracker.open_run(self.folder.id, self.config.experiment.name, flat(self.config.to_dict()))
         finished = self._start(group)
-        while not finished:
-            result: EpochResult = group.call(RunEpoch())
-            finished = result.finished
-            self._record(result, group.checkpoint(result))
-            tracker.log_epoch(run, result.epoch, result.metrics)
+        self.startup.close()
+        line = ProgressLine(self.console, self.config.training.num_epochs)
+        with line, ProgressPolling(lambda: [group.mailbox], line.show):
+            while not finished:
+                result: EpochResult = group.call(RunEpoch())
+                finished = result.finished
+                self._record(result, group.checkpoint(result))
+                tracker.log_epoch(run, result.epoch, result.metrics)
         tracker.attach(run, [self.folder.path / name for name in ("config.yaml", "metrics.csv", "best_jepa_model.pt")])
         tracker.close_run(run)
         tracker.flush()
 
     def _start(self, group: WorkerGroup) -> bool:
-        """Begin, or continue from the last checkpoint; returns whether there is nothing left to do."""
+        """Start, or continue from the last checkpoint. Returns whether the run is finished."""
         if not self.checkpoint.exists():
             group.call(StartTrial(self.config))
             return False
@@ -143,7 +157,7 @@ class _Run:
         return last.finished
 
     def _record(self, result: EpochResult, checkpoint: bytes) -> None:
-        """The checkpoint last: what resumes must not be ahead of what is recorded."""
+        """Write an epoch's files. The training checkpoint is written last, so that resuming never skips a result."""
         best = best_model(from_bytes(checkpoint))
         is_best = best["epoch"] == result.epoch
         measured = {name: result.metrics[name] for name in METRICS if name in result.metrics}
@@ -151,8 +165,10 @@ class _Run:
         write_atomically(self.folder.path / "metrics.csv", pd.DataFrame(self.rows).to_csv(index=False).encode())
         if is_best:
             write_atomically(self.folder.path / "best_jepa_model.pt", to_bytes(best))
+        self.periodic.save(result.epoch, checkpoint)
         write_atomically(self.checkpoint, checkpoint)
-        shown = "  ".join(f"{name} {measured[name]:.4g}" for name in SHOWN if name in measured)
+        names = [name for name in metrics_shown(Place.EPOCH_LINE) if name in measured]
+        shown = "  ".join(f"{name} {measured[name]:.4g}" for name in names)
         total = self.config.training.num_epochs
         self.console.print(
             f"epoch {result.epoch}/{total}  {shown}{'  *' if is_best else ''}", soft_wrap=True, highlight=False
@@ -172,8 +188,8 @@ def _show(config: TrainConfig, folder: RunFolder, console: Console) -> pd.DataFr
     best = frame.iloc[column.argmax() if objective.mode == "max" else column.argmin()]
     console.print(f"best {objective.metric} {best[objective.metric]:.4f} in epoch {int(best['epoch'])}", style="green")
     console.print(
-        f"val_cosine there is {best['val_cosine']:.3f}; the usual rule calls > 0.7 good, but a collapsed model has 1.0:"
-        " judge by val_rollout_mrr",
+        f"val_cosine in that epoch is {best['val_cosine']:.3f}; a common rule calls values above 0.7 good, but a"
+        " collapsed model reaches 1.0: judge models by val_rollout_mrr",
         soft_wrap=True,
     )
     console.print(f"best model: {folder.path / 'best_jepa_model.pt'}", soft_wrap=True)

@@ -1,11 +1,11 @@
 """The warm worker group: one Ray Train run that trains one trial after another.
 
-Starting a `TorchTrainer` costs 20 s, so a group is started once and kept: process group, torch and the dataset's memory
-map stay, only the trial changes. The driver's side is `WorkerGroup`; the workers run `run_worker`. Between them
-stands a mailbox actor: rank 0 takes each command and broadcasts it to the other ranks.
+Starting a `TorchTrainer` takes 20 s, so a group is started once and kept. The processes, torch's process group and the
+memory-mapped dataset stay; only the trial changes. The driver uses `WorkerGroup`, the workers run `run_worker`. A
+mailbox actor connects them: rank 0 takes each command from it and broadcasts the command to the other ranks.
 
-Every wait is on (reply or death of the group), never on the reply alone: a group that crashes in start-up, runs out
-of memory or is killed becomes a `TrialError`, not a hang.
+Every wait ends with a reply or with the death of the group. So a group that crashes at startup, runs out of memory or
+is killed causes a `TrialError`, and the driver never waits forever.
 """
 
 from __future__ import annotations
@@ -32,40 +32,42 @@ from jepa_ray.train.checkpoint import from_bytes, to_bytes
 from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import Trainer
 from jepa_ray.train.mailbox import (
+    MAILBOX_SUFFIX,
     Command,
     EpochResult,
     Failure,
     GroupDied,
     Mailbox,
     Ping,
+    Progress,
     RunEpoch,
     Shutdown,
     StartTrial,
 )
-from jepa_ray.train.network import OnTheNodesNetwork
+from jepa_ray.train.network import NodeNetworkConfig
 
-# Read by Ray Train in the process that calls fit(), and passed on to its controller.
+# Environment variables that Ray Train reads in the process that calls fit(), and passes on to its controller.
 TRAIN_ENV = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # bounds how fast a death is seen (default 2)
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # saves one process per group
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # a death is noticed within this time (default 2)
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # without the watcher, a group has one process less
 }
 START_TIMEOUT_S = 45.0
-IDLE_TIMEOUT_S = 7 * 24 * 3600  # ranks wait this long for a broadcast; deaths are Ray's to notice, not gloo's
-SHUTDOWN_TIMEOUT_S = 8.0  # Tune gives a trainable 10 s to clean up
+IDLE_TIMEOUT_S = 7 * 24 * 3600  # gloo's timeout, longer than any pause between commands: Ray notices deaths itself
+SHUTDOWN_TIMEOUT_S = 8.0  # below the 10 s that Ray Tune gives a Trainable for its cleanup
 
 
 # ------------------------------------------------------------------------------------ driver side
 
 
 class WorkerGroup:
-    """A running worker group, as seen by whoever feeds it trials.
+    """A running worker group, from the point of view of the process that gives it trials.
 
     Args:
-        workers, cpus, gpus: number of DDP workers, and what each takes of the cluster.
-        storage: folder for Ray Train's own few files; it need not be the same on all nodes.
-        name: what the group is called in Ray's dashboard.
-        start_timeout: seconds to wait for resources that others hold.
-        work: what the workers run; tests put a faulty one here.
+        workers, cpus, gpus: the number of DDP workers, and the CPUs and GPUs that each of them reserves.
+        storage: a folder for Ray Train's own few files; each node may have its own.
+        name: of the group in Ray's dashboard.
+        start_timeout: seconds to wait for resources that are in use.
+        work: the function that the workers run; tests pass one that fails.
     """
 
     def __init__(
@@ -79,12 +81,12 @@ class WorkerGroup:
         start_timeout: float = START_TIMEOUT_S,
         work: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).options(name=f"{name}-mailbox").remote()
+        self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).options(name=f"{name}{MAILBOX_SUFFIX}").remote()
         resources = {"CPU": float(cpus)} | ({"GPU": gpus} if gpus else {})
         self._trainer = _Trainer(
             work or run_worker,
             train_loop_config={"mailbox": self._mailbox},
-            torch_config=OnTheNodesNetwork(timeout_s=IDLE_TIMEOUT_S),
+            torch_config=NodeNetworkConfig(timeout_s=IDLE_TIMEOUT_S),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources),
             run_config=RunConfig(
                 name=name,
@@ -92,7 +94,7 @@ class WorkerGroup:
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
             ),
         )
-        self.hosts: tuple[str, ...] = ()  # of each worker, known when they have started
+        self.hosts: tuple[str, ...] = ()  # of each worker; empty until they have started
         self._start_timeout = start_timeout
         self._thread = threading.Thread(target=self._fit, name=name, daemon=True)
 
@@ -109,10 +111,10 @@ class WorkerGroup:
     def _fit(self) -> None:
         try:
             self._trainer.fit()
-            reason = "the workers left"
-        except BaseException as error:  # whatever ended the run ends the wait of whoever called
+            reason = "the workers ended"
+        except BaseException as error:  # any end of the run must end the wait of the caller
             reason = _root_cause(error)
-        with contextlib.suppress(ray.exceptions.RayError):  # if the mailbox died first, the caller sees that itself
+        with contextlib.suppress(ray.exceptions.RayError):  # if the mailbox died first, the call has failed already
             ray.get(self._mailbox.close.remote(reason))
 
     def call(self, command: Command) -> Any:
@@ -130,6 +132,11 @@ class WorkerGroup:
             raise TrialError(reply.message)
         return reply
 
+    @property
+    def mailbox(self) -> Any:
+        """The handle of the mailbox actor, for `ProgressPolling`."""
+        return self._mailbox
+
     def checkpoint(self, result: EpochResult) -> bytes:
         """The training checkpoint after an epoch. Raises `GroupDiedError`."""
         try:
@@ -138,14 +145,14 @@ class WorkerGroup:
             raise GroupDiedError(f"the checkpoint was lost with its worker: {error}") from None
 
     def shutdown(self) -> None:
-        """End the workers, then the mailbox; waits at most `SHUTDOWN_TIMEOUT_S` seconds."""
+        """End the workers, wait for that for at most `SHUTDOWN_TIMEOUT_S` seconds, and end the mailbox."""
         self._mailbox.call.remote(Shutdown())
         self._thread.join(SHUTDOWN_TIMEOUT_S)
         ray.kill(self._mailbox)
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train's, without the actor that hands out Ray Datasets: there are none, and it takes 120 MB per group."""
+    """Ray Train's trainer without the actor for Ray Datasets, which are not used: it takes 120 MB per group."""
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
@@ -153,7 +160,7 @@ class _Trainer(TorchTrainer):
 
 
 def _root_cause(error: BaseException) -> str:
-    """The last line that says something, of the first worker's traceback where there is one."""
+    """The last line of the first failed worker's traceback, or of the error if no worker failed."""
     failures = getattr(error, "worker_failures", None)
     cause = next(iter(failures.values())) if failures else error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
@@ -164,13 +171,13 @@ def _root_cause(error: BaseException) -> str:
 
 
 def run_worker(config: dict[str, Any]) -> None:
-    """What every worker runs: take commands until told to leave.
+    """The main loop of every worker: run commands until `Shutdown`.
 
-    A `JepaRayError` is raised by all ranks together and fails only the trial. Any other error may have left the
-    ranks out of step, so it ends the group.
+    A `JepaRayError` is raised by all ranks together, and only the trial fails. After any other error the ranks may be
+    at different points of the program, so it ends the group.
     """
     comm, mailbox = Communicator.current(), config["mailbox"]
-    worker = _Worker(comm)
+    worker = _Worker(comm, mailbox)
     while True:
         command = _receive(mailbox, comm)
         if isinstance(command, Shutdown):
@@ -196,7 +203,7 @@ def _receive(mailbox: Any, comm: Communicator) -> Command:
 
 
 def _hosts(comm: Communicator) -> tuple[str, ...]:
-    """The name of each rank's machine."""
+    """The host name of each rank."""
     own = socket.gethostname()
     if comm.world == 1:
         return (own,)
@@ -206,40 +213,47 @@ def _hosts(comm: Communicator) -> tuple[str, ...]:
 
 
 class _Worker:
-    """A worker's own state: the dataset it holds, and the trial it trains."""
+    """The state of one worker: its dataset, and the trial that it trains."""
 
-    def __init__(self, comm: Communicator) -> None:
-        self._comm = comm
+    def __init__(self, comm: Communicator, mailbox: Any) -> None:
+        self._comm, self._mailbox = comm, mailbox
         self._device = get_device()
         self._dataset: tuple[DataConfig, TrajectoryDataset] | None = None
         self._trainer: Trainer | None = None
+        self._number = 0  # of the trial in its sweep
 
     def run(self, command: Command) -> Any:
         match command:
             case Ping():
                 return _hosts(self._comm)
-            case StartTrial(config, checkpoint):
+            case StartTrial(config, checkpoint, number):
                 self._start(config, checkpoint)
+                self._number = number
                 return self._result([]) if checkpoint is not None else None
             case RunEpoch():
-                self._trial.run_epoch()
+                self._trial.run_epoch(self._note_progress if self._comm.rank == 0 else None)
                 return self._result([ray.put(to_bytes(self._trial.checkpoint()))] if self._comm.rank == 0 else [])
         return None
 
+    def _note_progress(self, step: int, steps: int, samples_per_s: float) -> None:
+        """Send the progress to the mailbox without waiting for an answer."""
+        progress = Progress(self._number, self._trial.state.epoch + 1, step, steps, samples_per_s)
+        self._mailbox.note_progress.remote(progress)
+
     def _result(self, checkpoint: list[Any]) -> EpochResult:
-        """The trial as its last epoch left it."""
+        """The result of the trial's last epoch."""
         state = self._trial.state
         assert state.metrics is not None, "a result needs an epoch"
         return EpochResult(state.epoch, state.metrics, self._trial.finished, state.collapse, checkpoint)
 
     @property
     def _trial(self) -> Trainer:
-        assert self._trainer is not None, "a trial is started before it is trained"
+        assert self._trainer is not None, "StartTrial comes before RunEpoch"
         return self._trainer
 
     def _start(self, config: TrainConfig, checkpoint: bytes | None) -> None:
         torch.set_num_threads(config.training.cpus_per_worker)
-        self._trainer = None  # frees the last trial's memory before the next takes its own
+        self._trainer = None  # frees its memory before the next trial needs memory
         if self._dataset is None or self._dataset[0] != config.data:
             self._dataset = (config.data, TrajectoryDataset.from_config(config.data, self._device))
         self._trainer = Trainer(config, self._dataset[1], self._comm)

@@ -1,7 +1,7 @@
-"""The cost model against a direct roll-out, on `info` and candidates as stable-worldmodel 0.1.1 makes them.
+"""The cost model compared with a direct roll-out, on `info` and candidates as stable-worldmodel 0.1.1 creates them.
 
-What its solvers pass (measured): `pixels` and `goal` (B, S, 1, H, W, C) uint8, expanded over the S candidates without a
-copy, `action` NaN and other arrays beside them; candidates (B, S, H, action_block * A) float32, under `inference_mode`.
+Its solvers pass, as observed: `pixels` and `goal` (B, S, 1, H, W, C) uint8, expanded over the S candidates without a
+copy; `action`, which is NaN, and other arrays; candidates (B, S, H, action_block * A) float32, under `inference_mode`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def test_costs_are_those_of_a_direct_rollout(model: WorldModel) -> None:
 
 
 def test_a_model_of_single_steps_unrolls_a_block(model: WorldModel) -> None:
-    """A block holds its actions in the order the policy executes them: reshape to (H * block, A)."""
+    """A block contains its actions in the order in which the policy executes them: reshape to (H * block, A)."""
     plans = candidates(6)
     expected = [[direct(model, b, plans[b, s].reshape(12, 2)) for s in range(SAMPLES)] for b in range(PROBLEMS)]
     assert_costs(CostModel(model).get_cost(info(), plans), expected)
@@ -87,7 +87,7 @@ def test_a_model_of_blocks_predicts_a_block_at_a_time(train_config: TrainConfig)
 
 
 def test_one_hot_candidates_are_discrete_actions(train_config: TrainConfig) -> None:
-    """As its categorical CEM writes them: (B, S, H, block * num_actions)."""
+    """As the library's categorical CEM creates them: (B, S, H, block * num_actions)."""
     model = world_model(train_config, action_dim=0, num_actions=4)
     chosen = torch.randint(0, 4, (PROBLEMS, SAMPLES, HORIZON, 2), generator=torch.manual_seed(4))
     plans = torch.nn.functional.one_hot(chosen, 4).float().flatten(3)
@@ -116,10 +116,10 @@ def test_encodes_once_per_problem(model: WorldModel, monkeypatch: pytest.MonkeyP
     cost, problem = CostModel(model), info()
     first = cost.get_cost(problem, candidates(2))
     again = cost.get_cost(problem, candidates(2))
-    assert rows == [PROBLEMS, PROBLEMS]  # pixels and goal, for neither each candidate nor each iteration
+    assert rows == [PROBLEMS, PROBLEMS]  # pixels and goal once, not once per candidate or iteration
     torch.testing.assert_close(first, again)
     cost.get_cost(info(), candidates(2))
-    assert len(rows) == 4  # another problem is encoded anew
+    assert len(rows) == 4  # another problem is encoded again
 
 
 def test_plans_from_the_latest_frame_of_a_history(model: WorldModel) -> None:
@@ -131,7 +131,7 @@ def test_plans_from_the_latest_frame_of_a_history(model: WorldModel) -> None:
 
 
 def test_gradients_reach_the_candidates(model: WorldModel) -> None:
-    """Its gradient solvers ask for costs that require grad, call after call."""
+    """The library's gradient solvers need costs with gradients in every call."""
     plans, problem, cost = candidates(2).requires_grad_(), info(), CostModel(model)
     for _ in range(2):
         cost.get_cost(problem, plans).sum().backward()
@@ -155,15 +155,15 @@ def test_observations_may_be_other_keys(train_config: TrainConfig) -> None:
 
 
 def test_criteria() -> None:
-    """Distances of the two steps, by hand: (1, 0) and (3, 4) from the origin, halved by the mean over D = 2."""
+    """Distances of the two steps by hand: (1, 0) and (3, 4) from the origin, halved by the mean over D = 2."""
     predicted, goal = torch.tensor([[[1.0, 0.0], [3.0, 4.0]]]), torch.zeros(1, 2)
     assert final_distance(predicted, goal).tolist() == [12.5]
     assert path_distance(predicted, goal).tolist() == [6.5]
 
 
-class TestWhatDoesNotFit:
+class TestInvalidInput:
     def test_a_block_smaller_than_the_frameskip(self, train_config: TrainConfig) -> None:
-        with pytest.raises(DataError, match="have 2 numbers a step, but the model takes 10"):
+        with pytest.raises(DataError, match="have 2 numbers per step, but the model takes 10"):
             CostModel(world_model(train_config, action_dim=10)).get_cost(info(), candidates(2))
 
     def test_no_goal(self, model: WorldModel) -> None:

@@ -1,3 +1,5 @@
+"""JEPA against the generative baseline: sentences and tables from planted runs, and small real comparisons."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -22,7 +24,7 @@ from jepa_ray import cli
 from jepa_ray.compare import measure, table
 from jepa_ray.compare.__main__ import app
 from jepa_ray.compare.result import ComparisonRun, Measured, Memory, Parameters, Planning, Side, load, save
-from jepa_ray.compare.run import Settings, config_of, order, run_comparison
+from jepa_ray.compare.run import Settings, make_run_config, order_runs, run_comparison
 from jepa_ray.config import TrainConfig, dump_yaml
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import ConfigError, DataError
@@ -36,7 +38,7 @@ TARGET = 0.5
 
 
 def measured(side: Side, seed: int, mrr: tuple[float, ...] = (0.2, 0.6), **changes: Any) -> Measured:
-    """A run of 10 s an epoch that was at `mrr` after its epochs."""
+    """A run of 10 s per epoch, with val_rollout_mrr `mrr` after its epochs."""
     metrics = {"samples_per_s": 1000.0, "val_mrr_chance": 0.1, "rollout_probe_r2": 0.5}
     curve = [
         {"epoch": i, "seconds": 10.0 * i, "elapsed_seconds": 11.0 * i, "val_rollout_mrr": value, **metrics}
@@ -66,7 +68,7 @@ def with_speeds(side: Side, *speeds: float) -> list[Measured]:
 
 
 def sentence(aspect: str, jepa: list[Measured], generative: list[Measured]) -> str:
-    return table.judge(table.claims(TARGET)[aspect], jepa, generative)
+    return table.judge(table.list_claims(TARGET)[aspect], jepa, generative)
 
 
 # ------------------------------------------------------------------------------------- sentences
@@ -88,7 +90,7 @@ def test_a_claim_is_contradicted_where_all_seeds_are_behind() -> None:
     )
 
 
-def test_ranges_that_overlap_decide_nothing_whatever_the_medians() -> None:
+def test_overlapping_ranges_decide_nothing_for_any_medians() -> None:
     text = sentence("speed", with_speeds("jepa", 1500, 1600, 1050), with_speeds("generative", 1000, 900, 1100))
     assert text == (
         'the figures do not decide whether "JEPA trains faster than generative models":'
@@ -103,14 +105,14 @@ def test_ranges_that_touch_overlap() -> None:
 def test_one_seed_decides_nothing() -> None:
     text = sentence("speed", with_speeds("jepa", 2000), with_speeds("generative", 1000))
     assert "do not decide" in text
-    assert "one seed a side shows no clear difference in training samples/s (JEPA 2,000; generative 1,000)" in text
+    assert "one seed per side shows no clear difference in training samples/s (JEPA 2,000; generative 1,000)" in text
 
 
-def test_figures_may_point_both_ways() -> None:
+def test_quantities_may_disagree() -> None:
     jepa = [measured("jepa", seed, (0.6, 0.7), memory=Memory(300, 500 + seed)) for seed in range(2)]
     generative = [measured("generative", seed, (0.2, 0.6), memory=Memory(300, 400 + seed)) for seed in range(2)]
     text = sentence("efficiency", jepa, generative)
-    assert text.startswith('the figures point both ways on "JEPA is more efficient')
+    assert text.startswith('the figures disagree on "JEPA is more efficient')
     assert "JEPA is ahead in seconds to val_rollout_mrr 0.5 (10.0 against 20.0, 0.50 times)" in text
     assert "the generative baseline is ahead in peak MB of memory above idle (100 against 200, 0.50 times)" in text
     assert "no clear difference in planning success of the best model" in text
@@ -134,7 +136,7 @@ def test_a_late_seed_leaves_the_time_undecided() -> None:
     assert "(JEPA 10.0 to not reached; generative 20.0)" in sentence("efficiency", jepa, generative)
 
 
-def test_what_was_not_measured_is_said_to_be_so() -> None:
+def test_missing_measurements_are_reported() -> None:
     jepa = [measured("jepa", seed, planning=None, planning_skipped="no environment") for seed in (0, 1)]
     generative = [measured("generative", seed, planning=None, planning_skipped="no environment") for seed in (0, 1)]
     assert "planning success of the best model was not measured" in sentence("efficiency", jepa, generative)
@@ -152,7 +154,7 @@ def probes(side: Side, *values: float) -> list[Measured]:
     ]
 
 
-def test_probes_that_read_nothing_are_all_alike() -> None:
+def test_probes_without_skill_count_as_equal() -> None:
     text = sentence("interpretability", probes("jepa", -9, -8), probes("generative", -3, -2))
     assert "do not decide" in text
     assert "contradict" in sentence("interpretability", probes("jepa", 0.4, 0.5), probes("generative", -3, -2))
@@ -169,7 +171,7 @@ def test_collapse_counts_where_it_is_all_of_one_side() -> None:
 def test_the_objective_sentence_counts_parameters() -> None:
     comparison = table.compare([measured("jepa", 0), measured("generative", 0)], TARGET)
     assert comparison.sentences[0] == (
-        "Objective: JEPA predicts 64 numbers a step and the generative baseline 3,072; JEPA trains 0.25 times the"
+        "Objective: JEPA predicts 64 numbers per step and the generative baseline 3,072; JEPA trains 0.25 times the"
         " parameters (100 against 400), and with the target encoder it holds 0.38 times the parameters."
     )
 
@@ -183,7 +185,7 @@ def test_the_page_has_a_row_and_a_sentence_for_each_aspect() -> None:
     page = comparison.markdown("Title")
     assert "| **speed** | training samples/s | 1,000 | 1,000 |" in page
     assert "60% [42%, 75%] of 30, seeds 60% to 60%" in page  # Wilson's interval of 18 of 30
-    assert "probability 0.1." in page  # 2 of the 20 ways to rank 3 and 3
+    assert "probability 0.1." in page  # 2 of the 20 orders of 3 and 3 values
 
 
 # ------------------------------------------------------------------------------------- one run
@@ -196,7 +198,7 @@ def test_reached_is_the_first_time() -> None:
     assert run.row(0.95)["seconds_to_target"] is None
 
 
-def test_what_was_measured_survives_the_disk(tmp_path: Path) -> None:
+def test_measurements_are_saved_and_loaded(tmp_path: Path) -> None:
     run = measured("generative", 3)
     save(run, tmp_path / "run.json")
     assert load(tmp_path / "run.json") == run
@@ -220,12 +222,12 @@ def test_training_ends_with_the_first_epoch_past_the_time() -> None:
     curve = measure.train_for(trainer, 9.0, seen.append)
     assert [row["seconds"] for row in curve] == [4.0, 8.0, 12.0]
     assert seen == curve
-    assert len(measure.train_for(trainer, 1e-6, seen.append)) == 1, "one epoch at least"
+    assert len(measure.train_for(trainer, 1e-6, seen.append)) == 1, "at least one epoch"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_starts_at_idle(dataset: TrajectoryDataset) -> None:
-    torch.ones(75_000_000)  # 300 MB before: none of it counts
+    torch.ones(75_000_000)  # 300 MB before the call do not count
     idle = measure.idle_memory(dataset)
     assert idle is not None
     torch.ones(25_000_000)
@@ -236,7 +238,7 @@ def test_peak_memory_starts_at_idle(dataset: TrajectoryDataset) -> None:
 def test_sides_share_the_world_model(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
     jepa, generative = (
         measure.count_parameters(build_learner(config.model, config.training, dataset.spec, Communicator().average))
-        for config in (config_of(ComparisonRun(side, 0), train_config) for side in ("jepa", "generative"))
+        for config in (make_run_config(ComparisonRun(side, 0), train_config) for side in ("jepa", "generative"))
     )
     assert jepa.world_model == generative.world_model
     assert jepa.training_only == generative.target == 0
@@ -263,8 +265,8 @@ TINY = TrainConfig.model_validate(
 # ------------------------------------------------------------------------------------- a comparison
 
 
-def test_sides_take_turns_and_each_is_first() -> None:
-    assert [str(job) for job in order(5, 3)] == [
+def test_sides_alternate_and_each_is_first_in_turn() -> None:
+    assert [str(run) for run in order_runs(5, 3)] == [
         "jepa-seed5",
         "generative-seed5",
         "generative-seed6",
@@ -293,11 +295,11 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
         (["--plan-episodes", "-1"], "--plan-episodes"),
         (
             ["--set", "training.lr_schedule=cosine"],
-            "training.lr_schedule is cosine, but compared runs end by the clock",
+            "training.lr_schedule is cosine, but compared runs have a time limit",
         ),
         (["--set", "training.ema_decay_final=1.0"], "training.ema_decay_final is 1.0, but"),
         (["--set", "training.num_workers=2"], "training.num_workers is 2, but a comparison trains in one process"),
-        (["--set", "training.cpus_per_worker=5000"], "more than the"),
+        (["--set", "training.cpus_per_worker=5000"], "training.cpus_per_worker is 5000, but this machine has only"),
         (["--set", "training.batch_size=99999"], "the data has only"),
         (["--set", "model.latent_dim_stat=3"], "did you mean model.latent_dim_state?"),
     ],
@@ -335,13 +337,13 @@ def test_a_small_comparison(train_config: TrainConfig, tmp_path: Path) -> None:
         assert image.width > 1000
     assert not list(folder.rglob("*.partial"))
     page, text = (folder / "comparison.md").read_text(), (tmp_path / "said").read_text()
-    assert "one seed a side shows no clear difference" in page
+    assert "one seed per side shows no clear difference" in page
     assert "jepa-seed0: epoch 1" in text
     _again(train_config, settings, tmp_path, runs)
 
 
 def _again(config: TrainConfig, settings: Settings, output: Path, runs: list[Measured]) -> None:
-    """The same runs are used again, for another target too; other settings are refused."""
+    """The same runs are used again, also for another target; other settings are refused."""
     other = dataclasses.replace(settings, target_mrr=1.0)
     with (output / "again").open("w") as file:
         assert run_comparison(config, other, output, Console(file=file)) == runs
@@ -374,6 +376,6 @@ def test_an_interruption_leaves_no_process(train_config: TrainConfig, tmp_path: 
     finally:
         process.kill()
     assert process.returncode == 130
-    assert err == "error: interrupted; the same command goes on after the last finished run\n"
+    assert err == "error: interrupted; the same command continues after the last finished run\n"
     assert not psutil.wait_procs(children, timeout=5)[1]
     assert not (tmp_path / "out/compare/jepa_training/finished.json").exists()

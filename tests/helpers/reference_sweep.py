@@ -36,7 +36,13 @@ def reference_spec(train_config: TrainConfig) -> dict[str, Any]:
 
     Epochs of about a second are long enough for a signal to arrive in the middle of one.
     """
-    base = train_config.with_overrides({"data.two_rooms.trajectories": 200, "training.collapse_epochs": 2})
+    changes = {
+        "data.two_rooms.trajectories": 200,
+        "training.collapse_epochs": 2,
+        "experiment.checkpoint_every": 1,
+        "experiment.keep_checkpoints": 1,
+    }
+    base = train_config.with_overrides(changes)
     return {
         "name": "unit",
         "base": base.to_dict(),

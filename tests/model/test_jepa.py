@@ -1,3 +1,5 @@
+"""The model: shapes of every encoder, roll-outs, and the EMA target against its closed form."""
+
 import pytest
 import torch
 from torch import nn
@@ -40,7 +42,7 @@ class TestEveryEncoder:
         assert model.rollout(state, actions(spec, 4, 3)).shape == (4, 3, dim)
 
     def test_no_layer_is_narrower_than_the_embedding(self, encoder: str, spec: DataSpec, dim: int) -> None:
-        """From the first layer that is as wide as the embedding on; a narrower one would be the real bottleneck."""
+        """A narrower layer would be the real bottleneck."""
         model = self.build(encoder, spec, dim)
         for part in (model.state_encoder, model.transition):
             widths = [m.out_features for m in part.modules() if isinstance(m, nn.Linear)]
@@ -49,7 +51,7 @@ class TestEveryEncoder:
         assert flattened >= dim
 
 
-def test_rollout_is_prediction_fed_back() -> None:
+def test_rollout_feeds_predictions_back() -> None:
     model = build_jepa(ModelConfig(encoder_type="mlp", latent_dim_state=16), VECTORS)
     state, taken = model.encode(observations(VECTORS)), actions(VECTORS, 4, 3)
     by_hand = state

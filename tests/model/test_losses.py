@@ -1,4 +1,4 @@
-"""Each loss term against its formula; what a term is there for; and what the learner makes of them."""
+"""Each loss term against its formula, the purpose of a term, and their weighted sum in the learner."""
 
 import math
 
@@ -76,7 +76,7 @@ class TestSigReg:
         return term
 
     def test_equals_the_integral_of_the_definition(self) -> None:
-        """In one dimension the direction is +-1 and the integrand even: numerical integration on the paper's knots."""
+        """In one dimension, the direction is +-1 and the integrand even: numerical integration on the paper's knots."""
         x = gaussian(40, 1) * 1.5 + 0.3
         t = torch.linspace(-5, 5, 17)
         empirical = torch.exp(1j * x * t).mean(0)
@@ -98,15 +98,15 @@ class TestSigReg:
         assert losses["gaussian"] < 0.01
         assert losses["collapsed"] > 0.3
 
-    def test_directions_follow_from_the_seed_and_change_at_each_step(self) -> None:
+    def test_directions_depend_on_the_seed_and_change_at_each_step(self) -> None:
         states, first, again = seeing(gaussian(1, 30, 8)), self.term(4), self.term(4)
         a, b = (float(first(model(), states)) for _ in range(2))
         assert [float(again(model(), states)) for _ in range(2)] == [a, b]
         assert a != b
         assert float(self.term(4, seed=1)(model(), states)) != a
 
-    def test_torch_random_state_is_neither_used_nor_moved(self) -> None:
-        """Communicator have different global seeds, for dropout; their directions must not follow."""
+    def test_torch_random_state_is_neither_used_nor_changed(self) -> None:
+        """Ranks have different global seeds, for dropout; their directions must still be equal."""
         states, unused = seeing(gaussian(1, 30, 8)), model()
         torch.manual_seed(1)
         before, a = torch.get_rng_state(), float(self.term(4)(unused, states))
@@ -115,11 +115,11 @@ class TestSigReg:
         assert float(self.term(4)(unused, states)) == a
 
 
-def test_inverse_dynamics_measures_in_standard_deviations_of_the_action() -> None:
+def test_inverse_dynamics_is_in_standard_deviations_of_the_action() -> None:
     term = InverseDynamics(4, (0.5, 2.0), 0)
     states, actions = gaussian(3, 6, 4), gaussian(2, 6, 2, seed=1)
-    told = term.head(torch.cat([states[:-1], states[1:]], -1))
-    expected = ((told - actions / torch.tensor([0.5, 2.0])) ** 2).mean()
+    inferred = term.head(torch.cat([states[:-1], states[1:]], -1))
+    expected = ((inferred - actions / torch.tensor([0.5, 2.0])) ** 2).mean()
     torch.testing.assert_close(term(model(), seeing(states, actions)), expected)
 
 
@@ -153,7 +153,7 @@ ALL = {
 def test_gradients_reach_every_trained_parameter_and_no_target(
     spec: DataSpec, encoder: str, loss: dict[str, object], objective: str
 ) -> None:
-    """A parameter without a gradient would also stop DDP."""
+    """DDP would also fail for a parameter without a gradient."""
     made = learner(spec, encoder, objective=objective, loss=loss)
     made(*window(spec, steps=int(loss.get("rollout_steps", 1)))).backward()
     own_target = made.model.target_encoder is made.model.state_encoder

@@ -1,3 +1,5 @@
+"""The cost of a plan, compared with a computation by hand."""
+
 from __future__ import annotations
 
 import pytest
@@ -9,7 +11,7 @@ from jepa_ray.planning.goal import goal_cost
 
 
 class Adder:
-    """Embeddings are positions, actions are displacements."""
+    """A world model whose embeddings are positions and whose actions are displacements."""
 
     def encode(self, observation: Tensor) -> Tensor:
         return observation

@@ -1,3 +1,5 @@
+"""Pictures of planned episodes show success and failure."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -25,7 +27,7 @@ def colours(image: Image.Image) -> set[tuple[int, ...]]:
 
 
 def near(wanted: tuple[int, ...], image: Image.Image) -> bool:
-    """Whether a colour is there, give or take what a palette of 128 does to it."""
+    """Whether the image has a colour, within the error of a palette of 128 colours."""
     return any(max(abs(a - b) for a, b in zip(wanted, seen, strict=True)) <= 12 for seen in colours(image))
 
 
@@ -51,7 +53,7 @@ def test_an_animation_has_a_frame_per_state_and_starts_undecided(tmp_path: Path)
         assert not near(MISSED, image)
 
 
-def test_a_sixth_episode_starts_a_row(tmp_path: Path) -> None:
+def test_a_sixth_episode_starts_a_new_row(tmp_path: Path) -> None:
     sizes = []
     for count in (1, 5, 6):
         save_picture([recording(2, True)] * count, tmp_path / "plan.png")
@@ -63,8 +65,8 @@ def test_a_sixth_episode_starts_a_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "message"), [("a.jpg", 1, r"must end in \.png or \.gif"), ("a.png", 0, "record")]
+    ("name", "count", "message"), [("a.jpg", 1, r"must end in \.png or \.gif"), ("a.png", 0, "set record to 1 or more")]
 )
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path, name: str, count: int, message: str) -> None:
+def test_invalid_pictures_are_refused(tmp_path: Path, name: str, count: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         save_picture([recording(2, True)] * count, tmp_path / name)

@@ -1,3 +1,5 @@
+"""Planners find known optima, alone and in batches."""
+
 from __future__ import annotations
 
 import pytest
@@ -43,7 +45,7 @@ class TestEveryPlanner:
         assert (found <= BOX.high).all()
         torch.testing.assert_close(found, BOX.high.expand(1, 2, 2), rtol=0, atol=0.15)
 
-    def test_candidates_lie_in_the_box_around_the_plan(self, planner: Planner) -> None:
+    def test_candidates_are_in_the_box_and_include_the_plan(self, planner: Planner) -> None:
         seen = []
 
         def cost(plans: Tensor) -> Tensor:
@@ -53,15 +55,15 @@ class TestEveryPlanner:
         planner(cost, targets(), BOX, seeded())
         assert all(plans.shape == (3, planner.samples, 2, 2) for plans in seen)  # type: ignore[attr-defined]
         assert all(((plans >= BOX.low) & (plans <= BOX.high)).all() for plans in seen)
-        assert torch.equal(seen[0][:, 0], targets()), "the plan handed in is a candidate itself"
+        assert torch.equal(seen[0][:, 0], targets()), "the given plan is a candidate itself"
 
-    def test_an_episode_planned_alone_gets_the_plan_it_gets_among_others(self, planner: Planner) -> None:
+    def test_an_episode_gets_the_same_plan_alone_and_in_a_batch(self, planner: Planner) -> None:
         together = planner(quadratic(targets()), centre(), BOX, seeded())
         for e in range(3):
             alone = planner(quadratic(targets()[e : e + 1]), centre(1), BOX, seeded())
             torch.testing.assert_close(alone[0], together[e])
 
-    def test_the_seed_decides(self, planner: Planner) -> None:
+    def test_the_plan_depends_on_the_seed(self, planner: Planner) -> None:
         first, same, other = (planner(quadratic(targets()), centre(), BOX, seeded(s)) for s in (0, 0, 1))
         assert torch.equal(first, same)
         assert not torch.equal(first, other)
@@ -71,12 +73,12 @@ class TestEveryPlanner:
         scaled = planner(lambda p: 1000 * quadratic(targets())(p) + 7, centre(), BOX, seeded())
         torch.testing.assert_close(once, scaled, rtol=0, atol=0.02)
 
-    def test_equal_costs_are_no_error(self, planner: Planner) -> None:
+    def test_equal_costs_give_finite_plans(self, planner: Planner) -> None:
         assert planner(lambda plans: torch.zeros(plans.shape[:2]), centre(), BOX, seeded()).isfinite().all()
 
 
 def test_cem_averages_the_elites() -> None:
-    """One iteration: the answer is the mean of the cheapest candidates, which the cost sees."""
+    """After one iteration, the result is the mean of the cheapest candidates."""
     seen = []
 
     def cost(plans: Tensor) -> Tensor:
@@ -88,7 +90,7 @@ def test_cem_averages_the_elites() -> None:
     torch.testing.assert_close(found[0], cheapest.mean(0))
 
 
-def test_mppi_is_greedy_when_cold_and_averages_when_hot() -> None:
+def test_mppi_takes_the_best_at_low_and_the_mean_at_high_temperature() -> None:
     seen = []
 
     def cost(plans: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ def test_mppi_is_greedy_when_cold_and_averages_when_hot() -> None:
 
 
 class TestShifted:
-    def test_drops_what_is_done_and_rests_at_the_end(self) -> None:
+    def test_drops_taken_actions_and_fills_the_end(self) -> None:
         plan = torch.tensor([[[1.0], [2.0], [3.0]]])
         assert shifted(plan, 1, 1, torch.tensor([9.0])).flatten().tolist() == [2, 3, 9]
 

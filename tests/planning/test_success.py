@@ -1,3 +1,5 @@
+"""The planning protocol, with a perfect and a collapsed world model, and the published interval."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ FAST: dict[str, Any] = {"samples": 32, "iterations": 2, "elites": 4, "episodes":
 
 
 class Positions(TwoRooms):
-    """Two Rooms that shows positions instead of frames."""
+    """Two Rooms with positions as observations, instead of frames."""
 
     def observe(self, state: Floats) -> Tensor:
         return torch.from_numpy(state)
@@ -30,7 +32,7 @@ class Positions(TwoRooms):
 
 @dataclass
 class Truth:
-    """The world model that makes no mistake: embeddings are positions, predictions the true dynamics."""
+    """A perfect world model: embeddings are positions, and predictions follow the true dynamics."""
 
     encoded: list[int] = field(default_factory=list)
 
@@ -48,7 +50,7 @@ class Truth:
 
 
 class Collapsed:
-    """The world model that a bad sweep picks: loss 0, cosine 1."""
+    """A collapsed world model, with loss 0 and cosine similarity 1."""
 
     def encode(self, observation: Tensor) -> Tensor:
         return torch.ones(len(observation), 4)
@@ -65,7 +67,7 @@ def measure(world: Any, **settings: Any) -> PlanningResult:
     return evaluate_planning(world, environment, floor, config)
 
 
-# ------------------------------------------------------------------------------- what is measured
+# ------------------------------------------------------------------------------- measurement
 
 
 @pytest.mark.parametrize("planner", ["cem", "mppi"])
@@ -79,8 +81,8 @@ def test_a_collapsed_model_is_no_better_than_chance() -> None:
     assert result.success.value < 0.5
 
 
-def test_the_floor_is_that_of_the_field() -> None:
-    """Papers report about 26 % for random actions under the 25-ahead, 50-budget protocol on Two Rooms."""
+def test_random_actions_succeed_as_often_as_in_papers() -> None:
+    """Papers report about 26 % for random actions on Two Rooms, with goals 25 steps ahead and a budget of 50."""
     floor = TwoRooms.sample(TwoRoomsConfig(), 25, 1000, 0)
     outcomes = run_episodes(floor, random_policy(floor, 0), 50).outcomes
     assert 0.2 < sum(outcome.success for outcome in outcomes) / 1000 < 0.35
@@ -93,7 +95,7 @@ def test_same_seed_same_result() -> None:
 
 
 def test_observations_are_encoded_once_a_step_and_goals_once() -> None:
-    """And only of episodes that go on: their number falls."""
+    """Only unfinished episodes are encoded, so the number falls."""
     world = Truth()
     measure(world)
     goals, *steps = world.encoded
@@ -104,8 +106,8 @@ def test_observations_are_encoded_once_a_step_and_goals_once() -> None:
 
 
 @pytest.mark.parametrize(("replan", "calls"), [(1, 10), (4, 3)])
-def test_plans_are_made_anew_every_so_many_steps(replan: int, calls: int) -> None:
-    """10 steps; nothing succeeds, as all goals are out of reach of a model that knows nothing, or the number falls."""
+def test_plans_are_made_again_after_the_given_number_of_steps(replan: int, calls: int) -> None:
+    """10 steps; the goal is out of reach, so the episode does not end early."""
     world = Truth()
     config = PlanningConfig(**FAST | {"replan_every": replan, "budget": 10, "episodes": 1})
     far = Positions(
@@ -121,7 +123,7 @@ def test_plans_are_made_anew_every_so_many_steps(replan: int, calls: int) -> Non
 
 
 class TestEpisodes:
-    """One dimension matters: x moves right by the action; the goal is at a known distance."""
+    """In one dimension: an action moves x to the right; the goal is at a known distance."""
 
     @staticmethod
     def walk(distances: list[float], budget: int, push: float = 1.0) -> Any:
@@ -167,7 +169,7 @@ class TestEpisodes:
         (50, 50, 0.92865, 1.0),
     ],
 )
-def test_wilson_interval_is_the_published_one(successes: int, episodes: int, low: float, high: float) -> None:
+def test_wilson_interval_equals_published_values(successes: int, episodes: int, low: float, high: float) -> None:
     assert Rate(successes, episodes).interval == pytest.approx((low, high), abs=5e-5)
 
 
@@ -240,14 +242,14 @@ def test_mppi_needs_no_elites() -> None:
     assert PlanningConfig(planner="mppi", samples=4).samples == 4
 
 
-def test_the_paper_preset_is_the_fields_protocol() -> None:
+def test_the_paper_preset_is_the_common_protocol() -> None:
     paper = PlanningConfig.model_validate({"preset": "paper"})
     assert (paper.planner, paper.samples, paper.iterations, paper.elites) == ("cem", 300, 30, 30)
     assert (paper.horizon, paper.action_block, paper.episodes) == (5, 5, 50)
     assert (paper.goal_ahead, paper.budget) == (25, 50)
 
 
-def test_what_is_given_goes_before_the_preset() -> None:
+def test_given_values_take_precedence_over_the_preset() -> None:
     paper = PlanningConfig.model_validate({"preset": "paper", "samples": 100})
     assert (paper.samples, paper.iterations) == (100, 30)
     assert PlanningConfig.model_validate(paper.model_dump()) == paper

@@ -1,6 +1,6 @@
-"""A sweep whose processes are killed at random moments: the same command continues, and the result is the same.
+"""A sweep whose processes are killed at random moments: the same command continues it, and the result is the same.
 
-JEPA_RAY_CHAOS=10 kills ten times instead of twice, and a node of a cluster; and fills a disk.
+JEPA_RAY_CHAOS=10 kills ten times instead of twice, kills a node of a cluster, and fills a disk.
 """
 
 from __future__ import annotations
@@ -18,57 +18,71 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
+from helpers.reference_sweep import MEASURED, UNTRAINED, Swept
 from helpers.running import Running, board, epochs_recorded, run, start, write
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 from tracking_server import Server
 
-from jepa_ray.config import METRICS, TrainConfig
+from jepa_ray.config import METRICS
 
 KILLS = int(os.environ.get("JEPA_RAY_CHAOS", "2"))
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600 + 120 * KILLS)]
 
 long = pytest.mark.skipif("JEPA_RAY_CHAOS" not in os.environ, reason="minutes: with JEPA_RAY_CHAOS=10")
-TIMES = ["seconds", "samples_per_s", "epoch_s", "mlflow_run_id"]
-# What is killed, by how its command line begins or reads; the sweep itself and its server are known by their ids.
+# Processes to kill, by a part of their command line; the sweep itself and its server are known by their ids.
 VICTIMS = {"group": "ray::SweepTrial", "worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}
 
 
 @pytest.fixture
-def spec(train_config: TrainConfig) -> dict[str, Any]:
-    """Two trials of three epochs for every kill, long enough to be hit in the middle."""
-    rates = [round(1e-4 * 1.2**i, 6) for i in range(KILLS)]
-    base = train_config.with_overrides({"data.two_rooms.trajectories": 200}).to_dict()
-    return {
-        "name": "unit",
-        "base": base,
-        "space": {"training.learning_rate": rates, "model.latent_dim_state": [16, 32]},
-        "search": {"algorithm": "grid", "num_trials": 2 * KILLS},
-        "early_stopping": {"enabled": False, "max_epochs": 3},
-        "resources": {"max_failures": KILLS},  # as many as may hit the same trial
+def spec(reference: dict[str, Any]) -> dict[str, Any]:
+    """Two trials for every kill: the reference sweep, with more learning rates where there are more kills."""
+    rates = [*(round(4e-3 * 1.2**i, 6) for i in range(KILLS - 1)), UNTRAINED]
+    return reference | {
+        "space": reference["space"] | {"training.learning_rate": rates},
+        "search": reference["search"] | {"num_trials": 2 * KILLS},
+        "resources": {"max_failures": KILLS},  # all of them may hit the same trial
     }
 
 
-def test_random_kills_change_nothing(spec: dict[str, Any], tmp_path: Path) -> None:
+@pytest.fixture
+def undisturbed(spec: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest) -> pd.DataFrame:
+    """The leaderboard of the same sweep without kills."""
+    if KILLS == 2:
+        swept: Swept = request.getfixturevalue("swept")
+        assert (swept.spec["space"], swept.spec["search"]) == (spec["space"], spec["search"])
+        return swept.board()
     run(write({**spec, "resources": {"max_concurrent": 1}}, tmp_path), tmp_path / "calm")
+    return board(tmp_path / "calm").drop(columns=MEASURED)
+
+
+def test_random_kills_change_nothing(spec: dict[str, Any], undisturbed: pd.DataFrame, tmp_path: Path) -> None:
     server = Server(tmp_path)
     try:
         spec["tracking"] = {"uri": server.uri}
-        seen = stormy(write(spec, tmp_path), tmp_path / "storm", server, random.Random(KILLS))
-        calm, storm = (board(tmp_path / side).drop(columns=TIMES) for side in ("calm", "storm"))
-        pd.testing.assert_frame_equal(calm, storm, check_exact=True)
+        kills = stormy(write(spec, tmp_path), tmp_path / "storm", server, random.Random(KILLS))
+        storm = board(tmp_path / "storm")
+        pd.testing.assert_frame_equal(storm.drop(columns=MEASURED), undisturbed, check_exact=True)
         runs = MlflowClient(server.uri).search_runs(["1"])
-        check_tracked(MlflowClient(server.uri), runs, set(board(tmp_path / "storm")["mlflow_run_id"]))
+        check_tracked(MlflowClient(server.uri), runs, storm.set_index("mlflow_run_id")["epochs"].to_dict())
     finally:
         server.kill()
-    assert len(seen) == KILLS
+    assert len(kills) == KILLS
+
+
+@pytest.fixture
+def steady(spec: dict[str, Any]) -> dict[str, Any]:
+    """Trials that all train three epochs, at chance or not."""
+    spec["base"]["training"]["collapse_epochs"] = None
+    spec["evaluation"] = {}
+    spec["search"] = {"algorithm": "grid", "num_trials": 6}
+    return spec
 
 
 @long
-def test_a_node_that_dies_costs_no_trial(spec: dict[str, Any], tmp_path: Path) -> None:
-    """kill -9 of another node's raylet, and with it of the group there; no node takes its place."""
-    spec["search"]["num_trials"] = 6
-    path, output = write(spec, tmp_path), tmp_path / "out"
+def test_a_node_that_dies_costs_no_trial(steady: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL ends another node's raylet and the group there; no node replaces it."""
+    path, output = write(steady, tmp_path), tmp_path / "out"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     node = cluster.add_node(num_cpus=1)
     try:
@@ -99,10 +113,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @long
 def test_a_full_disk_ends_the_sweep_and_the_same_command_continues(
-    spec: dict[str, Any], tmp_path: Path, small_disk: Path
+    steady: dict[str, Any], tmp_path: Path, small_disk: Path
 ) -> None:
-    spec["search"]["num_trials"] = 4
-    path = write(spec, tmp_path)
+    steady["search"]["num_trials"] = 4
+    path = write(steady, tmp_path)
     sweep = start(path, small_disk)
     sweep.wait_for(lambda: epochs_recorded(small_disk) >= 2)
     filler = small_disk / "filler"
@@ -122,22 +136,22 @@ def test_a_full_disk_ends_the_sweep_and_the_same_command_continues(
 
 
 def stormy(spec: Path, output: Path, server: Server, rng: random.Random) -> list[str]:
-    """Run the sweep to its end, started again whenever it ends before; the kills, in order."""
-    seen: list[str] = []
+    """Run the sweep to its end, starting it again after each kill that ends it. Returns the kills, in order."""
+    kills: list[str] = []
     sweep, dead = start(spec, output), []
-    while len(seen) < KILLS:
+    while len(kills) < KILLS:
         wait_for_an_epoch(sweep, output)
         time.sleep(rng.uniform(0, 2))
-        assert sweep.process.poll() is None, f"it ended before it was killed enough: {seen} {sweep.printed()}"
-        seen.append(strike(sweep, server, rng))
-        if "sweep" in seen[-1]:
+        assert sweep.process.poll() is None, f"the sweep ended after {kills}: {sweep.printed()}"
+        kills.append(hit(sweep, server, rng))
+        if "sweep" in kills[-1]:
             sweep.wait(60)
             dead.append(sweep)
-            sweep = start(spec, output)  # at once, as an impatient user does: what Ray left takes a minute to go
+            sweep = start(spec, output)  # at once, while processes of the dead session may still run
     sweep.finish()
     for each in dead:
         gone(each)
-    return seen
+    return kills
 
 
 def wait_for_an_epoch(sweep: Running, output: Path) -> None:
@@ -145,8 +159,8 @@ def wait_for_an_epoch(sweep: Running, output: Path) -> None:
     sweep.wait_for(lambda: epochs_recorded(output) > known)
 
 
-def strike(sweep: Running, server: Server, rng: random.Random) -> str:
-    """Kill something, and bring back what a supervisor would; says what it was."""
+def hit(sweep: Running, server: Server, rng: random.Random) -> str:
+    """Kill a random process, and start again what a supervisor would. Returns which one it was."""
     choice = rng.choice(["sweep", "sweep, with notice", "server", *VICTIMS])
     if choice == "sweep":
         sweep.kill(sweep.process.pid)
@@ -162,16 +176,17 @@ def strike(sweep: Running, server: Server, rng: random.Random) -> str:
 
 
 def gone(sweep: Running) -> None:
-    """No process of a dead sweep stays."""
+    """Assert that no process of a dead sweep is left."""
     _, alive = psutil.wait_procs(sweep.family, timeout=180)
     assert [" ".join(p.cmdline()) for p in alive] == []
 
 
-def check_tracked(client: MlflowClient, runs: list[Any], trials: set[str]) -> None:
-    """One parent and one run a trial, each with every epoch of every metric."""
-    assert {r.info.run_id for r in runs if "mlflow.parentRunId" in r.data.tags} == trials
-    assert len(runs) == len(trials) + 1
-    for run_id in trials:
+def check_tracked(client: MlflowClient, runs: list[Any], epochs: dict[str, int]) -> None:
+    """One parent and one run a trial, each with every epoch of every metric. `epochs`: by the trial's run."""
+    assert {r.info.run_id for r in runs if "mlflow.parentRunId" in r.data.tags} == epochs.keys()
+    assert len(runs) == len(epochs) + 1
+    for run_id, count in epochs.items():
         for metric in METRICS:
-            assert {m.step for m in client.get_metric_history(run_id, metric)} == {1, 2, 3}, metric
+            steps = {m.step for m in client.get_metric_history(run_id, metric)}
+            assert steps == set(range(1, count + 1)), metric
         assert client.get_run(run_id).info.status == "FINISHED"

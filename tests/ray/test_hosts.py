@@ -1,4 +1,4 @@
-"""Several hosts on one machine, and a Ray cluster on them: what the tests of the service stand on."""
+"""Tests of `helpers.hosts` and `helpers.ray_cluster`: several hosts on one machine, and a Ray cluster on them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers.hosts import Network, eventually, why_not
+from helpers.hosts import Network, eventually, unsupported_reason
 from helpers.ray_cluster import RayCluster
 
-WHY_NOT = why_not()
+UNSUPPORTED = unsupported_reason()
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or ""),
+    pytest.mark.skipif(UNSUPPORTED is not None, reason=UNSUPPORTED or ""),
     pytest.mark.timeout(600),
 ]
 
@@ -67,7 +67,7 @@ def network(tmp_path: Path) -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    """A head and two workers; whoever takes one away adds one."""
+    """A head and two workers. A test that removes a worker adds another one."""
     with Network(tmp_path_factory.mktemp("cluster") / "network") as network:
         cluster = RayCluster(network)
         for name in ("worker1", "worker2"):
@@ -82,7 +82,7 @@ def reaches(network: Network, a: str, b: str) -> bool:
     return process.wait(10) == 0
 
 
-def test_hosts_have_names_addresses_and_processes_of_their_own(network: Network) -> None:
+def test_each_host_has_its_own_name_address_and_processes(network: Network) -> None:
     a, b = network.add("a"), network.add("b")
     assert [host.run("hostname").strip() for host in (a, b)] == ["a", "b"]
     assert a.run("getent", "hosts", "b").split() == [b.address, "b"]
@@ -103,18 +103,18 @@ def test_hosts_share_one_folder_and_nothing_else(network: Network) -> None:
     b.run("test", "-e", f"{network.shared}/{name}")
 
 
-def test_a_pulled_cable_and_its_return(network: Network) -> None:
+def test_a_host_is_disconnected_and_connected_again(network: Network) -> None:
     a, b = network.add("a"), network.add("b")
     assert reaches(network, "a", "b")
     b.link_down()
     assert not reaches(network, "a", "b")
-    assert b.run("true") == ""  # it runs on, alone
+    assert b.run("true") == ""  # the host is still running
     b.link_up()
     assert eventually(lambda: reaches(network, "a", "b"), 10, "b is back")
     assert a.alive
 
 
-def test_a_power_failure_ends_every_process_and_another_host_takes_the_name(network: Network) -> None:
+def test_a_power_failure_ends_every_process_and_a_new_host_may_have_the_name(network: Network) -> None:
     a, b = network.add("a"), network.add("b")
     process = b.start("sh", "-c", "trap '' TERM INT HUP; (setsid sleep 60 &) ; sleep 60", log="sleep.log")
     eventually(lambda: len(b.processes()) == 3, 5, "three processes run on b")
@@ -128,7 +128,7 @@ def test_a_power_failure_ends_every_process_and_another_host_takes_the_name(netw
     assert reaches(network, "a", "b")
 
 
-def test_signals_and_exit_codes_are_the_commands(network: Network) -> None:
+def test_signals_and_exit_codes_are_passed_on(network: Network) -> None:
     host = network.add("a")
     assert host.start("sh", "-c", "exit 7", log="exit.log").wait(5) == 7
     trap = host.start("sh", "-c", "trap 'exit 5' INT; echo ready; while :; do sleep 0.1; done", log="trap.log")
@@ -151,7 +151,7 @@ time.sleep(600)
 """
 
 
-def test_nothing_outlives_a_test_that_is_killed(tmp_path: Path) -> None:
+def test_hosts_end_with_a_test_that_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MAKER, str(tmp_path / "network")]
     path = {"PYTHONPATH": str(Path(__file__).parents[1])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | path) as maker:
@@ -167,7 +167,7 @@ def test_tasks_run_on_both_workers(cluster: RayCluster) -> None:
     assert ran == [(name, cluster.network.hosts[name].address) for name in ("worker1", "worker2")]
 
 
-def test_without_the_token_nobody_gets_in(cluster: RayCluster) -> None:
+def test_a_host_without_the_token_is_refused(cluster: RayCluster) -> None:
     stranger, friend = cluster.network.add("stranger"), cluster.network.add("client")
     assert cluster.fetch(stranger, "/api/jobs/")[0] == 401
     assert "AuthenticationError" in cluster.python(stranger, "import ray; ray.init()", expect=1)
@@ -181,14 +181,14 @@ def test_two_hosts_train_together(cluster: RayCluster) -> None:
     assert seen == (3.0, ["worker1", "worker2"])
 
 
-def test_a_host_is_cut_off_another_killed_and_new_ones_join(cluster: RayCluster) -> None:
+def test_one_host_is_disconnected_another_is_killed_and_new_hosts_join(cluster: RayCluster) -> None:
     first, second = (cluster.network.hosts[name] for name in ("worker1", "worker2"))
     first.link_down()
     second.kill()
     cluster.wait_for("worker1", "worker2", state="DEAD")
-    assert cluster.daemons["worker1"].running  # nobody could tell it
+    assert cluster.daemons["worker1"].running  # it cannot know yet that it was declared dead
     first.link_up()
-    eventually(lambda: not first.processes(), 30, "worker1 hears that it is dead, and ends")
+    eventually(lambda: not first.processes(), 30, "worker1 learns that it was declared dead, and ends")
     first.kill()
     for name in ("worker1", "worker2"):
         cluster.add_worker(name, wait=False)

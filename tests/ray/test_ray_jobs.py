@@ -1,4 +1,4 @@
-"""A sweep as a job of a real Ray cluster that asks for a token: submitted, left, found again, stopped, resumed."""
+"""A sweep as a job of a real Ray cluster with a token: it is submitted, followed again, stopped and resumed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Cluster:
-    """A head on loopback, its token in a file."""
+    """A head on loopback, and the file with its token."""
 
     address: str
     token_file: Path
@@ -47,7 +47,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    temp = Path(tempfile.mkdtemp(prefix="jr", dir="/tmp"))  # short: the path of a socket has 107 characters at most
+    temp = Path(tempfile.mkdtemp(prefix="jr", dir="/tmp"))  # short: paths of sockets have at most 107 characters
     token_file = temp / "token"
     token_file.write_text(secrets.token_hex(16))
     gcs, dashboard, agent, client = free_ports(4)
@@ -62,7 +62,7 @@ def cluster() -> Iterator[Cluster]:
     command += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
     command += ["--dashboard-host=127.0.0.1", f"--temp-dir={temp / 'ray'}"]
     command += ["--min-worker-port=0", "--max-worker-port=0", f"--ray-client-server-port={client}"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"  # a job says `python`
+    path = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"  # jobs run `python`
     with (temp / "head.log").open("w") as log:
         head = subprocess.Popen(
             command, env=env | {"PATH": path}, cwd=temp, stdout=log, stderr=log, start_new_session=True
@@ -93,7 +93,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 180) -> Any:
         if found := condition():
             return found
         time.sleep(0.2)
-    raise AssertionError("it did not happen")
+    raise AssertionError(f"the condition did not hold within {seconds:g} s")
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def _token(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def rooms_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data on the client alone."""
+    """A dataset that only the client has."""
     path = tmp_path_factory.mktemp("client") / "rooms.h5"
     sets = ["--set", "trajectories=40", "--set", "steps=12"]
     command = [sys.executable, "-m", "jepa_ray.data", "two-rooms", "--out", str(path), *sets]
@@ -135,14 +135,14 @@ def the_log(cluster: Cluster, name: str = "unit") -> str:
     return found.log(job.id)
 
 
-def test_a_sweep_is_left_found_again_stopped_and_resumed(
+def test_a_sweep_is_followed_again_stopped_and_resumed(
     cluster: Cluster, train_config: TrainConfig, rooms_file: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "shared"
     data = Path(shutil.copy(rooms_file, tmp_path))
     path = write(spec(train_config, data), tmp_path)
 
-    # Who submits it may go, and so may the data there: the sweep does not.
+    # The client may disconnect, and its data may be deleted: the sweep goes on.
     mine = submitted(cluster, path, output)
     mine.wait_for(lambda: "submitted sweep" in mine.printed())
     data.unlink()
@@ -155,14 +155,14 @@ def test_a_sweep_is_left_found_again_stopped_and_resumed(
     jobs.status("unit", cluster.address, say)
     assert say.file.getvalue().splitlines()[1].split()[2] == "RUNNING"  # type: ignore[attr-defined]
 
-    # The same command finds it, from any working directory.
+    # The same command follows the running job, from any working directory.
     again = submitted(cluster, path, output)
     again.wait_for(lambda: "results in" in again.printed())
-    assert "sweep unit is running there already" in again.printed()
+    assert "sweep unit is already running on this cluster" in again.printed()
     assert len([job for job in Dashboard(cluster.address).jobs() if job.active]) == 1
-    wait_for(lambda: "trial_00000  COMPLETE" in the_log(cluster))  # not of the follower, who hears of it later
+    wait_for(lambda: "trial_00000  COMPLETE" in the_log(cluster))  # the follower's output is behind the log
 
-    # Stopping lets the driver write its results, and ends who follows with the code of an interruption.
+    # A stopped driver writes its results first, and the commands that follow it exit with the code of an interruption.
     jobs.stop("unit", cluster.address, say)
     assert "continues the sweep" in say.file.getvalue()  # type: ignore[attr-defined]
     assert again.wait(60) == 130
@@ -171,7 +171,7 @@ def test_a_sweep_is_left_found_again_stopped_and_resumed(
     assert 1 <= len(board(output)) < 6
     begun = board(output)["trial_id"].tolist()
 
-    # Resuming needs the name alone, and no file of who submitted it.
+    # Resuming needs only the name, and no file of the client.
     path.unlink()
     resumed = Running("jepa_ray.sweep", "resume", "unit", "--address", cluster.address)
     assert resumed.wait(240) == 0, resumed.printed()
@@ -183,13 +183,13 @@ def test_a_sweep_is_left_found_again_stopped_and_resumed(
     assert (output / "sweeps/unit/report.html").is_file()
     assert cluster.token_file.read_text() not in mine.printed() + again.printed() + resumed.printed()
 
-    # An ended job can be looked at, and its code asked for.
+    # The log and the exit code of an ended job are available.
     looked = Running("jepa_ray.sweep", "logs", "unit", "--address", cluster.address)
     assert looked.wait(60) == 0
     assert looked.printed() == the_log(cluster).expandtabs()
 
 
-def test_a_driver_that_refuses_its_spec_gives_its_exit_code(
+def test_the_exit_code_of_a_driver_that_refuses_its_spec_is_returned(
     cluster: Cluster, train_config: TrainConfig, tmp_path: Path
 ) -> None:
     path = write(spec(train_config, Path("/not/here/but/there.h5"), "refused"), tmp_path)
@@ -198,47 +198,49 @@ def test_a_driver_that_refuses_its_spec_gives_its_exit_code(
     assert "error: /not/here/but/there.h5: cannot be read" in command.printed()
 
 
-def test_a_stopped_driver_has_longer_than_rays_three_seconds(
+def test_a_stopped_driver_has_more_time_than_rays_three_seconds(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The time to stop is read from the environment of the job's supervisor, which has the job's own."""
+    """Ray reads the time limit from the environment of the job's supervisor, which includes the job's variables."""
     done = tmp_path / "done"
     slow = tmp_path / "slow.sh"
     slow.write_text(f"trap 'sleep 5; touch {done}; exit 0' TERM\necho ready\nwhile :; do sleep 0.1; done\n")
-    package = tmp_path / "package.zip"
-    package.write_bytes(b"PK\5\6" + bytes(18))  # an empty one
+    bundle = tmp_path / "bundle.zip"
+    bundle.write_bytes(b"PK\5\6" + bytes(18))  # an empty zip file
     found = Dashboard(cluster.address)
-    found.submit("slow-1", f"exec bash {slow}", package, jobs.ENV, {jobs.SWEEP: "slow"})
+    found.submit("slow-1", f"exec bash {slow}", bundle, jobs.ENV, {jobs.SWEEP: "slow"})
     wait_for(lambda: "ready" in found.log("slow-1"))
     jobs.stop("slow", cluster.address, Console(file=io.StringIO()))
     assert done.exists()
     assert found.job("slow-1").state == "STOPPED"
 
 
-def test_nobody_comes_in_without_the_token(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_client_without_the_token_is_refused(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for environment, says in (
+    for environment, message in (
         ({"RAY_AUTH_TOKEN_PATH": ""}, "asks for a token (401)"),
         ({"RAY_AUTH_TOKEN": "0" * 32}, "refuses the token in RAY_AUTH_TOKEN (403)"),
     ):
         command = [sys.executable, "-m", "jepa_ray.sweep", "status", "--address", cluster.address]
         done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
         assert done.returncode == 2
-        assert says in done.stderr
+        assert message in done.stderr
         assert done.stderr.count("\n") == 1
 
 
-def test_spec_and_code_on_the_cluster_are_the_clients(
+def test_a_job_runs_the_code_of_the_client(
     cluster: Cluster, train_config: TrainConfig, rooms_file: Path, tmp_path: Path
 ) -> None:
-    """A package that was changed here is what runs there, whatever is installed on the cluster."""
+    """Not the code of the package that is installed on the cluster."""
     config = load_sweep_config(write(spec(train_config, rooms_file, "mine"), tmp_path))
-    package = tmp_path / "package.zip"
-    jobs.pack(package, config)
+    bundle = tmp_path / "bundle.zip"
+    jobs.pack(bundle, config)
     found = Dashboard(cluster.address)
     look = (
         "import jepa_ray, os; print('HERE', os.path.dirname(jepa_ray.__path__[0]) == os.getcwd(), sorted(os.listdir()))"
     )
-    found.submit("mine-1", f'exec python -c "{look}"', package, jobs.ENV, {})
+    found.submit("mine-1", f'exec python -c "{look}"', bundle, jobs.ENV, {})
     wait_for(lambda: not found.job("mine-1").active)
     assert "HERE True ['data', 'jepa_ray', 'spec.yaml']" in found.log("mine-1")

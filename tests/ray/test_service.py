@@ -1,4 +1,4 @@
-"""A sweep as a job on several hosts, with its state in an object store: hosts are lost and join, the driver dies."""
+"""A sweep as a job on several hosts, with its state in an object store. Hosts fail and join, the driver is killed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import pandas as pd
 import psutil
 import pytest
 from helpers import stores
-from helpers.hosts import CHECKOUT, Host, Network, Process, eventually, why_not
+from helpers.hosts import CHECKOUT, Host, Network, Process, eventually, unsupported_reason
 from helpers.ray_cluster import RayCluster
 from helpers.running import Running
 
 from jepa_ray.config import SweepConfig, load_sweep_config
-from jepa_ray.sweep.storage.study import StudyView, TrialRecord
+from jepa_ray.sweep.storage.records import TrialRecord
+from jepa_ray.sweep.storage.study import StudyView
 
-WHY_NOT = why_not()
+UNSUPPORTED = unsupported_reason()
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or ""),
+    pytest.mark.skipif(UNSUPPORTED is not None, reason=UNSUPPORTED or ""),
     pytest.mark.timeout(900),
 ]
 
@@ -40,11 +41,11 @@ from jepa_ray.storage import Storage
 pathlib.Path(sys.argv[2]).write_bytes(Storage("s3://jepa/runs").read(sys.argv[1]))
 """
 BUCKET = "import urllib.request as r; r.urlopen(r.Request('http://store:9000/jepa', method='PUT'), timeout=5)"
-MEASURED = ["samples_per_s", "epoch_s", "seconds", "mlflow_run_id"]  # different each time
+MEASURED = ["samples_per_s", "epoch_s", "seconds", "mlflow_run_id"]  # columns that differ between runs
 
 
 class Service:
-    """A cluster, a store, and a client that holds the token."""
+    """A cluster, an object store, and a client that has the token."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -52,14 +53,14 @@ class Service:
         self._server = store.start(sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", "9000", log="moto.log")
         self.cluster = RayCluster(network, IN_S3)
         self.cluster.add_worker("worker1", wait=False)
-        self.cluster.add_worker("worker2", wait=False, calls_itself="127.0.1.1")  # as Debian has it
+        self.cluster.add_worker("worker2", wait=False, calls_itself="127.0.1.1")  # as on Debian
         self.client = network.add("client")
         self.cluster.trust(self.client)
         self.client.run(sys.executable, "-c", BUCKET)
         self.cluster.wait_for("worker1", "worker2")
 
     def command(self, *arguments: str) -> Process:
-        """A command of ours at the client, in the background."""
+        """Start a command of `jepa_ray.sweep` on the client, in the background."""
         command = [sys.executable, "-m", "jepa_ray.sweep", *arguments, "--address", self.cluster.url]
         return self.client.start(*command, log=f"{arguments[0]}.log".replace("/", "_"), env=self.cluster.env)
 
@@ -67,7 +68,7 @@ class Service:
         return self.command(str(SMOKE), *given(f"name={name}", *SMALL, *sets))
 
     def left(self, name: str, file: str) -> Path:
-        """What a sweep has left in the store, as a file here."""
+        """A copy of a file that a sweep has written to the object store."""
         path = self.network.shared / f"{name}-{file}"
         self.client.run(sys.executable, "-c", READ, f"sweeps/{name}/{file}", str(path), env=self.cluster.env)
         return path
@@ -80,7 +81,7 @@ class Service:
         return StudyView.open(spec, self.left(name, "optuna.db")).records()
 
     def kill_driver(self) -> None:
-        """With SIGKILL, on the head."""
+        """Send SIGKILL to the driver, which runs on the head."""
         killed = 0
         for process in self.cluster.head.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -99,7 +100,7 @@ def in_order(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def hosts_of(records: list[TrialRecord]) -> set[str | None]:
-    return {ran.hosts for record in records for ran in record.ran}
+    return {epoch.hosts for record in records for epoch in record.trained_by}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return in_order(pd.read_csv(output / "sweeps" / "smoke" / "leaderboard.csv"))
 
 
-def test_a_job_finds_what_a_local_run_finds(service: Service, local: pd.DataFrame) -> None:
+def test_a_job_has_the_results_of_a_local_run(service: Service, local: pd.DataFrame) -> None:
     job = service.sweep("smoke")
     assert job.wait(300) == 0, job.printed()
     assert "smoke: best 4 of 4 trials by val_rollout_mrr" in job.printed()
@@ -136,18 +137,18 @@ def test_workers_on_different_hosts_train_one_trial(service: Service, local: pd.
 
 
 def done(job: Process) -> int:
-    """Trials that are done, by what the job prints."""
+    """The number of ended trials that the job has printed."""
     return max([0, *(int(count) for count in re.findall(r"\[(\d+)/12", job.printed()))])
 
 
 def lose(service: Service, host: Host) -> None:
-    """Cut a host off while it trains; when the cluster has given it up, its power fails."""
+    """Disconnect a host while it trains, wait until the cluster declares it dead, and end its processes."""
     host.link_down()
     service.cluster.wait_for(host.name, state="DEAD")
     host.kill()
 
 
-def test_hosts_are_lost_and_join_the_driver_dies_and_every_trial_is_trained_once(
+def test_every_trial_is_trained_once_although_hosts_are_lost_and_the_driver_is_killed(
     service: Service, local: pd.DataFrame
 ) -> None:
     job = service.sweep("rough", "search.num_trials=12", "space.model.latent_dim_state=[64,48,32]")

@@ -1,4 +1,4 @@
-"""The services of docker/compose.yaml, started as it says: who has no token or password is refused, everywhere."""
+"""The services of docker/compose.yaml, started with its commands: every request without credentials is refused."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ pytestmark = [
     pytest.mark.skipif(not POSTGRES[-1].is_file(), reason="PostgreSQL's server is not installed"),
 ]
 
-NOBODYS_TOKEN = "0" * 64
+WRONG_TOKEN = "0" * 64
 REFUSED = {401, 403}
 
-# Ray's dashboard and Jobs API, by (method, path).
+# (method, path) of requests to Ray's dashboard and Jobs API.
 RAY = [
     ("GET", "/api/version"),
     ("GET", "/api/jobs/"),
@@ -63,10 +63,10 @@ RAY_PUBLIC = {
     "/": "the dashboard's page, which asks for the token before it shows anything",
     "/favicon.ico": "a picture",
     "/api/authentication_mode": "says that a token is needed",
-    "/api/healthz": "whether it lives",
-    "/api/gcs_healthz": "whether it lives",
-    "/api/local_raylet_healthz": "whether it lives",
-    "/-/healthz": "whether it lives",
+    "/api/healthz": "health check",
+    "/api/gcs_healthz": "health check",
+    "/api/local_raylet_healthz": "health check",
+    "/-/healthz": "health check",
 }
 NODE_HTTP = [("agent", "POST", "/api/job_agent/jobs/"), ("agent", "GET", "/logs"), ("agent", "GET", "/api/none"),
              ("environments", "POST", "/get_or_create_runtime_env"), ("environments", "GET", "/")]  # fmt: skip
@@ -122,12 +122,12 @@ MLFLOW = [
     ("DELETE", "/api/2.0/mlflow/users/delete"),
 ]
 MLFLOW_PUBLIC = {
-    "/health": "whether it lives",
-    "/api/3.0/mlflow/server-info": "which features it has, for clients before they log in",
-    "/ajax-api/3.0/mlflow/server-info": "the same for its pages",
+    "/health": "health check",
+    "/api/3.0/mlflow/server-info": "the server's features, for clients before they log in",
+    "/ajax-api/3.0/mlflow/server-info": "the server's features, for its pages",
     "/static-files/some": "scripts and pictures of its pages",
 }
-# With the right credentials these work: what is refused above is refused for the lack of them.
+# These requests succeed with the right credentials, so the requests above are refused because they have none.
 CONTROLS = [
     ("dashboard", "GET", "/api/version"),
     ("dashboard", "GET", "/api/jobs/"),
@@ -142,7 +142,7 @@ CONTROLS = [
 ROUTES = """
 import re, sys
 from mlflow.server import app as flask, auth
-auth._init_store_for_app = lambda: None  # routes are all that is wanted, no tables
+auth._init_store_for_app = lambda: None  # only the routes are needed, not the tables
 app = auth.create_app()
 for rule in flask.url_map.iter_rules():
     for method in rule.methods - {"HEAD", "OPTIONS"}:
@@ -169,7 +169,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 def ask(
     services: Services, port: str | int, method: str, path: str, headers: Mapping[str, str], host: str = HERE
 ) -> tuple[int, str]:
-    """The status of an answer and the beginning of its text."""
+    """Send a request; returns the status of the answer and the beginning of its text."""
     number = port if isinstance(port, int) else services.ports[port]
     connection = http.client.HTTPConnection(host, number, timeout=60)
     sent = {"Content-Type": "application/json", "Host": f"{HERE}:{number}", **headers}
@@ -188,10 +188,10 @@ def basic(password: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()}
 
 
-def let_in(
+def accepted(
     services: Services, port: str, requests: list[tuple[str, str]], headers: Mapping[str, str]
 ) -> list[tuple[str, str, int, str]]:
-    """The requests that were not refused."""
+    """Send requests; returns those that were not refused, with status and beginning of the answer."""
 
     def one(request: tuple[str, str]) -> tuple[str, str, int, str]:
         status, text = ask(services, port, *request, headers)
@@ -201,12 +201,12 @@ def let_in(
         return [answer for answer in pool.map(one, requests) if answer[2] not in REFUSED]
 
 
-COOKIE = {"Cookie": f"ray-authentication-token={NOBODYS_TOKEN}"}
+COOKIE = {"Cookie": f"ray-authentication-token={WRONG_TOKEN}"}
 
 
-@pytest.mark.parametrize("headers", [{}, bearer(NOBODYS_TOKEN), COOKIE], ids=["nothing", "a token", "a cookie"])
+@pytest.mark.parametrize("headers", [{}, bearer(WRONG_TOKEN), COOKIE], ids=["nothing", "a token", "a cookie"])
 def test_ray_refuses(services: Services, headers: dict[str, str]) -> None:
-    assert let_in(services, "dashboard", RAY, headers) == []
+    assert accepted(services, "dashboard", RAY, headers) == []
 
 
 def test_ray_refuses_on_every_route_that_it_has(services: Services) -> None:
@@ -214,11 +214,11 @@ def test_ray_refuses_on_every_route_that_it_has(services: Services) -> None:
     found = {(method, path) for method, path in re.findall(r"ResourceRoute \[(\w+)\] <\w+ +([^\s>]+)", log)}
     assert len(found) > 40
     routes = [(method, re.sub(r"\{[^}]+\}", "some", path)) for method, path in sorted(found)]
-    assert {path for _, path, *_ in let_in(services, "dashboard", routes, {})} <= set(RAY_PUBLIC)
+    assert {path for _, path, *_ in accepted(services, "dashboard", routes, {})} <= set(RAY_PUBLIC)
 
 
-def test_a_job_is_not_run_for_strangers_and_is_for_us(services: Services, tmp_path: Path) -> None:
-    for headers, status in (({}, 401), (bearer(NOBODYS_TOKEN), 403), (bearer(services.secrets["ray_token"]), 200)):
+def test_a_job_is_only_run_with_the_right_token(services: Services, tmp_path: Path) -> None:
+    for headers, status in (({}, 401), (bearer(WRONG_TOKEN), 403), (bearer(services.secrets["ray_token"]), 200)):
         connection = http.client.HTTPConnection(HERE, services.ports["dashboard"], timeout=60)
         body = json.dumps({"entrypoint": f"touch {tmp_path / f'ran_{status}'}"})
         connection.request("POST", "/api/jobs/", body=body, headers={"Content-Type": "application/json", **headers})
@@ -234,7 +234,7 @@ def test_the_nodes_own_ports_refuse(services: Services) -> None:
     me = _address_of(services, services.ports["head-node"] + 2)
     ports = {"agent": services.ports["head-node"] + 4, "environments": services.ports["head-node"] + 2}
     for name, method, path in NODE_HTTP:
-        for headers in ({}, bearer(NOBODYS_TOKEN)):
+        for headers in ({}, bearer(WRONG_TOKEN)):
             status, text = ask(services, ports[name], method, path, headers, me)
             assert status in REFUSED, (name, method, path, status, text)
 
@@ -250,7 +250,7 @@ def test_ray_s_own_protocol_refuses(services: Services, name: str, method: str) 
     first = services.ports["head-node"]
     ports = {**services.ports, "raylet": first, "objects": first + 1, "agent-grpc": first + 3}
     answers = []
-    for token in (None, NOBODYS_TOKEN, services.secrets["ray_token"]):
+    for token in (None, WRONG_TOKEN, services.secrets["ray_token"]):
         metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         with grpc.insecure_channel(f"{HERE}:{ports[name]}") as channel:
             try:
@@ -259,20 +259,20 @@ def test_ray_s_own_protocol_refuses(services: Services, name: str, method: str) 
             except grpc.RpcError as error:
                 answers.append(error.code().name)
     assert answers[:2] == ["UNAUTHENTICATED"] * 2
-    # Ray Client doesn't answer an empty question either, but it understands it.
+    # Ray Client does not answer an empty request, but with the token it reports NOT_FOUND.
     assert answers[2] == ("NOT_FOUND" if name == "client" else "answered")
 
 
-@pytest.mark.parametrize("headers", [{}, basic("a wrong password"), bearer(NOBODYS_TOKEN)],
+@pytest.mark.parametrize("headers", [{}, basic("a wrong password"), bearer(WRONG_TOKEN)],
                          ids=["nothing", "a wrong password", "a token"])  # fmt: skip
 def test_mlflow_refuses(services: Services, headers: dict[str, str]) -> None:
-    assert let_in(services, "mlflow", MLFLOW, headers) == []
+    assert accepted(services, "mlflow", MLFLOW, headers) == []
 
 
-def test_mlflow_refuses_who_calls_it_by_another_name(services: Services) -> None:
-    # A web page that reaches in through a browser: it may even know the password.
+def test_mlflow_refuses_requests_for_another_host_name(services: Services) -> None:
+    # As sent by a malicious web page through a browser, which may even know the password.
     headers = {"Host": "evil.example", **basic(services.secrets["mlflow_password"])}
-    assert {path for _, path, *_ in let_in(services, "mlflow", MLFLOW, headers)} == {"/version"}
+    assert {path for _, path, *_ in accepted(services, "mlflow", MLFLOW, headers)} == {"/version"}
 
 
 def test_mlflow_refuses_on_every_route_that_it_has(services: Services, tmp_path: Path) -> None:
@@ -284,17 +284,17 @@ def test_mlflow_refuses_on_every_route_that_it_has(services: Services, tmp_path:
         "MLFLOW_AUTH_ADMIN_USERNAME": "admin", "MLFLOW_AUTH_ADMIN_PASSWORD": "not that of the server",
         "_MLFLOW_SGI_NAME": "uvicorn", "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{tmp_path}/s.db",
     }  # fmt: skip
-    told = subprocess.run(
+    listed = subprocess.run(
         [sys.executable, "-c", ROUTES], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    routes = re.findall(r"^ROUTE (\w+) (\S+)$", told.stdout, re.M)
-    assert len(routes) > 400, told.stderr
-    assert {path for _, path, *_ in let_in(services, "mlflow", routes, {})} <= set(MLFLOW_PUBLIC)
+    routes = re.findall(r"^ROUTE (\w+) (\S+)$", listed.stdout, re.M)
+    assert len(routes) > 400, listed.stderr
+    assert {path for _, path, *_ in accepted(services, "mlflow", routes, {})} <= set(MLFLOW_PUBLIC)
 
 
-def test_what_is_open_to_all_says_nothing_secret(services: Services) -> None:
+def test_public_pages_show_no_secret(services: Services) -> None:
     opened = [("dashboard", path) for path in RAY_PUBLIC] + [("mlflow", path) for path in MLFLOW_PUBLIC]
-    # Figures for Prometheus, which Ray gives to everyone: compose publishes this port nowhere.
+    # Metrics for Prometheus, which Ray does not protect: compose does not publish these ports.
     opened += [("head-metrics", "/metrics"), ("worker-metrics", "/metrics")]
     for port, path in opened:
         status, text = ask(services, port, "GET", path, {})
@@ -302,7 +302,7 @@ def test_what_is_open_to_all_says_nothing_secret(services: Services) -> None:
         assert not [name for name, secret in services.secrets.items() if secret in text], path
 
 
-def test_the_right_credentials_are_let_in(services: Services) -> None:
+def test_the_right_credentials_are_accepted(services: Services) -> None:
     credentials = {
         "dashboard": bearer(services.secrets["ray_token"]),
         "mlflow": basic(services.secrets["mlflow_password"]),
@@ -312,7 +312,7 @@ def test_the_right_credentials_are_let_in(services: Services) -> None:
         assert body[0] == 200 or (path.endswith("runs/search") and body[0] == 400), (port, method, path, body)
 
 
-def test_what_runs_code_is_off_even_for_the_administrator(services: Services) -> None:
+def test_features_that_run_code_are_off_even_for_the_administrator(services: Services) -> None:
     headers = basic(services.secrets["mlflow_password"])
     for method, path in (
         ("POST", "/gateway/some/mlflow/invocations"),
@@ -332,11 +332,11 @@ def test_runs_and_artifacts_go_to_the_database_and_the_bucket(
     node = services.services["ray-worker"]
     from jepa_ray.serve.program import with_secrets
 
-    told = with_secrets(services.environment(node))
-    for name in told:
+    env = with_secrets(services.environment(node))
+    for name in env:
         if name.startswith(("AWS_", "MLFLOW_")):
-            monkeypatch.setenv(name, told[name])
-    client = MlflowClient(told["MLFLOW_TRACKING_URI"])
+            monkeypatch.setenv(name, env[name])
+    client = MlflowClient(env["MLFLOW_TRACKING_URI"])
     run = client.create_run(client.create_experiment("from a node"))
     client.log_metric(run.info.run_id, "loss", 0.5)
     (tmp_path / "note.txt").write_text("kept in the bucket")
@@ -347,7 +347,7 @@ def test_runs_and_artifacts_go_to_the_database_and_the_bucket(
     assert [each.base_name for each in found if each.type == fs.FileType.File] == ["note.txt"]
 
 
-def test_both_nodes_are_there_and_the_head_trains_nothing(services: Services) -> None:
+def test_both_nodes_are_up_and_the_head_offers_no_cpus(services: Services) -> None:
     headers = bearer(services.secrets["ray_token"])
     _, text = ask(services, "dashboard", "GET", "/api/v0/nodes?detail=1", headers)
     found = re.findall(r'"is_head_node": (true|false)', text)
@@ -356,7 +356,7 @@ def test_both_nodes_are_there_and_the_head_trains_nothing(services: Services) ->
     assert re.search(r"0\.0/1\.0 CPU", status), status
 
 
-def test_nothing_secret_is_shown_by_the_processes_or_their_logs(services: Services) -> None:
+def test_command_lines_and_logs_show_no_secret(services: Services) -> None:
     shown = "".join(" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
     logs = [*services.folder.glob("*.log"), *services.temp.glob("ray/session_*/logs/*.*")]
     assert len(logs) > 20
@@ -364,7 +364,7 @@ def test_nothing_secret_is_shown_by_the_processes_or_their_logs(services: Servic
     assert [name for name, secret in services.secrets.items() if secret in shown] == []
 
 
-def test_a_stop_reaches_the_programs(services: Services) -> None:  # the last one: they are gone afterwards
+def test_a_stop_signal_ends_the_programs(services: Services) -> None:  # the last test, since it ends the services
     for name in ("worker", "head", "mlflow"):
         program = services.running[name]
         family = psutil.Process(program.pid).children(recursive=True)

@@ -1,4 +1,4 @@
-"""The tutorial as its reader follows it, with less data and fewer trials: every command, in order, in a new folder."""
+"""The commands of the tutorial, run in order in a new folder, with less data and fewer trials."""
 
 from __future__ import annotations
 

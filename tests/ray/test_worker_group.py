@@ -1,7 +1,8 @@
-"""The warm worker group on real Ray: switching, resuming, and every way to die."""
+"""The warm worker group on real Ray: changing trials, resuming, progress, and every kind of death."""
 
 import contextlib
 import os
+import queue
 import re
 import signal
 import threading
@@ -18,9 +19,11 @@ import ray
 from jepa_ray.config import SweepConfig, TrainConfig
 from jepa_ray.errors import TrialError
 from jepa_ray.sweep.output.gauges import SweepGauges
-from jepa_ray.sweep.storage.study import Status, TrialRecord
+from jepa_ray.sweep.progress import NamedMailboxes
+from jepa_ray.sweep.storage.records import Status, TrialRecord
 from jepa_ray.train.cluster import ray_session
-from jepa_ray.train.mailbox import RunEpoch, StartTrial
+from jepa_ray.train.mailbox import Progress, RunEpoch, StartTrial
+from jepa_ray.train.progress import ProgressPolling
 from jepa_ray.train.worker_group import GroupDiedError, GroupStartError, WorkerGroup
 
 pytestmark = pytest.mark.ray
@@ -58,7 +61,7 @@ def config(train_config: TrainConfig) -> TrainConfig:
     return train_config.with_overrides({"training.num_workers": 2})
 
 
-def test_a_trial_gives_the_same_result_whatever_the_group_trained_before(
+def test_a_trials_result_does_not_depend_on_earlier_trials_of_the_group(
     group: WorkerGroup, config: TrainConfig
 ) -> None:
     first = curve(group, config, 2)
@@ -81,8 +84,32 @@ def test_a_failed_trial_leaves_the_group_warm(group: WorkerGroup, config: TrainC
     assert len(curve(group, config, 1)) == 1
 
 
+def test_the_driver_sees_how_far_a_group_is_in_its_epoch(group: WorkerGroup, config: TrainConfig) -> None:
+    """From rank 0 over the mailbox, which the driver finds by its name; also when the trial was continued."""
+    arrived: queue.SimpleQueue[Progress] = queue.SimpleQueue()
+    steps = 36 * 12 // config.training.batch_size  # 36 training episodes of 12 transitions
+    with ProgressPolling(NamedMailboxes(), arrived.put):
+        group.call(StartTrial(config, number=7))
+        checkpoint = group.checkpoint(group.call(RunEpoch()))
+        assert wait_for_step(arrived, trial=7, epoch=1, step=steps).steps == steps
+
+        group.call(StartTrial(config, checkpoint, number=8))
+        assert ray.get(group.mailbox.latest_progress.remote()) is None
+        group.call(RunEpoch())
+        assert wait_for_step(arrived, trial=8, epoch=2, step=steps).samples_per_s > 0
+
+
+def wait_for_step(arrived: queue.SimpleQueue[Progress], trial: int, epoch: int, step: int) -> Progress:
+    deadline = time.monotonic() + 30
+    while True:
+        progress = arrived.get(timeout=30)
+        if (progress.trial, progress.epoch, progress.step) == (trial, epoch, step):
+            return progress
+        assert time.monotonic() < deadline, progress
+
+
 def crashing() -> Any:
-    """Made in a function, so that it travels to the worker by value: test modules cannot be imported there."""
+    """A local function is pickled by value; workers cannot import the test modules."""
 
     def work(config: dict[str, Any]) -> None:
         os._exit(1)
@@ -97,41 +124,41 @@ def raising() -> Any:
     return work
 
 
-@pytest.mark.parametrize(("work", "words"), [(crashing(), "process has died"), (raising(), "no such device")])
-def test_a_worker_that_dies_at_start_up_is_an_error_and_no_hang(tmp_path: Path, work: Any, words: str) -> None:
-    broken = new_group(tmp_path, f"broken-{words[0]}", work=work)
+@pytest.mark.parametrize(("work", "message"), [(crashing(), "process has died"), (raising(), "no such device")])
+def test_a_worker_that_dies_at_startup_is_an_error_within_a_minute(tmp_path: Path, work: Any, message: str) -> None:
+    broken = new_group(tmp_path, f"broken-{message[0]}", work=work)
     started = time.monotonic()
-    with pytest.raises(GroupStartError, match=words):
+    with pytest.raises(GroupStartError, match=message):
         broken.start()
-    assert time.monotonic() - started < 60  # the promise: a clear error within a minute
+    assert time.monotonic() - started < 60
     broken.shutdown()
 
 
-def test_a_group_waits_for_resources_as_long_as_it_is_told(tmp_path: Path, group: WorkerGroup) -> None:
-    """What CPUs are left beside the other group are taken for a while."""
+def test_a_group_waits_for_resources_until_its_start_timeout(tmp_path: Path, group: WorkerGroup) -> None:
+    """A task takes all CPUs that the other group leaves, for a while."""
 
     def hold(seconds: float) -> None:
         time.sleep(seconds)
 
-    left = ray.available_resources()["CPU"]  # Ray frees a crashed group's when whoever started it ends
+    left = ray.available_resources()["CPU"]  # Ray frees those of a crashed group when its driver ends
     holding = ray.remote(num_cpus=left)(hold).remote(20)
     deadline = time.monotonic() + 15
     while ray.available_resources().get("CPU", 0) > 0:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    hasty = new_group(tmp_path, "hasty", patience=1)
+    hasty = new_group(tmp_path, "hasty", start_timeout=1)
     with pytest.raises(GroupStartError, match="did not start"):
         hasty.start()
     assert not ray.wait([holding], timeout=0)[0]
     hasty.shutdown()
-    patient = new_group(tmp_path, "patient", patience=120)
+    patient = new_group(tmp_path, "patient", start_timeout=120)
     patient.start()
     assert ray.wait([holding], timeout=0)[0]
     patient.shutdown()
 
 
 def test_a_killed_worker_is_an_error_of_its_trial(tmp_path: Path, train_config: TrainConfig) -> None:
-    """kill -9 in the middle of an epoch: the caller must not wait for a reply that never comes."""
+    """By `kill -9` within an epoch: the caller must not wait for a reply that never comes."""
     others = train_workers()
     doomed = new_group(tmp_path, "doomed")
     doomed.start()
@@ -141,22 +168,23 @@ def test_a_killed_worker_is_an_error_of_its_trial(tmp_path: Path, train_config: 
     threading.Timer(0.5, os.kill, (worker.pid, signal.SIGKILL)).start()
     with pytest.raises(GroupDiedError):
         doomed.call(RunEpoch())
-    with pytest.raises(GroupDiedError):  # and stays dead
+    with pytest.raises(GroupDiedError):  # also afterwards
         doomed.call(RunEpoch())
     doomed.shutdown()
 
 
 def train_workers() -> set[psutil.Process]:
-    found = set()
+    """The processes of all ranks of all groups."""
+    workers = set()
     for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # it has ended by now
+        with contextlib.suppress(psutil.Error):  # the process has ended
             if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.add(process)
-    return found
+                workers.add(process)
+    return workers
 
 
-def test_gauges_come_out_where_prometheus_looks(tmp_path: Path, train_config: TrainConfig) -> None:
-    """Two epochs of one group with two seconds between them: one of work, so one of idleness."""
+def test_gauges_are_exported_for_prometheus(tmp_path: Path, train_config: TrainConfig) -> None:
+    """One group trains two epochs of one second each; the second one ends two seconds later, so one second was idle."""
     spec = SweepConfig.model_validate(
         {"name": "measured", "base": train_config.to_dict(), "space": {"training.learning_rate": [1e-4, 1e-3]}}
     )
@@ -168,7 +196,7 @@ def test_gauges_come_out_where_prometheus_looks(tmp_path: Path, train_config: Tr
         time.sleep(2 * (epoch == 1))
     shown = {}
     for _ in range(60):
-        shown = scraped()
+        shown = scrape_metrics()
         if shown.get(("jepa_ray_samples_per_second", "left")) == 16.0:
             break
         time.sleep(1)
@@ -179,10 +207,10 @@ def test_gauges_come_out_where_prometheus_looks(tmp_path: Path, train_config: Tr
     assert shown["jepa_ray_trials", "FAILED"] == 0
 
 
-def scraped() -> dict[tuple[str, str], float]:
-    """What the node's exporter says of this sweep: (name, metric, status or group) -> value."""
+def scrape_metrics() -> dict[tuple[str, str], float]:
+    """The values of this sweep from the node's exporter, by name and tag (metric, status or group)."""
     port = ray.nodes()[0]["MetricsExportPort"]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         lines = [line for line in answer.read().decode().splitlines() if 'sweep="measured"' in line]
-    found = [re.match(r'ray_(\w+)\{.*\b(?:metric|status|group)="([^"]*)".*\} (\S+)', line) for line in lines]
-    return {(match[1], match[2]): float(match[3]) for match in found if match}
+    matches = [re.match(r'ray_(\w+)\{.*\b(?:metric|status|group)="([^"]*)".*\} (\S+)', line) for line in lines]
+    return {(match[1], match[2]): float(match[3]) for match in matches if match}

@@ -1,3 +1,5 @@
+"""Checkpoint files: they rebuild their model, and a damaged or hostile one is refused."""
+
 import pickle
 from pathlib import Path
 
@@ -37,10 +39,10 @@ def test_a_checkpoint_rebuilds_its_model(train_config: TrainConfig, dataset: Tra
         (b"rubbish", "loads without unpickling"),
         (pickle.dumps(Hostile()), "loads without unpickling"),
         (ckpt.to_bytes({"format": 99}), "format 1"),
-        (ckpt.to_bytes({"format": 1}), "rebuild"),
+        (ckpt.to_bytes({"format": 1}), "its model cannot be rebuilt"),
     ],
 )
-def test_what_is_no_checkpoint_is_a_data_error(tmp_path: Path, content: bytes, rule: str, capsys) -> None:
+def test_an_invalid_checkpoint_is_a_data_error(tmp_path: Path, content: bytes, rule: str, capsys) -> None:
     path = tmp_path / "bad.pt"
     path.write_bytes(content)
     with pytest.raises(DataError, match=rule):

@@ -1,4 +1,4 @@
-"""Two gloo processes against one: the same batches, gradients, curves and metrics."""
+"""Two gloo processes compared with one: the same batches, gradients, curves and metrics."""
 
 import os
 from pathlib import Path
@@ -13,12 +13,12 @@ from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.train.collectives import Communicator
 from jepa_ray.train.loop import Trainer
 
-# Summation order differs between one batch of 16 and two of 8: float32 sums differ by about 1e-7 relative, and
-# training feeds the difference back through some 40 optimiser steps. Mistakes show at 1e-2 and above.
+# The order of summation differs between one batch of 16 and two of 8. Float32 sums then differ by about 1e-7 relative,
+# and some 40 optimiser steps amplify the difference. Mistakes cause differences of 1e-2 and more.
 CURVE = {"rel": 2e-4, "abs": 1e-6}
 EPOCHS = 2
 
-# Each term with a weight that makes it dominate, so that what it gets wrong is not drowned by the prediction error.
+# Each term has a weight that makes it dominate, so that the prediction error cannot hide its mistakes.
 OBJECTIVES: dict[str, dict[str, object]] = {
     "jepa": {},
     "generative": {"training.objective": "generative"},
@@ -48,35 +48,35 @@ def _in_process(rank: int, world: int, folder: str, config: TrainConfig) -> None
         dist.destroy_process_group()
 
 
-def _everything(config: TrainConfig, ranks: Communicator) -> dict[str, object]:
+def _everything(config: TrainConfig, comm: Communicator) -> dict[str, object]:
     dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
     return {
-        "losses": {name: _loss(config.with_overrides(terms), dataset, ranks) for name, terms in OBJECTIVES.items()},
-        "curve": _curve(config, dataset, ranks),
-        "cured curve": _curve(config.with_overrides(OBJECTIVES["all at once"]), dataset, ranks),
+        "losses": {name: _loss(config.with_overrides(terms), dataset, comm) for name, terms in OBJECTIVES.items()},
+        "curve": _curve(config, dataset, comm),
+        "curve with all terms": _curve(config.with_overrides(OBJECTIVES["all at once"]), dataset, comm),
     }
 
 
-def _loss(config: TrainConfig, dataset: TrajectoryDataset, ranks: Communicator) -> dict[str, torch.Tensor]:
-    """Loss of a batch, averaged over ranks, and its gradient."""
-    run = Trainer(config, dataset, ranks)
+def _loss(config: TrainConfig, dataset: TrajectoryDataset, comm: Communicator) -> dict[str, torch.Tensor]:
+    """The loss of a batch, averaged over ranks, and its gradients."""
+    run = Trainer(config, dataset, comm)
     run.state.learner.reseed(7)
     steps = config.training.loss.rollout_steps
-    batch = dataset.batch(dataset.train_windows(steps)[:16][ranks.share(16)], steps)
+    batch = dataset.batch(dataset.train_windows(steps)[:16][comm.share(16)], steps)
     loss = run.state.loss(batch.observations, batch.actions)
     loss.backward()
     gradients = {n: p.grad for n, p in run.state.learner.named_parameters() if p.grad is not None}
-    return {"loss": ranks.sum(loss.detach().clone()) / ranks.world, **gradients}
+    return {"loss": comm.sum(loss.detach().clone()) / comm.world, **gradients}
 
 
-def _curve(config: TrainConfig, dataset: TrajectoryDataset, ranks: Communicator) -> list[dict[str, float]]:
-    run = Trainer(config, dataset, ranks)
+def _curve(config: TrainConfig, dataset: TrajectoryDataset, comm: Communicator) -> list[dict[str, float]]:
+    run = Trainer(config, dataset, comm)
     return [run.run_epoch() for _ in range(EPOCHS)]
 
 
 @pytest.fixture(scope="module")
 def sides(train_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
-    """What one process, rank 0 of two, and rank 1 of two computed."""
+    """The results of one process, of rank 0 of two, and of rank 1 of two."""
     folder = tmp_path_factory.mktemp("ddp")
     config = train_config.with_overrides({"training.num_workers": 2})
     single = _everything(config, Communicator())
@@ -96,8 +96,8 @@ def test_loss_and_gradients_equal_those_of_the_whole_batch(sides: list[dict], na
         assert torch.equal(first[part], second[part]), part
 
 
-def test_statistics_that_are_not_shared_would_be_seen(sides: list[dict], train_config: TrainConfig) -> None:
-    """Half a batch alone gives another loss for every term that is a function of batch statistics."""
+def test_statistics_of_one_rank_alone_would_be_noticed(sides: list[dict], train_config: TrainConfig) -> None:
+    """The mean loss of two half batches differs for every term that is a function of batch statistics."""
     dataset = TrajectoryDataset.from_config(train_config.data, torch.device("cpu"))
     for name in ("variance", "covariance", "sigreg"):
         config = train_config.with_overrides(OBJECTIVES[name])
@@ -112,11 +112,11 @@ def _half(config: TrainConfig, dataset: TrajectoryDataset, part: int) -> float:
     return run.state.loss(batch.observations, batch.actions).item()
 
 
-# A rank that flips on a near-tie changes one of some 100 reciprocal ranks.
+# If a near-tie is decided differently, one of some 100 reciprocal ranks changes.
 RANKING = {name: 5e-3 for name in METRICS if "mrr" in name} | {"val_mrr_z": 0.5, "val_mrr_within_z": 0.5}
 
 
-@pytest.mark.parametrize("curve", ["curve", "cured curve"])
+@pytest.mark.parametrize("curve", ["curve", "curve with all terms"])
 def test_one_and_two_workers_give_the_same_curve(sides: list[dict], curve: str) -> None:
     single, first, second = (side[curve] for side in sides)
     for epoch in range(EPOCHS):
@@ -127,7 +127,7 @@ def test_one_and_two_workers_give_the_same_curve(sides: list[dict], curve: str) 
             assert first[epoch][name] == second[epoch][name], name
 
 
-def test_the_shares_of_all_ranks_make_up_the_whole() -> None:
+def test_the_shares_of_all_ranks_add_up_to_the_whole() -> None:
     for count in (0, 1, 5, 16, 17):
         for world in (1, 2, 3, 5):
             shares = [Communicator(rank, world).share(count) for rank in range(world)]

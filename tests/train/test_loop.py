@@ -1,3 +1,5 @@
+"""The training loop: reproducible, resumable, and stopped for the right reasons."""
+
 import dataclasses
 import math
 import subprocess
@@ -39,7 +41,9 @@ def test_training_lowers_the_loss_against_a_fixed_target(train_config: TrainConf
     assert losses[-1] < losses[0]
 
 
-def test_same_seed_same_curve_whatever_ran_before(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
+def test_the_same_seed_gives_the_same_curve_after_other_runs(
+    train_config: TrainConfig, dataset: TrajectoryDataset
+) -> None:
     first = trainer(train_config, dataset)
     curve = [timeless(first.run_epoch()) for _ in range(2)]
     torch.manual_seed(999)
@@ -53,7 +57,7 @@ def test_same_seed_same_curve_whatever_ran_before(train_config: TrainConfig, dat
 def test_resumes_bit_for_bit(
     train_config: TrainConfig, dataset: TrajectoryDataset, overrides: dict[str, object]
 ) -> None:
-    """Model, target, optimiser, schedules, dropout's randomness and position: any of them lost changes epoch 3."""
+    """Losing any of model, target, optimiser, schedules, dropout's randomness or position would change epoch 3."""
     config = {"training__ema_decay_final": 1.0, "training__num_epochs": 4, **overrides}
     whole = trainer(train_config, dataset, **config)
     whole.run_epoch(), whole.run_epoch()
@@ -81,7 +85,7 @@ def test_target_follows_every_step(train_config: TrainConfig, dataset: Trajector
 
 
 def test_gradient_clipping_bounds_the_step(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
-    """With plain SGD of rate 1 the step is the gradient: its norm is the limit."""
+    """With plain SGD and learning rate 1, the step is the gradient, so its norm is the limit."""
     run = trainer(train_config, dataset)
     run.state.optimizer = torch.optim.SGD([p for p in run.state.model.parameters() if p.requires_grad], lr=1.0)
     before = torch.cat([p.detach().flatten().clone() for p in run.state.model.parameters() if p.requires_grad])
@@ -120,7 +124,7 @@ class TestStopping:
         self, train_config: TrainConfig, dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         values = iter([0.1, 0.3, 0.2, 0.3, 0.25])
-        monkeypatch.setattr("jepa_ray.train.loop.evaluate", lambda *_: {"val_rollout_mrr": next(values)})
+        monkeypatch.setattr("jepa_ray.train.loop.validate", lambda *_: {"val_rollout_mrr": next(values)})
         run = trainer(train_config, dataset, training__num_epochs=50, training__patience=3)
         seen = []
         while not run.finished:
@@ -130,11 +134,11 @@ class TestStopping:
         assert run.state.best is not None
         assert run.state.best["epoch"] == 2
 
-    def test_a_smaller_loss_is_better_where_the_objective_says_so(
+    def test_a_smaller_loss_is_better_if_the_objective_is_minimized(
         self, train_config: TrainConfig, dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         values = iter([0.3, 0.2, 0.4])
-        monkeypatch.setattr("jepa_ray.train.loop.evaluate", lambda *_: {"val_loss": next(values)})
+        monkeypatch.setattr("jepa_ray.train.loop.validate", lambda *_: {"val_loss": next(values)})
         objective = {"metric": "val_loss", "mode": "min"}
         run = trainer(train_config, dataset, experiment__objective=objective)
         for _ in range(3):
@@ -151,13 +155,15 @@ def test_a_loss_that_is_not_finite_is_a_trial_error(train_config: TrainConfig, d
         run.run_epoch()
 
 
-def test_too_large_a_batch_is_a_config_error(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
+def test_a_too_large_batch_is_a_config_error(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
     with pytest.raises(ConfigError, match="batch_size is 100000, but the data has only"):
         trainer(train_config, dataset, training__batch_size=100000)
 
 
 @pytest.mark.parametrize("overrides", [{"training__precision": "bf16"}, {"training__warmup_epochs": 0.5}])
-def test_options_train(train_config: TrainConfig, dataset: TrajectoryDataset, overrides: dict[str, object]) -> None:
+def test_runs_train_with_these_options(
+    train_config: TrainConfig, dataset: TrajectoryDataset, overrides: dict[str, object]
+) -> None:
     assert math.isfinite(trainer(train_config, dataset, **overrides).run_epoch()["train_loss"])
 
 
@@ -166,7 +172,7 @@ def test_options_train(train_config: TrainConfig, dataset: TrajectoryDataset, ov
 def test_every_kind_of_data_trains(
     train_config: TrainConfig, canonical_h5, cache_dir, observation: str, actions: str
 ) -> None:
-    """Ragged episodes of a file, pixels or vectors, continuous or discrete actions."""
+    """Episodes of different lengths from a file, with pixels or vectors, and continuous or discrete actions."""
     path = canonical_h5(lengths=(9, 2, 12, 7, 8), observation=observation, actions=actions)
     config = train_config.with_overrides(
         {"data.builtin": None, "data.path": path, "model.encoder_type": "mlp", "training.batch_size": 8}
@@ -177,7 +183,9 @@ def test_every_kind_of_data_trains(
     assert 0 < metrics["val_rollout_mrr"] <= 1
 
 
-def test_the_best_model_is_that_of_its_epoch(train_config: TrainConfig, dataset: TrajectoryDataset, tmp_path) -> None:
+def test_the_best_model_has_the_weights_of_the_best_epoch(
+    train_config: TrainConfig, dataset: TrajectoryDataset, tmp_path
+) -> None:
     run = trainer(train_config, dataset)
     for _ in range(3):
         metrics = run.run_epoch()
@@ -201,7 +209,7 @@ def test_the_loop_runs_where_ray_and_mlflow_are_not_installed() -> None:
 
 
 class TestCollapse:
-    """A run at chance is ended, but not before its time, and not if it gets going before then."""
+    """A run that is still at chance after `collapse_epochs` is stopped; one that improves before then is not."""
 
     def run_with(
         self,
@@ -211,7 +219,7 @@ class TestCollapse:
         z: list[float],
         **kw: object,
     ) -> Trainer:
-        """Train up to len(z) epochs whose validation says so many standard errors above chance."""
+        """Train up to len(z) epochs, whose validation reports these numbers of standard errors above chance."""
         run = trainer(train_config, dataset, training__patience=None, **kw)
         curve = iter(z)
 
@@ -219,13 +227,13 @@ class TestCollapse:
             value = next(curve)
             return real(*_) | {"val_mrr_z": value, "val_mrr_within_z": value}  # type: ignore[arg-type]
 
-        real = loop.evaluate
-        monkeypatch.setattr(loop, "evaluate", measured)
+        real = loop.validate
+        monkeypatch.setattr(loop, "validate", measured)
         while not run.finished and run.state.epoch < len(z):
             run.run_epoch()
         return run
 
-    def test_still_at_chance_is_stopped_with_its_reason(
+    def test_a_run_at_chance_is_stopped_with_the_reason(
         self, train_config: TrainConfig, dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run = self.run_with(train_config, dataset, monkeypatch, [0.5] * 6, training__collapse_epochs=3)
@@ -233,7 +241,7 @@ class TestCollapse:
         assert run.state.collapse is not None
         assert "val_rollout_mrr" in run.state.collapse
 
-    def test_a_late_starter_is_not(
+    def test_a_slow_start_is_not_stopped(
         self, train_config: TrainConfig, dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The curve of a healthy run that looks collapsed up to its fourth epoch (EXPERIMENTS.md)."""
@@ -241,13 +249,13 @@ class TestCollapse:
         run = self.run_with(train_config, dataset, monkeypatch, late, training__collapse_epochs=5)
         assert (run.state.epoch, run.state.collapse) == (7, None)
 
-    def test_null_never_stops(
+    def test_null_never_stops_a_run(
         self, train_config: TrainConfig, dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run = self.run_with(train_config, dataset, monkeypatch, [0.0] * 4, training__collapse_epochs=None)
         assert (run.state.epoch, run.finished) == (4, False)
 
-    def test_is_remembered_by_the_checkpoint(
+    def test_the_checkpoint_stores_the_collapse(
         self, train_config: TrainConfig, dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run = self.run_with(train_config, dataset, monkeypatch, [0.0], training__collapse_epochs=1)
