@@ -52,7 +52,7 @@ def sweep(output: Path, name: str) -> str:
 
 def test_a_finished_sweep_is_shown_as_it_was(output: Path) -> None:
     folder = output / "sweeps" / "old"
-    before = {name: (folder / name).read_bytes() for name in ("leaderboard.csv", "optuna.db", "spec.yaml")}
+    before = {name: (folder / name).read_bytes() for name in ("leaderboard.csv", "optuna.db")}
     printed = sweep(output, "old")
     assert "is finished" in printed
     assert "0.2143" in printed
@@ -62,7 +62,7 @@ def test_a_finished_sweep_is_shown_as_it_was(output: Path) -> None:
 def test_a_killed_sweep_is_resumed(output: Path) -> None:
     """Its trials keep their numbers and results; new ones continue after the largest number, without gaps."""
     with sqlite3.connect(f"file:{output / 'sweeps/unfinished/optuna.db'}?mode=ro", uri=True) as database:
-        query = "SELECT number, intermediate_value FROM trial_intermediate_values JOIN trials USING (trial_id)"
+        query = "SELECT number, step, intermediate_value FROM trial_intermediate_values JOIN trials USING (trial_id)"
         recorded = set(database.execute(query))
         waiting = {number for (number,) in database.execute("SELECT number FROM trials WHERE state = 'RUNNING'")}
     assert waiting == {4}
