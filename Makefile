@@ -30,7 +30,7 @@ test-lowest:
 	$(PYTHON) -m venv build/lowest
 	$(PYTHON) .ci/lowest.py > build/lowest/constraints.txt
 	build/lowest/bin/pip install -q -c build/lowest/constraints.txt -e '.[test-base]'
-	build/lowest/bin/python -m pytest -m "not ray" -p no:cacheprovider $(ARGS)
+	build/lowest/bin/python -m pytest -m "not ray" --ignore tests/docker -p no:cacheprovider $(ARGS)
 
 check: install
 	$(BIN)/ruff check .

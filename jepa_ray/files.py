@@ -45,6 +45,13 @@ def remove_partial_files(folder: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+def files_in(path: Path) -> list[Path]:
+    """All files in a folder and below, sorted, or the file itself. Links to folders are followed."""
+    if path.is_file():
+        return [path]
+    return sorted(Path(folder) / name for folder, _, names in os.walk(path, followlinks=True) for name in names)
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """All leaves in which two nested mappings differ: dotted key -> (old, new), with None for a missing leaf."""
     before, after = flat(old), flat(new)
@@ -62,12 +69,14 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The output folder of one run: it belongs to one document, and only one process at a time may write to it.
+    """The output folder of one run or sweep.
+
+    It is started with one document, and only one process at a time may write to it.
 
     Args:
         path: the folder.
-        document: the name of the file in it that the run was started with, a config or a spec.
-        add_defaults: completes a document that an earlier version wrote, by the defaults of new keys.
+        document: the name of the file in it with the config or spec that it was started with.
+        add_defaults: adds the defaults of new keys to a document that an earlier version wrote.
     """
 
     path: Path
@@ -81,12 +90,12 @@ class RunFolder:
 
     @property
     def in_use(self) -> bool:
-        """Whether a process runs it. A process of another machine counts as running until it says otherwise."""
+        """Whether a process owns it. A process of another machine counts as running until its owner file is removed."""
         try:
             owner = re.fullmatch(r"process (\d+) on (.*)", self._beside("owner").read_text())
         except FileNotFoundError:
             return False
-        return owner is None or owner[2] != socket.gethostname() or _exists(int(owner[1]))
+        return owner is None or owner[2] != socket.gethostname() or _process_exists(int(owner[1]))
 
     @property
     def seconds(self) -> float:
@@ -139,12 +148,12 @@ class RunFolder:
         """
         lock = FileLock(self._beside("lock"))
         self._refuse_links()
-        with self._bad_output():
+        with self._explain_output_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         try:
             grown = not fresh and self._check_document(text, growing)
-            with self._bad_output():
+            with self._explain_output_errors():
                 write_atomically(self._beside("owner"), f"process {os.getpid()} on {socket.gethostname()}".encode())
                 aside = self.set_aside() if fresh and self.path.exists() else None
                 self.path.mkdir(exist_ok=True)
@@ -172,12 +181,15 @@ class RunFolder:
                 )
 
     @contextlib.contextmanager
-    def _bad_output(self) -> Iterator[None]:
+    def _explain_output_errors(self) -> Iterator[None]:
+        """Raise `ConfigError` for a lock that another process holds, and for a folder that cannot be written."""
         try:
             yield
         except Timeout:
             owner = self._beside("owner").read_text() if self._beside("owner").exists() else "another process"
-            raise ConfigError(f"{self.path}: {owner} is running this") from None
+            raise ConfigError(
+                f"{self.path}: is in use by {owner}: wait until it ends, or choose another name"
+            ) from None
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be written ({error.strerror or error})") from None
 
@@ -195,7 +207,7 @@ class RunFolder:
         return aside
 
 
-def _exists(process: int) -> bool:
+def _process_exists(process: int) -> bool:
     """Whether this machine has a process with this number."""
     try:
         os.kill(process, 0)

@@ -4,7 +4,8 @@ A loss in latent space scales with the variance of the target, which depends on 
 model has loss 0 and cosine similarity 1. The ranking metrics depend neither on scale nor on width, and collapse does
 not improve them.
 
-Letters in shape comments: S roll-out starts, K steps, E trajectories, L rows of the longest, N embeddings, D width.
+Letters in shape comments: S roll-out starts, K steps, E trajectories, L rows of the longest, N embeddings, D width,
+Y label dimensions.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def rollout_ranks(
 
     This is the Hits/MRR protocol of contrastive structured world models (Kipf et al. 2020) with harder negatives. The
     candidates for a prediction k steps ahead are every time step of the same trajectory, so that "nothing moved" is a
-    wrong answer, and the same time step of every other trajectory. Ties count half, so a collapsed encoder scores at
+    wrong answer, and the same time step of every other trajectory. Ties count half, so a collapsed encoder scores below
     chance and not 1. Neither the scale nor the width of embeddings fakes it. A model that knows only the trajectory
     scores well across trajectories, and at chance within them.
 
@@ -117,7 +118,7 @@ def skill(error: Tensor, target: Tensor) -> Tensor:
 
 
 def persistence_ratio(error: Tensor, copied: Tensor) -> Tensor:
-    """MSE over the MSE of copying z_t, >= 0; above 1, a model is worse than "nothing moved".
+    """MSE over the MSE of copying the target embedding z'_t, >= 0; above 1, a model is worse than "nothing moved".
 
     Independent of scale. A smooth encoder raises it, since copies of its embeddings are hard to beat.
     """
@@ -179,12 +180,12 @@ class RidgeProbe(NamedTuple):
 
     centre: Tensor  # (D,)
     scale: Tensor  # (D,)
-    weights: Tensor  # (D, S)
-    bias: Tensor  # (S,)
+    weights: Tensor  # (D, Y)
+    bias: Tensor  # (Y,)
 
     @classmethod
     def fit(cls, embeddings: Tensor, labels: Tensor, penalty: float = 1.0) -> RidgeProbe:
-        """Closed-form ridge regression of labels (N, S) on standardised embeddings (N, D), in float64."""
+        """Closed-form ridge regression of labels (N, Y) on standardised embeddings (N, D), in float64."""
         z, y = embeddings.double(), labels.double()
         centre, scale, bias = z.mean(0), z.std(0, correction=0).clamp_min(1e-6), y.mean(0)
         z = (z - centre) / scale
@@ -192,12 +193,12 @@ class RidgeProbe(NamedTuple):
         return cls(centre, scale, torch.linalg.solve(gram, z.T @ (y - bias)), bias)
 
     def __call__(self, embeddings: Tensor) -> Tensor:
-        """Predicted labels (N, S) of embeddings (N, D)."""
+        """Predicted labels (N, Y) of embeddings (N, D)."""
         return ((embeddings.double() - self.centre) / self.scale) @ self.weights + self.bias
 
 
 def r2(residual: Tensor, total: Tensor) -> Tensor:
-    """Mean over label dimensions of 1 - SSE / SST, each (S,), <= 1; dimensions that never vary are left out."""
+    """Mean over label dimensions of 1 - SSE / SST, each (Y,), <= 1; dimensions that never vary are left out."""
     varies = total > 1e-9
     return (1 - residual[varies] / total[varies]).mean() if varies.any() else residual.new_zeros(())
 

@@ -90,7 +90,7 @@ def _quoted_parts(text: str) -> list[range]:
 
 
 def remember(name: str, value: str) -> None:
-    """Mask this value of the variable `name` from now on."""
+    """Mask this value of the variable `name` from now on, unless it is shorter than `MIN_LENGTH` characters."""
     if len(value.strip()) >= MIN_LENGTH:
         _known[value.strip()] = name
         _pattern.cache_clear()
@@ -177,15 +177,16 @@ def find_ray_token(env: Mapping[str, str] = os.environ) -> RayToken | None:
     """The token that Ray uses, whose value is masked from now on; None if there is no token.
 
     In Ray's order: the variable RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, ~/.ray/auth_token.
-    RAY_AUTH_MODE is not read: each caller decides in which modes it needs a token. Raises `ConfigError` if the file
-    cannot be read or is empty, or if the token is not one line of printable ASCII characters.
+    RAY_AUTH_MODE is not read: each caller decides in which modes it needs a token. An empty ~/.ray/auth_token counts as
+    no token. Raises `ConfigError` if a file cannot be read, if the named file is empty, or if the token is not one line
+    of printable ASCII characters.
     """
     named, default = env.get("RAY_AUTH_TOKEN_PATH"), default_ray_token_path(env)
     if value := env.get("RAY_AUTH_TOKEN", "").strip():
         token = RayToken(value, "RAY_AUTH_TOKEN")
     elif named:
         token = RayToken(read_secret_file(Path(named), "RAY_AUTH_TOKEN_PATH"), named)
-    elif default.is_file():
+    elif default.is_file() and not _is_empty(default):
         token = RayToken(read_secret_file(default, "Ray's token"), str(default))
     else:
         return None
@@ -193,6 +194,14 @@ def find_ray_token(env: Mapping[str, str] = os.environ) -> RayToken | None:
         raise ConfigError(f"{token.source}: the token must be one line of printable ASCII characters")
     remember("RAY_AUTH_TOKEN", token.value)
     return token
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file contains only white space. False if it cannot be read, which `read_secret_file` reports."""
+    try:
+        return not path.read_bytes().strip()
+    except OSError:
+        return False
 
 
 def default_ray_token_path(env: Mapping[str, str] = os.environ) -> Path:

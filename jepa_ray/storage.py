@@ -226,9 +226,9 @@ def _with_few_requests(uri: str) -> str:
 # ------------------------------------------------------------------------------------------- ownership of a folder
 
 LEASE = "owner"  # name of the object that the owner of a folder keeps changing
-BEAT_S = 4.0  # between two changes
+BEAT_S = 4.0  # pause between two changes of that object
 DEAD_S = 20.0  # an owner without a change for this long counts as dead
-SETTLE_S = 1.5  # after taking a lease: if two processes take it at once, the later write wins
+SETTLE_S = 1.5  # wait after taking a lease: if two processes take it at once, the later write wins
 
 
 class Lease:
@@ -267,18 +267,23 @@ class Lease:
     def _take(self, say: Callable[[str], None]) -> None:
         before = self._store.read(LEASE)
         if before is not None:
-            say(f"{_owner_of(before)} owned {self._store}: waiting {DEAD_S:g} s for a sign of life")
+            say(f"{_owner_of(before)} owned {self._store}: waiting {DEAD_S:g} s to see whether it is still running")
         deadline = time.monotonic() + DEAD_S
         while before is not None and time.monotonic() < deadline:
             time.sleep(BEAT_S / 2)
             now = self._store.read(LEASE)
             if now is not None and now != before:
-                raise ConfigError(f"{self._store}: {_owner_of(now)} is running this")
+                raise self._in_use(now)
             before = now
         self._beat(0)
         time.sleep(SETTLE_S)
         if self._holder() != self._token:
-            raise ConfigError(f"{self._store}: {_owner_of(self._store.read(LEASE) or b'')} is running this")
+            raise self._in_use(self._store.read(LEASE) or b"")
+
+    def _in_use(self, lease: bytes) -> ConfigError:
+        return ConfigError(
+            f"{self._store}: is in use by {_owner_of(lease)}: wait until it ends, or choose another name"
+        )
 
     def _keep(self) -> None:
         for beat in itertools.count(1):

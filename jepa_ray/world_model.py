@@ -103,20 +103,26 @@ class WorldModel:
         return rows
 
     def _actions(self, actions: Array) -> Tensor:
-        steps = _tensor(actions).to(self.device)
+        steps = _tensor(actions)
         if self.num_actions:
-            if steps.ndim != 2 or steps.is_floating_point():
-                raise DataError(
-                    f"actions have shape {tuple(steps.shape)} and dtype {steps.dtype}, but this model takes one whole"
-                    f" number below {self.num_actions} per step"
-                )
-            return steps.long()
+            return self._discrete_actions(steps).to(self.device)
         if steps.ndim != 3 or steps.shape[2] != self.action_dim:
             raise DataError(
                 f"actions have shape {tuple(steps.shape)}, but this model takes (B, K, {self.action_dim}):"
                 f" {self.action_dim} numbers per step"
             )
-        return steps.float()
+        return steps.to(self.device).float()
+
+    def _discrete_actions(self, steps: Tensor) -> Tensor:
+        """Discrete actions (B, K) as int64. Raises `DataError` for any other shape, dtype or value."""
+        takes = f"this model takes one whole number from 0 to {self.num_actions - 1} per step"
+        if steps.ndim != 2 or steps.is_floating_point():
+            raise DataError(f"actions have shape {tuple(steps.shape)} and dtype {steps.dtype}, but {takes}")
+        steps = steps.long()
+        outside = steps[(steps < 0) | (steps >= self.num_actions)]
+        if len(outside):
+            raise DataError(f"actions contain {int(outside[0])}, but {takes}")
+        return steps
 
 
 def load(checkpoint: Path, device: torch.device | str = "cpu") -> WorldModel:

@@ -40,10 +40,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayInTwoScop
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Take SIGINT as a terminal's program does.
+    """Handle SIGINT as a program in a terminal does.
 
-    A shell starts a background command with SIGINT ignored, which every process that a test starts would inherit: no
-    Ctrl-C that a test sends would arrive.
+    A shell starts a background command with SIGINT ignored. Every process that a test starts would inherit this, and
+    no Ctrl-C that a test sends would arrive.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

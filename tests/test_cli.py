@@ -140,7 +140,7 @@ def test_misused_command_line_is_refused(run: Run, out: Path, args: list[str], s
 def test_resources_that_never_fit_are_refused_by_the_dry_run(run: Run, tmp_path: Path, out: Path) -> None:
     spec = write(tmp_path / "s.yaml", SPEC + "resources: {cpus_per_worker: 5000}")
     done = run("-m", "jepa_ray.sweep", spec, "--output", str(out), "--dry-run")
-    assert_refused(done, out, "a trial needs 5000 cpus", "it could never start")
+    assert_refused(done, out, "a trial needs 5000 cpus", "lower workers_per_trial or cpus_per_worker")
 
 
 # ----------------------------------------------------------------------- bad data, found before Ray starts
@@ -244,7 +244,8 @@ def test_an_objective_that_the_data_does_not_support_is_refused(
     done = called(monkeypatch, capsys, tmp_path, sweep_app, spec, "--output", str(out))
     assert done.returncode == 2
     assert done.stderr == (
-        "error: objective.metric is rollout_probe_r2, but the data has no state labels, which this metric needs\n"
+        "error: objective.metric is rollout_probe_r2, but the data has no state labels, which this metric needs:"
+        " use val_rollout_mrr, or data with state labels\n"
     )
     assert not out.exists()
 
@@ -254,9 +255,8 @@ def test_resources_that_never_fit_are_refused_before_data_is_simulated(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
     spec = write(tmp_path / "s.yaml", SPEC + f"resources: {{{key}}}")
-    assert_refused(
-        called(monkeypatch, capsys, tmp_path, sweep_app, spec, "--output", str(out)), out, "it could never start"
-    )
+    done = called(monkeypatch, capsys, tmp_path, sweep_app, spec, "--output", str(out))
+    assert_refused(done, out, f"lower workers_per_trial or {key.split(':')[0]}")
     config = write(tmp_path / "c.yaml", f"{BASE}\ntraining: {{{key}}}")
     done = called(monkeypatch, capsys, tmp_path, train_app, "--config", config, "--output", str(out))
     assert_refused(done, out, key.split(":")[0], "of this machine")
@@ -300,7 +300,7 @@ early_stopping: {grace_epochs: 1, max_epochs: 9, reduction_factor: 3}
 """
 
 
-def test_dry_run_prints_the_plan_without_torch_and_ray(run: Run, tmp_path: Path, out: Path) -> None:
+def test_dry_run_prints_the_budget_without_torch_and_ray(run: Run, tmp_path: Path, out: Path) -> None:
     spec = write(tmp_path / "s.yaml", PLANNED)
     done = run("-c", MODULES, "jepa_ray.sweep", spec, "--dry-run", "--output", str(out))
     assert done.returncode == 0, done.stderr
@@ -316,6 +316,31 @@ def test_dry_run_prints_the_plan_without_torch_and_ray(run: Run, tmp_path: Path,
     assert any(line.startswith("groups: ") and "this machine has" in line for line in lines)
     assert not out.exists()
     assert not (tmp_path / "xdg").exists()
+
+
+@pytest.mark.parametrize("place", ["spec", "environment"])
+def test_watch_only_and_the_dry_run_find_the_sweep_in_its_storage(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    shared = tmp_path / "shared"
+    if place == "environment":
+        monkeypatch.setenv("JEPA_RAY_STORAGE", str(shared))
+    text = SPEC + (f"storage: {shared}\n" if place == "spec" else "")
+    own = shared / "sweeps" / "s"
+    spec = write(tmp_path / "s.yaml", text)
+    watched = called(monkeypatch, capsys, tmp_path, sweep_app, spec, "--output", str(out), "--watch-only")
+    assert_refused(watched, out, f"{own}: there is no sweep to watch")
+    warm = write(tmp_path / "warm.yaml", f"{text}search: {{warm_start: [{own}]}}\n")
+    dry = called(monkeypatch, capsys, tmp_path, sweep_app, warm, "--output", str(out), "--dry-run")
+    assert_refused(dry, out, f"{own} is this sweep's own folder")
+
+
+def test_a_sweep_in_an_object_store_cannot_be_watched(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = write(tmp_path / "s.yaml", SPEC + "storage: s3://bucket/runs\n")
+    done = called(monkeypatch, capsys, tmp_path, sweep_app, spec, "--output", str(out), "--watch-only")
+    assert_refused(done, out, "s3://bucket/runs/sweeps/s: cannot be watched", "logs s --address URL")
 
 
 def test_dry_run_accepts_set(run: Run, tmp_path: Path) -> None:
@@ -422,7 +447,7 @@ def test_options_may_stand_anywhere(run: Run, tmp_path: Path, command: list[str]
         (["status"], "or set RAY_API_SERVER_ADDRESS"),
         (["status", "--address", "auto"], "--address auto: must be a dashboard's address, http(s)://HOST:8265"),
         (["logs"], "NAME"),
-        (["logs", "s"], "--address is missing: it must be the cluster's dashboard"),
+        (["logs", "s"], "--address is missing: give the URL of the cluster's dashboard, http(s)://HOST:8265, or set"),
         (["stop", "s", "--address", "10.0.0.1:6379"], "--address 10.0.0.1:6379: must be"),
         (["resume"], "NAME"),
         (["resume", "s", "t"], "unexpected extra argument"),

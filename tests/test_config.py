@@ -272,6 +272,12 @@ def test_heads_must_divide(train_yaml: Path) -> None:
     )  # without a vit, the rule does not apply
 
 
+def test_width_of_the_mlp_is_limited_and_not_its_ratio(train_yaml: Path) -> None:
+    said = rejected(train_yaml, "model.transition_mlp_ratio=60000")  # of 128: it would fill the memory
+    assert "transition_mlp_ratio x latent_dim_state is 7.68e+06 wide, but must be at most 65536" in said
+    assert load_train_config(train_yaml, ["model.transition_mlp_ratio=512"]).model.transition_mlp_ratio == 512
+
+
 @pytest.mark.parametrize(
     ("batch", "workers", "options"), [(30, 4, "28 or 32"), (3, 4, "4"), (33, 2, "32 or 34"), (5, 3, "3 or 6")]
 )
@@ -384,6 +390,18 @@ def test_data_path_is_relative_to_the_folder_of_the_config(tmp_path: Path, monke
     (tmp_path / "configs" / "c.yaml").write_text("data: {path: ../data/d.h5}")
     monkeypatch.chdir(tmp_path)
     assert load_train_config(Path("configs/c.yaml")).data.path == (tmp_path / "data" / "d.h5").resolve()
+
+
+def test_data_path_with_a_zero_byte_is_refused_with_its_source(tmp_path: Path, train_yaml: Path) -> None:
+    rule = "'a\\x00b' is not a valid path: it contains a zero byte"
+    assert rejected(train_yaml, 'data.path="a\\0b"') == f"--set data.path: {rule}"
+    assert (
+        spec_rejected(write_spec(tmp_path, "{training.learning_rate: [1.0e-3]}"), 'base.data.path="a\\0b"')
+        == f"--set base.data.path: {rule}"
+    )
+    path = tmp_path / "zero.yaml"
+    path.write_text('data: {path: "a\\0b"}')
+    assert rejected(path) == f"{path}: data.path: {rule}"
 
 
 def test_absolute_and_home_data_paths_are_kept(
@@ -615,7 +633,10 @@ def test_condition_is_a_value_or_a_list_of_values(tmp_path: Path, dimension: str
         (VIT + "{choices: [1, 2], when: vit}", "space.model.vit.depth.when is 'vit', but"),
         (VIT + "{choices: [1, 2], wen: {}}", "unknown key space.model.vit.depth.wen: did you mean"),
         (VIT + "{choices: [0], when: {model.encoder_type: vit}}", "space.model.vit.depth: "),
-        (VIT + "{choices: [1, 1], when: {model.encoder_type: vit}}", "space.model.vit.depth names 1 twice"),
+        (
+            VIT + "{choices: [1, 1], when: {model.encoder_type: vit}}",
+            "space.model.vit.depth names 1 twice: remove one of them",
+        ),
         (
             "model.transition_depth: {low: 1, high: 4, int: true}, "
             "training.patience: {choices: [1], when: {model.transition_depth: 5}}",
@@ -673,7 +694,7 @@ def test_single_objective_is_saved_as_a_mapping(tmp_path: Path) -> None:
     ("objective", "says"),
     [
         ("[]", "objective is [], but"),
-        ("[{metric: val_loss}, {metric: val_loss, mode: max}]", "objective names val_loss twice"),
+        ("[{metric: val_loss}, {metric: val_loss, mode: max}]", "objective names val_loss twice: remove one of them"),
         ("[{metric: val_loss}, {metric: val_los}]", "objective.1.metric is 'val_los', but"),
         ("{metric: val_los}", "objective.metric is 'val_los', but"),
         ("{metrik: val_loss}", "unknown key objective.metrik: did you mean objective.metric?"),

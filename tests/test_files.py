@@ -232,7 +232,10 @@ def test_a_second_owner_is_refused_and_changes_nothing(folder: RunFolder) -> Non
     with other_owner(folder) as process:
         for fresh in (False, True):
             with (
-                pytest.raises(ConfigError, match=f"process {process.pid} on .* is running this"),
+                pytest.raises(
+                    ConfigError,
+                    match=f"is in use by process {process.pid} on .*: wait until it ends, or choose another",
+                ),
                 folder.begin("a: 1", fresh=fresh),
             ):
                 pytest.fail("was not refused")

@@ -67,3 +67,18 @@ def test_numbers_are_rounded_to_significant_digits() -> None:
 )
 def test_first_line_of_an_error(error: BaseException | str, line: str) -> None:
     assert first_line(error) == line
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, "0 epochs"), (1, "1 epoch"), (2, "2 epochs")])
+def test_counts_have_the_right_plural(count: int, shown: str) -> None:
+    assert formatting.format_count(count, "epoch") == shown
+
+
+def test_a_configuration_has_the_last_part_of_each_key_unless_two_are_equal() -> None:
+    assert formatting.format_params({"a.b.c": 1e-5, "d": "cnn"}) == "c=1e-05 d=cnn"
+    assert formatting.format_params({"a.depth": 1, "b.depth": [2, 3], "b.c": True}) == "a.depth=1 b.depth=[2, 3] c=True"
+
+
+def test_lines_are_filled_but_items_are_never_broken() -> None:
+    assert formatting.pack_lines(["aaa", "bb", "cccc", "d" * 12, "e"], 7) == ["aaa  bb", "cccc", "d" * 12, "e"]
+    assert formatting.pack_lines([], 7) == []

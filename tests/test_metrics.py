@@ -61,7 +61,7 @@ def test_random_predictions_equal_the_reference_and_end_at_the_episode() -> None
                 assert math.isnan(ranks[s, k - 1])
 
 
-def test_collapsed_encoder_scores_chance_not_one() -> None:
+def test_collapsed_encoder_scores_at_most_chance() -> None:
     z, (episode, start) = torch.ones(3, 9, 4), all_starts()
     ranks = overall(futures(z, episode, start, 1), z, LENGTHS, episode, start)
     for s, (e, t) in enumerate(zip(episode.tolist(), start.tolist(), strict=True)):

@@ -12,6 +12,7 @@ import pytest
 
 from jepa_ray import cli
 from jepa_ray.errors import ConfigError, JepaRayError
+from jepa_ray.machine import is_loopback
 from jepa_ray.secrets import find_ray_token
 from jepa_ray.serve import bucket, program
 from jepa_ray.serve.__main__ import app
@@ -107,6 +108,18 @@ def test_a_token_file_must_exist_and_hold_a_token(
             started(*arguments)
 
 
+def test_an_empty_default_token_file_counts_as_no_token(started: Started, tmp_path: Path) -> None:
+    path = tmp_path / ".ray" / "auth_token"
+    path.parent.mkdir()
+    path.write_text(" \n")
+    assert find_ray_token({"HOME": str(tmp_path)}) is None
+    with pytest.raises(ConfigError, match="there is no token"):
+        started("worker", "--address", "head:6379")
+    started("head")
+    assert len(path.read_text()) == 64
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_rays_token_is_searched_in_rays_order(tmp_path: Path) -> None:
     default, named = tmp_path / ".ray" / "auth_token", tmp_path / "named"
     env = {"HOME": str(tmp_path)}
@@ -197,7 +210,10 @@ def test_mlflow_knows_every_option(started: Started, monkeypatch: pytest.MonkeyP
         (["head", "--resources", "[1]"], "JSON object"),
         (["head", "--resources", "{'a': 1}"], "JSON object"),
         (["head", "--worker-ports", "5-9"], "--worker-ports"),
-        (["head", "--worker-ports", "9000"], "--worker-ports"),
+        (
+            ["head", "--worker-ports", "9000"],
+            "--worker-ports '9000': must be LOW-HIGH with 1024 <= LOW < HIGH <= 65535",
+        ),
         (["worker", "--address", "head"], "HOST:PORT"),
         (["worker", "--address", "head:0"], "HOST:PORT"),
         (["worker", "--address", "http://head:6379/x"], "HOST:PORT"),
@@ -305,7 +321,7 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
      ("0.0.0.0", False), ("::", False), ("", False), ("localhost.evil.org", False), ("::ffff:10.0.0.1", False)],
 )  # fmt: skip
 def test_loopback_addresses_are_recognized(host: str, loopback: bool) -> None:
-    assert program.is_loopback(host) is loopback
+    assert is_loopback(host) is loopback
 
 
 @pytest.mark.parametrize("name", ["", "a", "UPPER", "a/b", "../x", "s3://bucket", "a b"])

@@ -55,7 +55,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[[Path], object]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"pusht2: is neither a file nor .* did you mean pusht\? .* pusht, "):
+    with pytest.raises(ConfigError, match=r"pusht2: is neither a file nor .* \(did you mean pusht\?\); .* pusht, "):
         load(Path("pusht2"))
 
 
@@ -127,8 +127,8 @@ def test_a_spec_is_found_by_name_from_a_wheel(run: Run, command: list[str]) -> N
 def test_an_unknown_name_is_refused_in_one_line(run: Run) -> None:
     done = run("jepa_ray.sweep", "grit", "--dry-run")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: grit: is neither a file nor the name of a shipped one: did you mean grid? ")
-    assert "anti_collapse, grid, grid_curves, grid_full" in done.stderr
+    assert done.stderr.startswith("error: grit: is neither a file nor the name of a shipped spec (did you mean grid?)")
+    assert "; shipped in sweeps/: anti_collapse, grid, grid_curves, grid_full" in done.stderr
     assert done.stderr.count("\n") == 1
     done = run("jepa_ray.train", "--config", "tworooms")
     assert done.returncode == 2

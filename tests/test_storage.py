@@ -155,7 +155,8 @@ class TestLease:
     def test_two_processes_cannot_own_a_folder(self, tmp_path: Path) -> None:
         with self.lease(tmp_path).held(print):
             second = self.lease(tmp_path, "process 2 on there")
-            with pytest.raises(ConfigError, match="process 1 on here is running this"), second.held(print):
+            message = "is in use by process 1 on here: wait until it ends, or choose another name"
+            with pytest.raises(ConfigError, match=message), second.held(print):
                 pass
         with second.held(print):
             pass
@@ -166,7 +167,7 @@ class TestLease:
         (tmp_path / LEASE).write_bytes(b"token 7 process 9 on gone")
         with self.lease(tmp_path).held(said.append):
             assert b"here" in (tmp_path / LEASE).read_bytes()
-        assert said == [f"process 9 on gone owned {tmp_path}: waiting 0.6 s for a sign of life"]
+        assert said == [f"process 9 on gone owned {tmp_path}: waiting 0.6 s to see whether it is still running"]
 
     def test_of_two_processes_at_the_same_time_one_gets_the_lease(self, tmp_path: Path) -> None:
         outcomes: list[str] = []

@@ -117,8 +117,11 @@ def test_vectors_and_discrete_actions(train_config: TrainConfig, canonical_h5, t
     state = model.encode(np.zeros((2, 3)))  # float64, numpy's default
     rolled = model.rollout(state, np.array([[0, 3], [1, 2]], np.int32))
     torch.testing.assert_close(rolled[:, 0], model.predict(state, torch.tensor([0, 1])))
-    with pytest.raises(DataError, match="takes one whole number below 4 per step"):
+    with pytest.raises(DataError, match="takes one whole number from 0 to 3 per step"):
         model.rollout(state, torch.zeros(2, 2))
+    for action in (4, -1):  # an index outside the table of embeddings
+        with pytest.raises(DataError, match=rf"actions contain {action}, but .* whole number from 0 to 3 per step"):
+            model.rollout(state, torch.tensor([[0, 1], [action, 0]]))
 
 
 class TestInvalidInput:

@@ -17,9 +17,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def compare(
     config: Annotated[Path, typer.Option("--config", metavar="CONFIG.yaml", help="The train config; see configs/.")],
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="Runs per objective, with seeds from experiment.seed.")
+        int, typer.Option("--seeds", min=1, help="Runs per objective; their seeds count up from experiment.seed.")
     ] = 3,
-    minutes: Annotated[float, typer.Option("--minutes", help="Training time of a run, without validation.")] = 1.5,
+    minutes: Annotated[
+        float, typer.Option("--minutes", help="Minutes of training per run; validation is not counted.")
+    ] = 1.5,
     target_mrr: Annotated[float, typer.Option("--target-mrr", help="Measure the time to this val_rollout_mrr.")] = 0.5,
     plan_episodes: Annotated[
         int, typer.Option("--plan-episodes", min=0, help="Planning tasks per run; 0: none.")
@@ -28,7 +30,10 @@ def compare(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the old comparison's folder is renamed.")] = False,
     sets: cli.Sets = None,
 ) -> None:
-    """Train JEPA and the generative baseline under equal conditions, and compare them; finished runs are used again."""
+    """Train JEPA and the generative baseline under equal conditions, and compare them.
+
+    Finished runs are not repeated.
+    """
     loaded = load_train_config(config, sets or ())
     from jepa_ray.compare.run import Settings, run_comparison
 

@@ -40,7 +40,7 @@ def run_apart(config: TrainConfig, seconds: float, plan_episodes: int, stem: Pat
 
 
 def measure(config: TrainConfig, seconds: float, plan_episodes: int, report: Report) -> tuple[Measured, bytes]:
-    """Train for `seconds`, until an epoch ends. Returns the measurements and the checkpoint of the best model.
+    """Train for at least `seconds`, in whole epochs. Returns the measurements and the checkpoint of the best model.
 
     Patience, num_epochs and collapse do not end the run, so that both sides get the same time. Raises `TrialError` if
     the loss is not finite.
@@ -125,7 +125,7 @@ def _count(module: nn.Module) -> int:
 
 
 def idle_memory(dataset: TrajectoryDataset) -> float | None:
-    """Memory in use in MB after all data was read once; the peak is reset to it. None if /proc cannot be used.
+    """Memory in use in MB; the peak is reset to it. On a CPU all data is read first. None if /proc cannot be used.
 
     Without the reset, the peak would include copies from opening the data, and even the size of the parent process,
     since `ru_maxrss` survives exec.

@@ -55,7 +55,7 @@ class Settings:
             raise ConfigError(f"--target-mrr is {self.target_mrr:g}, but must be above 0, and at most 1")
 
     def document(self, config: TrainConfig) -> str:
-        """Everything that a run's result depends on. Runs are used again with more seeds or another target."""
+        """Everything that a run's result depends on, as YAML. Runs are used again with more seeds or another target."""
         budget = {"minutes": self.minutes, "plan_episodes": self.plan_episodes}
         return dump_yaml({"compare": budget, "config": config.to_dict()})
 
@@ -137,7 +137,8 @@ def _check_training(config: TrainConfig) -> None:
             )
     if training.cpus_per_worker > machine.cpus:
         raise ConfigError(
-            f"training.cpus_per_worker is {training.cpus_per_worker}, but this machine has only {machine.cpus:g} cpus"
+            f"training.cpus_per_worker is {training.cpus_per_worker}, but this machine has only {machine.cpus:g} CPUs:"
+            f" use at most {machine.cpus:g}"
         )
     if training.gpus_per_worker and not torch.cuda.is_available():
         raise ConfigError(f"training.gpus_per_worker is {training.gpus_per_worker:g}, but there is no usable GPU")
@@ -164,7 +165,7 @@ class _RunProcess:
         """The measurements. Raises `TrialError` if the run failed."""
         path = self.stem.with_suffix(".json")
         if path.exists():
-            self.console.print(f"{self.run}: measured before", highlight=False)
+            self.console.print(f"{self.run}: already measured, not repeated", highlight=False)
             return load(path)
         self._train()
         measured = load(path)

@@ -22,7 +22,14 @@ from jepa_ray.config.catalogue import (
 from jepa_ray.config.data import DataConfig, TwoRoomsConfig
 from jepa_ray.config.dimensions import Choices, Dimension, Range, Space
 from jepa_ray.config.fields import Name, check_name, is_uri
-from jepa_ray.config.loading import dump_yaml, load_sweep_config, load_train_config, parse_sets, two_rooms_config
+from jepa_ray.config.loading import (
+    dump_yaml,
+    load_sweep_config,
+    load_train_config,
+    parse_sets,
+    resolve_data_path,
+    two_rooms_config,
+)
 from jepa_ray.config.planning import NO_PLANNING_WITH, PLANNING_PRESETS, PlanningConfig, planning_config
 from jepa_ray.config.sweep import (
     SET_BY_SPEC,
@@ -95,6 +102,7 @@ __all__ = [
     "metrics_shown",
     "parse_sets",
     "planning_config",
+    "resolve_data_path",
     "shortened",
     "two_rooms_config",
 ]

@@ -183,7 +183,7 @@ CATALOGUE: tuple[MetricInfo, ...] = (
         "max",
         "The `val_rollout_mrr` of predicting the present embedding, as if nothing moved.",
         _FRACTION,
-        faked_by="a smooth encoder: it does not look at the predictions",
+        faked_by="a smooth encoder: the metric does not depend on the predictions",
         is_diagnosed=True,
     ),
     MetricInfo(

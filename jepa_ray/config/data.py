@@ -49,8 +49,8 @@ class DataConfig(Section):
     path: Uri | Path | None = Field(
         None,
         union_mode="left_to_right",
-        description="File, folder or URI (s3://...) of a dataset. Exactly one of path and builtin must be set; --set of"
-        " one replaces the other.",
+        description="File, folder or URI (s3://...) of a dataset. Exactly one of path and builtin must be set;"
+        " setting one with --set unsets the other.",
     )
     builtin: Literal["two_rooms"] | None = Field(
         None, description="Name of a built-in dataset, which is simulated on first use."
@@ -62,7 +62,8 @@ class DataConfig(Section):
     action_alignment: Literal["auto", "next", "previous"] = Field(
         "auto",
         description="Which two rows an action connects. next: action[t] leads from row t to row t + 1; previous:"
-        " action[t] led to row t; auto: decided by the format's rule and the evidence in the data, which must agree.",
+        " action[t] led to row t; auto: NaN actions at one end of the episodes decide; otherwise the format's rule,"
+        " which the evidence in the data must not contradict.",
     )
     action_normalisation: Literal["none", "zscore", "range"] = Field(
         "none",
@@ -103,7 +104,7 @@ class DataConfig(Section):
     )
 
     @property
-    def preparation(self) -> str | None:
+    def first_preparation_key(self) -> str | None:
         """The first key that makes observations or steps differ from the environment's own; None without such a key."""
         changed = {
             "resize": self.resize is not None,

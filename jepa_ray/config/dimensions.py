@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import (
@@ -26,7 +26,7 @@ MAX_CHOICES = 2000
 MAX_CONTEXTS = 10_000  # combinations of other keys' values under which a dimension exists
 
 
-class _Mapping(BaseModel):
+class _WithCondition(BaseModel):
     """A dimension that is written as a mapping, and so can have a condition."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -50,7 +50,7 @@ class _Mapping(BaseModel):
         return values if self.when else {key: value for key, value in values.items() if key != "when"}
 
 
-class Range(_Mapping):
+class Range(_WithCondition):
     """A numeric dimension: `low` and `high`, optionally with `log`, `step` and `int`."""
 
     low: float = Field(description="Smallest value.")
@@ -97,7 +97,7 @@ class Range(_Mapping):
         return f"{kind} from {self.low:g} to {self.high:g}" + (f" in steps of {self.step:g}" if self.step else "")
 
 
-class Choices(_Mapping):
+class Choices(_WithCondition):
     """A list of choices with a condition. Choices without a condition are a plain list."""
 
     choices: list[Any] = Field(min_length=1, max_length=MAX_CHOICES, description="The values to choose from.")
@@ -117,6 +117,7 @@ Dimension = Annotated[
 ]
 TAGS = ("range", "conditional", "choices")  # pydantic inserts them into the locations of its errors
 
+Params = dict[str, Any]  # a configuration: dotted key -> value
 Space = Mapping[str, Dimension]
 
 
@@ -177,12 +178,20 @@ def contexts(space: Space, key: str) -> Iterator[dict[str, Any]]:
     for allowed in itertools.product(*parents.values()):
         here = dict(zip(parents, allowed, strict=True))
         for uppers in itertools.product(*(list(contexts(space, parent)) for parent in parents)):
-            merged: dict[str, Any] = {}
-            for upper in (*uppers, here):
-                if any(not _same(merged.setdefault(name, value), value) for name, value in upper.items()):
-                    break
-            else:
+            merged = _merge((*uppers, here))
+            if merged is not None:
                 yield merged
+
+
+def _merge(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The union of mappings; None if two of them have different values for a key."""
+    merged: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            if name in merged and not _same(merged[name], value):
+                return None
+            merged.setdefault(name, value)
+    return merged
 
 
 def check_conditions(space: Space) -> None:

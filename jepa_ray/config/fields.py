@@ -83,7 +83,7 @@ ModelName = Annotated[
     Field(min_length=1, max_length=250),
     Matching(
         r"[^/:'\"`\\\x00-\x1f\x7f]*[^/:'\"`\\\x00-\x1f\x7f.]",
-        "without / : ' \" ` \\ and control characters, and without a dot at the end",
+        "a name without / : ' \" ` \\ and control characters, and without a dot at the end",
     ),
 ]
 
@@ -92,7 +92,7 @@ DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT")
 
 
 def _refuse_device(name: str) -> str:
-    """A name becomes a folder, possibly on a share that Windows opens too."""
+    """Refuse the names of Windows devices: a name becomes a folder, possibly on a share that Windows opens too."""
     if name.partition(".")[0].upper() in DEVICES:
         raise ValueError(f"is {name}, but must not be the name of a Windows device, which no folder can have")
     return name

@@ -44,9 +44,11 @@ def load_sweep_config(path: Path, sets: Iterable[str] = ()) -> SweepConfig:
     spec = yaml_loader.read(file)
     base = spec.get("base")
     if isinstance(base, str):
-        spec["base"] = _read_train(_beside(file, base), _beside(place, base))
+        spec["base"] = _read_train(
+            _beside(file.parent, base, f"{file}: base"), _beside(place.parent, base, f"{file}: base")
+        )
     elif isinstance(base, dict):
-        _anchor_data_path(base, place)
+        _anchor_data_path(base, place, "base.data.path")
     return validate(SweepConfig, override(spec, _prepare_sets(sets, "base."), "--set"), str(file))
 
 
@@ -67,9 +69,17 @@ def parse_sets(sets: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {shortened(item)}: must have the form dotted.key=value")
         try:
             parsed[key] = yaml_loader.parse(value)
-        except ValueError:
-            raise ConfigError(f"--set {item}: the value is not valid YAML") from None
+        except ValueError as error:
+            raise ConfigError(f"--set {shortened(item)}: the value is not valid YAML ({error})") from None
     return parsed
+
+
+def resolve_data_path(name: str, source: str) -> str:
+    """A `data.path` from the command line: a URI as it is, or a path made absolute from the working directory.
+
+    Raises `ConfigError`, which names `source`.
+    """
+    return _beside_unless_uri(Path(), name, source)
 
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
@@ -79,14 +89,14 @@ def dump_yaml(values: Mapping[str, Any]) -> str:
 
 def _read_train(path: Path, place: Path) -> dict[str, Any]:
     values = yaml_loader.read(path)
-    _anchor_data_path(values, place)
+    _anchor_data_path(values, place, "data.path")
     return values
 
 
-def _anchor_data_path(values: dict[str, Any], config: Path) -> None:
+def _anchor_data_path(values: dict[str, Any], config: Path, key: str) -> None:
     data = values.get("data")
     if isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = _beside_unless_uri(config, data["path"])
+        data["path"] = _beside_unless_uri(config.parent, data["path"], f"{config}: {key}")
 
 
 def _prepare_sets(sets: Iterable[str], prefix: str) -> dict[str, Any]:
@@ -98,19 +108,20 @@ def _prepare_sets(sets: Iterable[str], prefix: str) -> dict[str, Any]:
     overrides = parse_sets(sets)
     path, builtin = f"{prefix}data.path", f"{prefix}data.builtin"
     if isinstance(overrides.get(path), str):
-        overrides[path] = _beside_unless_uri(Path("config"), overrides[path])
+        overrides[path] = resolve_data_path(overrides[path], f"--set {path}")
     for key, other in ((path, builtin), (builtin, path)):
         if overrides.get(key) is not None:
             overrides.setdefault(other, None)
     return overrides
 
 
-def _beside_unless_uri(config: Path, name: str) -> str:
-    return name if is_uri(name) else str(_beside(config, name.removeprefix("file://")))
+def _beside_unless_uri(folder: Path, name: str, source: str) -> str:
+    return name if is_uri(name) else str(_beside(folder, name.removeprefix("file://"), source))
 
 
-def _beside(config: Path, name: str) -> Path:
+def _beside(folder: Path, name: str, source: str) -> Path:
+    """The absolute path of a name that is relative to a folder. Raises `ConfigError`, which names `source`."""
     if "\0" in name:
-        raise ConfigError(f"{config}: {shortened(repr(name))} is not a valid path: it contains a zero byte")
+        raise ConfigError(f"{source}: {shortened(repr(name))} is not a valid path: it contains a zero byte")
     # Path.expanduser and Path.resolve raise for unknown users and for cycles of links; these functions do not.
-    return Path(os.path.realpath(config.parent / os.path.expanduser(name)))  # noqa: PTH111
+    return Path(os.path.realpath(folder / os.path.expanduser(name)))  # noqa: PTH111

@@ -32,7 +32,7 @@ PLANNING_PRESETS: dict[str, dict[str, Any]] = {
 class PlanningConfig(Section):
     """Section `evaluation.planning`: the planner, and the tasks that it has to solve.
 
-    `preset: paper` sets all keys to the protocol of the literature; a key beside it takes precedence. A planning step
+    `preset: paper` sets the keys of the literature's protocol; a key beside it takes precedence. A planning step
     of that protocol takes 70 times as much computation as one with the defaults.
     """
 

@@ -91,7 +91,13 @@ def _sections(field: Schema, name: str, defs: Schema) -> Iterator[tuple[str, Sch
             yield from _sections(field[holder], name + part, defs)
 
 
-NAMES = {"integer": "whole number", "number": "number", "boolean": "true or false", "object": "mapping", "null": "null"}
+TYPE_NAMES = {
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "true or false",
+    "object": "mapping",
+    "null": "null",
+}
 
 
 def _kind(field: Schema) -> str:
@@ -110,7 +116,7 @@ def _kind(field: Schema) -> str:
     if field.get("type") == "array":
         items = _kind(field["items"])
         return f"list of {items}s" if items else "list"
-    return NAMES.get(field.get("type", ""), "")
+    return TYPE_NAMES.get(field.get("type", ""), "")
 
 
 def _limits(field: Schema) -> str:

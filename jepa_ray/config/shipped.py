@@ -13,6 +13,7 @@ from jepa_ray.errors import ConfigError
 
 Kind = Literal["configs", "sweeps"]
 KINDS: tuple[Kind, ...] = ("configs", "sweeps")
+NOUNS: dict[Kind, str] = {"configs": "config", "sweeps": "spec"}
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -38,9 +39,9 @@ def find(path: Path, kind: Kind) -> tuple[Path, Path]:
     known = {file.stem: file for file in list_files(kind)}
     if path.name not in known:
         nearest = difflib.get_close_matches(path.name, known, n=1)
-        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        hint = f" (did you mean {nearest[0]}?)" if nearest else ""
         raise ConfigError(
-            f"{path}: is neither a file nor the name of a shipped one: {hint}The names in {kind}/ are"
+            f"{path}: is neither a file nor the name of a shipped {NOUNS[kind]}{hint}; shipped in {kind}/:"
             f" {', '.join(known)}"
         )
     return known[path.name], Path(kind) / known[path.name].name

@@ -205,9 +205,10 @@ class SweepConfig(Section):
                 f"evaluation.plan_top_k is {self.evaluation.plan_top_k}, but the data is a file, without an environment"
                 " to plan in: set base.data.builtin, or evaluation.plan_top_k to 0"
             )
-        if self.evaluation.plan_top_k and (key := self.base.data.preparation):
+        if self.evaluation.plan_top_k and (key := self.base.data.first_preparation_key):
             raise ValueError(
-                f"evaluation.plan_top_k is {self.evaluation.plan_top_k}, but {NO_PLANNING_WITH} data.{key}"
+                f"evaluation.plan_top_k is {self.evaluation.plan_top_k}, but {NO_PLANNING_WITH}"
+                f" base.data.{key}; remove it, or set evaluation.plan_top_k to 0"
             )
         return self
 
@@ -225,7 +226,7 @@ class SweepConfig(Section):
     def _check_objectives(self) -> Self:
         metrics = [objective.metric for objective in self.objectives]
         if twice := [metric for i, metric in enumerate(metrics) if metric in metrics[:i]]:
-            raise ValueError(f"objective names {twice[0]} twice")
+            raise ValueError(f"objective names {twice[0]} twice: remove one of them")
         return self
 
     @model_validator(mode="after")
@@ -240,7 +241,7 @@ class SweepConfig(Section):
                 if isinstance(lookup(config, key), BaseModel):
                     raise ValueError(f"space.{key} is a section, but must be a key: sweep one of the keys in it")
             if twice := [value for i, value in enumerate(values) if value in values[:i]]:
-                raise ValueError(f"space.{key} names {twice[0]} twice")
+                raise ValueError(f"space.{key} names {twice[0]} twice: remove one of them")
         return self
 
     @model_validator(mode="after")

@@ -78,7 +78,7 @@ class ModelConfig(Section):
         widths = {
             "latent_dim_state": self.latent_dim_state,
             "latent_dim_action": self.latent_dim_action,
-            "transition_mlp_ratio": self.transition_mlp_ratio,
+            "transition_mlp_ratio x latent_dim_state": self.transition_mlp_ratio * self.latent_dim_state,
             "cnn.channels": max(self.cnn.channels),
             "vit.width": self.vit.width,
             "mlp.width": self.mlp.width,

@@ -101,15 +101,25 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
 
 def _nearest(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
     """A suggestion of the known key that is most similar to the last part of `loc`; empty without one."""
-    in_range = "space" in model.model_fields and loc[0] == "space" and len(loc) == 3
-    node: Any = Range if in_range else model
-    for part in () if in_range else (part for part in loc[:-1] if isinstance(part, str)):
-        known = {field.alias or name: field for name, field in getattr(node, "model_fields", {}).items()}
-        node = _first_model(known[part].annotation) if part in known else None
-    fields = getattr(node, "model_fields", {})
-    names = [field.alias or name for name, field in fields.items()]
+    names = list(_fields(_model_at(model, loc)))
     close = difflib.get_close_matches(str(loc[-1]), names, n=1, cutoff=0.0)
     return f": did you mean {'.'.join(map(str, (*loc[:-1], close[0])))}?" if close else ""
+
+
+def _model_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> Any:
+    """The model that has the last part of `loc` as a key; None if there is no such model."""
+    if "space" in model.model_fields and loc[0] == "space" and len(loc) == 3:
+        return Range
+    node: Any = model
+    for part in (part for part in loc[:-1] if isinstance(part, str)):
+        fields = _fields(node)
+        node = _first_model(fields[part].annotation) if part in fields else None
+    return node
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    """The fields of a model by their keys in YAML; empty for anything else."""
+    return {field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()}
 
 
 def _first_model(annotation: Any) -> Any:

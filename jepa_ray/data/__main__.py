@@ -75,14 +75,15 @@ def convert(
     ],
     target: Annotated[Path, typer.Argument(metavar="DST.h5", help="The canonical HDF5 file to write.")],
     frameskip: Annotated[
-        int, typer.Option(min=1, help="Keep every Nth row; the actions in between are concatenated.")
+        int, typer.Option(metavar="N", min=1, help="Keep every Nth row; the actions in between are concatenated.")
     ] = 1,
     resize: Annotated[
         str | None, typer.Option(metavar="SIDE|HxW", help="Resize frames to SIDE x SIDE, or to height x width.")
     ] = None,
     grayscale: Annotated[bool, typer.Option("--grayscale", help="Write frames as luma, with one channel.")] = False,
     keys: Annotated[
-        str | None, typer.Option(metavar="KEY,KEY", help="Columns to write. Default: all numeric columns.")
+        str | None,
+        typer.Option(metavar="KEY,KEY", help="Columns to write, separated by commas. Default: all numeric columns."),
     ] = None,
     action_alignment: Annotated[
         Alignment,

@@ -66,7 +66,8 @@ def determine_alignment(
         seen: the column that actions change: state labels, vectors or pixels.
         setting: the value of `data.action_alignment`.
 
-    Raises `DataError` if the file format and the evidence disagree.
+    NaN actions at one end of all episodes decide, even against the file format. Raises `DataError` if the file format
+    and the other evidence disagree.
     """
     if setting != "auto":
         return setting
@@ -77,7 +78,8 @@ def determine_alignment(
     if verdict is not None and verdict != recording.alignment:
         raise DataError(
             f"{recording.source}: by the format ({recording.format}) {MEANINGS[recording.alignment]}, but in the data"
-            f" {evidence}: set data.action_alignment to {verdict}, or to {recording.alignment} if the format is right"
+            f" {evidence}: set data.action_alignment (convert: --action-alignment) to {verdict}, or to"
+            f" {recording.alignment} if the format is right"
         )
     return recording.alignment
 
@@ -86,13 +88,19 @@ MEANINGS = {"next": "action[t] leads from row t to t + 1", "previous": "action[t
 
 
 def gather_evidence(recording: Recording, action: Column, seen: Column) -> Evidence:
-    """Gather evidence from up to `MAX_EPISODES` episodes; reads at most `MAX_ROWS` rows of each."""
+    """Gather evidence from up to `MAX_EPISODES` episodes, of which at most `MAX_ROWS` rows are read.
+
+    Continuous actions are read completely, to find NaNs. If these decide, nothing else is read.
+    """
+    if nan := _nan_end(recording, action):
+        return Evidence(nan, None, None, None)
     long = np.flatnonzero(recording.lengths >= 3)
     picked = (
         long[np.unique(np.linspace(0, len(long) - 1, min(len(long), MAX_EPISODES)).astype(int))] if len(long) else long
     )
-    nan = _nan_end(recording, action)
-    moments = []
+    if len(picked) < MIN_EPISODES:
+        return Evidence(None, None, None, None)
+    samples = []
     for episode in picked:
         start = int(recording.offsets[episode])
         rows = slice(start, start + min(int(recording.lengths[episode]), MAX_ROWS))
@@ -100,10 +108,8 @@ def gather_evidence(recording: Recording, action: Column, seen: Column) -> Evide
         change = moved[1:-1] - moved[:-2]  # row t to t + 1, for the rows where both readings have an action
         both = np.concatenate([acts[:-2], acts[1:-1]], axis=1)
         whole = np.isfinite(both).all(1) & np.isfinite(change).all(1)
-        moments.append((both[whole], change[whole]))
-    if nan or len(moments) < MIN_EPISODES:
-        return Evidence(nan, None, None, None)
-    return _compare(moments)
+        samples.append((both[whole], change[whole]))
+    return _compare(samples)
 
 
 def _nan_end(recording: Recording, action: Column) -> Alignment | None:
@@ -141,10 +147,10 @@ def _features(rows: NDArray[np.generic]) -> Floats:
     return np.concatenate([y, x], axis=1).astype(np.float64)
 
 
-def _compare(moments: list[tuple[Floats, Floats]]) -> Evidence:
+def _compare(samples: list[tuple[Floats, Floats]]) -> Evidence:
     """Explained variance under both readings, and a bootstrap interval of the difference over episodes."""
-    grams = np.stack([_gram(acts, change) for acts, change in moments])
-    actions, dims = moments[0][0].shape[1] // 2, moments[0][1].shape[1]
+    grams = np.stack([_gram(acts, change) for acts, change in samples])
+    actions, dims = samples[0][0].shape[1] // 2, samples[0][1].shape[1]
     ahead, behind = _explained(grams.sum(0), actions, dims)
     best = int(np.argmax(np.maximum(ahead, behind)))
     rng = np.random.default_rng(0)

@@ -63,7 +63,7 @@ class TrajectoryDataset:
 
     @property
     def has_states(self) -> bool:
-        """Whether rows have state labels, which probes and planning are scored on."""
+        """Whether rows have state labels, which the probe metric needs."""
         return self._state is not None
 
     def train_windows(self, steps: int) -> Tensor:
@@ -71,7 +71,7 @@ class TrajectoryDataset:
         return _window_starts(*self._train_episodes, steps)
 
     def val_observation_ids(self, trajectories: int) -> Tensor:
-        """An ID (V,) for each row of the first validation trajectories; rows with equal observations have equal IDs."""
+        """An ID for each row of the first `trajectories` validation trajectories; equal observations have equal IDs."""
         if trajectories not in self._observation_ids:
             seen: dict[bytes, int] = {}
             numbers = []

@@ -38,7 +38,7 @@ class Recording:
     def consecutive(
         cls,
         source: str,
-        layout: str,
+        format_name: str,
         columns: Mapping[str, Column],
         lengths: NDArray[Any],
         *,
@@ -48,4 +48,4 @@ class Recording:
     ) -> Recording:
         """A recording of consecutive episodes of `lengths` (E,) rows, without gaps."""
         lengths = np.asarray(lengths, np.int64)
-        return cls(source, layout, columns, lengths, np.cumsum(lengths) - lengths, alignment, held_out, notes)
+        return cls(source, format_name, columns, lengths, np.cumsum(lengths) - lengths, alignment, held_out, notes)

@@ -32,7 +32,10 @@ def list_remote_files(uri: str) -> list[tuple[str, int, int]]:
 
 @contextmanager
 def fetched_dataset(uri: str, beside: Path) -> Iterator[Path]:
-    """Download the dataset at a URI to a temporary folder next to `beside`; removed on exit. Raises `DataError`."""
+    """Download the dataset at a URI to a temporary folder next to `beside`, which is removed at the end of the block.
+
+    Raises `DataError`.
+    """
     place, files = Storage(uri), list_remote_files(uri)
     with tempfile.TemporaryDirectory(prefix=".fetched-", dir=beside.parent) as folder:
         local = Path(folder) / dataset_name(uri)

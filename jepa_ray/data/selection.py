@@ -21,6 +21,8 @@ from jepa_ray.errors import DataError
 
 Index = NDArray[np.int64]
 
+MAX_ONE_HOT = 4096  # maximum width of one-hot encoded actions
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -55,13 +57,14 @@ def choose_columns(recording: Recording, observation: str | None) -> Trajectorie
         columns.get("state"),
         recording.lengths,
         recording.offsets,
+        name,
     )
 
 
 def align_actions(
     recording: Recording, chosen: Trajectories, setting: Literal["auto", "next", "previous"]
 ) -> Trajectories:
-    """`chosen` with its actions aligned as `next`. Raises `DataError` if the file format and the data disagree."""
+    """`chosen` with its actions aligned as `next`. Raises `DataError` as `determine_alignment` does."""
     if determine_alignment(recording, chosen.action, chosen.state_or_observation, setting) == "next":
         return chosen
     return replace(chosen, action=Gathered(chosen.action, _next_rows(chosen)))
@@ -78,7 +81,7 @@ def _next_rows(data: Trajectories) -> Index:
 
 
 def _prepare(data: Trajectories, held_out: NDArray[np.bool_] | None, config: DataConfig) -> Selection:
-    observation, action, state = data.observation, _one_hot(data.action, config.frameskip), data.state
+    observation, action, state = data.observation, _one_hot(data.action, config.frameskip, data.source), data.state
     lengths, offsets = data.lengths, data.offsets
     episode = np.arange(len(lengths))
     if config.max_trajectories is not None and config.max_trajectories < len(episode):
@@ -102,7 +105,7 @@ def _prepare(data: Trajectories, held_out: NDArray[np.bool_] | None, config: Dat
         raise DataError(
             f"{data.source}: {key} needs pixels, but the observation is a vector of {width} values: remove {key}"
         )
-    frames = prepare_frames(observation, config.resize, config.grayscale)
+    frames = prepare_frames(observation, config.resize, config.grayscale, data.source)
     prepared = Trajectories(data.source, frames, action, state, lengths, offsets)
     return Selection(prepared, episode, None if held_out is None else held_out[episode])
 
@@ -141,7 +144,7 @@ def as_matrix(action: Column) -> Column:
     return action if len(action.shape) == 2 else Mapped(action, lambda block: block[:, None], (1,), action.dtype)
 
 
-def _one_hot(action: Column, frameskip: int) -> Column:
+def _one_hot(action: Column, frameskip: int, source: str) -> Column:
     """Concatenated one-hot vectors for several discrete actions per step; other actions unchanged."""
     if not np.issubdtype(action.dtype, np.integer) or (len(action.shape) == 1 and frameskip == 1):
         return action
@@ -151,7 +154,8 @@ def _one_hot(action: Column, frameskip: int) -> Column:
     width = int(ends[-1])
     if width > MAX_ONE_HOT:
         raise DataError(
-            f"discrete actions have {width} values in total, but at most {MAX_ONE_HOT} can be one-hot encoded"
+            f"{source}: discrete actions have {width} values in total, but at most {MAX_ONE_HOT} can be one-hot encoded"
+            + (": set data.frameskip to 1" if len(action.shape) == 1 else "")
         )
     starts = ends - highest - 1
 
@@ -163,21 +167,20 @@ def _one_hot(action: Column, frameskip: int) -> Column:
     return Mapped(columns, encode, (width,), np.dtype(np.float32))
 
 
-MAX_ONE_HOT = 4096  # maximum width of one-hot encoded actions
-
-
-def prepare_frames(frames: Column, resize: tuple[int, int] | None, grayscale: bool) -> Column:
+def prepare_frames(frames: Column, resize: tuple[int, int] | None, grayscale: bool, source: str) -> Column:
     """Convert frames (N, H, W, C) to grayscale and resize them, as requested. Raises `DataError`."""
     if grayscale:
-        frames = _to_gray(frames)
+        frames = _to_gray(frames, source)
     return frames if resize is None else _resized(frames, resize)
 
 
-def _to_gray(frames: Column) -> Column:
+def _to_gray(frames: Column, source: str) -> Column:
     """(N, H, W, 1) luma of RGB frames (ITU-R 601-2, as Pillow's `L`). Raises `DataError` unless C is 1 or 3."""
     height, width, channels = frames.shape[1:]
     if channels not in (1, 3):
-        raise DataError(f"data.grayscale needs frames of 1 or 3 channels, but they have {channels}")
+        raise DataError(
+            f"{source}: grayscale needs frames with 1 or 3 channels, but they have {channels}: leave out grayscale"
+        )
     if channels == 1:
         return frames
 

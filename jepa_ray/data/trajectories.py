@@ -24,6 +24,7 @@ class Trajectories:
     state: Column | None  # (N, S) float labels; None if the data has none
     lengths: NDArray[np.int64]  # (E,) rows per trajectory
     offsets: NDArray[np.int64]  # (E,) first row of each trajectory
+    observation_name: str = "observation"  # for messages: the name of the observation column in the dataset
 
     def columns(self) -> Mapping[str, Column]:
         """The per-row columns that exist, by name."""
@@ -51,7 +52,7 @@ def check_shapes(data: Trajectories) -> None:
 def check_values(data: Trajectories) -> None:
     """Raise `DataError` unless all values can be trained on; reads each column except pixels once."""
     if len(data.observation.shape) == 2:
-        _check_finite(data.source, "observation", data.observation)
+        _check_finite(data.source, data.observation_name, data.observation)
     if np.issubdtype(data.action.dtype, np.integer):
         _check_discrete_actions(data)
     else:
@@ -62,10 +63,15 @@ def check_values(data: Trajectories) -> None:
 
 def _check_episodes(data: Trajectories) -> None:
     lengths, offsets, source = data.lengths, data.offsets, data.source
-    rows = data.observation.shape[0] if data.observation.shape else 0
+    if not data.observation.shape:
+        raise DataError(f"{source}: {data.observation_name} has shape (), but must have rows")
+    rows = data.observation.shape[0]
     for name, column in data.columns().items():
         if not column.shape or column.shape[0] != rows:
-            raise DataError(f"{source}: {name} has shape {tuple(column.shape)}, but observation has {rows} rows")
+            name = data.observation_name if name == "observation" else name
+            raise DataError(
+                f"{source}: {name} has shape {tuple(column.shape)}, but {data.observation_name} has {rows} rows"
+            )
     if lengths.shape != offsets.shape or lengths.ndim != 1:
         raise DataError(
             f"{source}: ep_len has shape {lengths.shape} and ep_offset has shape {offsets.shape},"
@@ -99,13 +105,13 @@ def _check_observation(data: Trajectories) -> None:
     vector = len(shape) == 2 and np.issubdtype(dtype, np.floating)
     if not (pixels or vector) or 0 in shape:
         raise DataError(
-            f"{data.source}: observation has shape {tuple(shape)} and dtype {dtype}, but must be"
+            f"{data.source}: {data.observation_name} has shape {tuple(shape)} and dtype {dtype}, but must be"
             " pixels (N, H, W, C) uint8 or vectors (N, D) float, with no empty axis"
         )
     if pixels and shape[1] <= MAX_CHANNELS < shape[3]:
         raise DataError(
-            f"{data.source}: observation has shape {tuple(shape)}, which looks like channels first (N, C, H, W), but"
-            " must be (N, H, W, C)"
+            f"{data.source}: {data.observation_name} has shape {tuple(shape)}, which looks like channels first"
+            " (N, C, H, W), but must be (N, H, W, C)"
         )
 
 

@@ -1,8 +1,8 @@
 """State and action encoders. Every encoder maps a batch of observations or actions to (B, width) embeddings.
 
-No layer of a state encoder is narrower than its output, so the bottleneck has the width `latent_dim_state`.
-State encoders end in a LayerNorm: with it, a model learns Two Rooms in one epoch; without it, it stays at chance
-(EXPERIMENTS.md).
+No hidden layer of the vit and mlp encoders is narrower than the output, so `latent_dim_state` is the bottleneck. The
+map that the cnn encoder flattens can be narrower, if it has many layers and few channels. State encoders end in a
+LayerNorm: with it, a model learns Two Rooms in one epoch; without it, it stays at chance (EXPERIMENTS.md).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Normalise(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(broadcast))
         self.register_buffer("scale", 1 / torch.tensor(std).view(broadcast))
 
-    def forward(self, observation: Tensor) -> Tensor:  # (B, C, H, W) uint8 or (B, D) -> same shape, float
+    def forward(self, observation: Tensor) -> Tensor:  # (B, C, H, W) uint8 or (B, D_obs) -> same shape, float
         return (observation - self.mean) * self.scale
 
 

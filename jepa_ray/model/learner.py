@@ -58,7 +58,7 @@ class Learner(nn.Module):
         return Unrolled(observations, actions, states, self.model.unroll(states[0], actions))
 
     def reseed(self, seed: int) -> None:
-        """Start an epoch. Random numbers that must be the same on all ranks are then derived from `seed`."""
+        """Start an epoch. Random numbers that must be the same on all workers are then derived from `seed`."""
         for term in self.terms.values():
             if isinstance(term, SigReg):
                 term.reseed(seed)
@@ -67,7 +67,7 @@ class Learner(nn.Module):
 def build_learner(model: ModelConfig, training: TrainingConfig, spec: DataSpec, average: Average) -> Learner:
     """Build the learner that a config describes. Raises `ConfigError` if model and data do not fit.
 
-    `average` is the mean of a statistic over all ranks, as `Communicator.average` computes it.
+    `average` is the mean of a statistic over all workers, as `Communicator.average` computes it.
     """
     generative = training.objective == "generative"
     jepa = build_jepa(model, spec, ema_target=not generative)

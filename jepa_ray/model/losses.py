@@ -1,9 +1,9 @@
 """Loss terms. The training loss is their weighted sum.
 
 Every term gets one unrolled batch and returns a scalar. A term that is a mean over samples is exact under DDP without
-further work: ranks hold equal shares, so the average of their gradients is the gradient of the whole batch. A term that
-is a *function of* batch statistics (variance, covariance, SIGReg) first averages the statistics over ranks, through
-autograd. W ranks then have the same loss and gradient as one process with the whole batch.
+further work: workers hold equal shares, so the average of their gradients is the gradient of the whole batch. A term
+that is a *function of* batch statistics (variance, covariance, SIGReg) first averages the statistics over workers,
+through autograd. W workers then have the same loss and gradient as one process with the whole batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from jepa_ray.model.jepa import JEPA
 
-Average = Callable[[Tensor], Tensor]  # mean of a statistic over ranks, with gradients; in one process the identity
+Average = Callable[[Tensor], Tensor]  # mean of a statistic over workers, with gradients; in one process the identity
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Variance(LossTerm):
         self._average = average
 
     def forward(self, model: JEPA, unrolled: Unrolled) -> Tensor:
-        variance = _centred(unrolled.states, self._average).square().mean(1)  # (F, D), of this rank
+        variance = _centred(unrolled.states, self._average).square().mean(1)  # (F, D), of this worker's share
         return F.relu(1 - (self._average(variance) + self.EPSILON).sqrt()).mean()
 
 
@@ -108,8 +108,8 @@ class SigReg(LossTerm):
     N(0, 1): the integral over t in [-5, 5] of |mean exp(itx) - exp(-t^2 / 2)|^2 exp(-t^2 / 2), averaged over directions
     (LeJEPA, Balestriero & LeCun 2025). The paper multiplies by the batch size; here the weight does not depend on it.
 
-    The directions are new at each step and the same on all ranks: they depend only on the last `reseed` and on how many
-    steps were taken since.
+    The directions are new at each step and the same on all workers: they depend only on the last `reseed` and on the
+    number of steps since then.
     """
 
     knots: Tensor
@@ -126,7 +126,7 @@ class SigReg(LossTerm):
         self._generator: torch.Generator | None = None
 
     def reseed(self, seed: int) -> None:
-        """Start a new sequence of directions. All ranks must pass the same seed."""
+        """Start a new sequence of directions. All workers must pass the same seed."""
         self._generator = torch.Generator(self.knots.device).manual_seed(seed)
 
     def forward(self, model: JEPA, unrolled: Unrolled) -> Tensor:

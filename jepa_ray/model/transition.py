@@ -71,7 +71,7 @@ class PairBlock(Block):
         return self._after(one, self._mix(one_normed, *values)), self._after(two, self._mix(two_normed, *values))
 
     def _values(self, one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """k2 - k1, v1 and v2 - v1."""
+        """k2 - k1, v1 and v2 - v1, each (B, D)."""
         _, key, value = self.attention.qkv.weight.chunk(3)
         difference = two - one
         return (
@@ -81,6 +81,7 @@ class PairBlock(Block):
         )
 
     def _mix(self, token: Tensor, key: Tensor, value: Tensor, more: Tensor) -> Tensor:
+        """The attention output (B, D) of one token, from the three results of `_values`."""
         by_head = (self.attention.heads, -1)
         query = F.linear(token, self.attention.qkv.weight.chunk(3)[0], self.attention.qkv.bias.chunk(3)[0])
         score = (query * key).unflatten(-1, by_head)  # (B, heads, D / heads)

@@ -123,5 +123,5 @@ def check_environment(data: DataConfig) -> None:
             f"data.path is {data.path}, but a file has no environment to plan in: planning needs"
             " data.builtin: two_rooms"
         )
-    if key := data.preparation:
+    if key := data.first_preparation_key:
         raise ConfigError(f"{NO_PLANNING_WITH} data.{key}")

@@ -14,7 +14,7 @@ CHUNK = 1024
 
 
 class World(Protocol):
-    """The interface of a world model for planning: a `JEPA`, or another predictor of embeddings. No gradients."""
+    """The interface of a world model for planning, such as a `JEPA`. Its methods are called without gradients."""
 
     def encode(self, observation: Tensor) -> Tensor:
         """Embeddings (B, D) of raw observations (B, ...)."""

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from jepa_ray.config import PlanningConfig, TrainConfig
 from jepa_ray.errors import ConfigError
 from jepa_ray.model.jepa import JEPA
-from jepa_ray.planning.environment import Environment, environment_of
+from jepa_ray.planning.environment import Environment, Floats, environment_of
 from jepa_ray.planning.goal import World, goal_cost
 from jepa_ray.planning.planners import CEM, MPPI, Box, Planner, shifted
 
-RANDOM_EPISODES = 1000  # tasks for the random policy: they are cheap, and its success rate is then known to 3 %
+# Tasks for the random policy: they are cheap, and its success rate is then known to within 3 percentage points.
+RANDOM_EPISODES = 1000
 RANDOM_STREAM = 0x72616E64  # first part of the random policy's seed: its stream differs from that of the tasks
 Z_95 = 1.959964  # quantile of the normal distribution for a 95 % interval
 
-Floats = NDArray[np.float32]
 # Actions for the unfinished episodes, given by index: (states (E, S), index (M,)) -> actions (M, T, A), T >= 1 steps
 Policy = Callable[[Floats, NDArray[np.intp]], Floats]
 
@@ -68,7 +68,6 @@ class EpisodeRecording:
 
     outcome: Outcome
     frames: NDArray[np.uint8]  # (steps + 1, H, W, C)
-    goal_frame: NDArray[np.uint8]  # (H, W, C)
     path: Floats  # (steps + 1, 2), x and y as fractions of the frame
     goal: Floats  # (2,)
 
@@ -107,30 +106,33 @@ def plan_success(
     if isinstance(model.action_encoder, nn.Embedding):
         raise ConfigError("planning: the model's actions are discrete, but cem and mppi plan continuous actions only")
     config = planning_config
-    environment, floor = (
+    environment, random_environment = (
         environment_of(train_config.data, config.goal_ahead, episodes, config.seed)
         for episodes in (config.episodes, RANDOM_EPISODES)
     )
     world = model.to(device).eval()
-    return evaluate_planning(world, environment, floor, config, device=device, record=record)
+    return evaluate_planning(world, environment, random_environment, config, device=device, record=record)
 
 
 def evaluate_planning(
     world: World,
     environment: Environment,
-    floor: Environment,
+    random_environment: Environment,
     config: PlanningConfig,
     *,
     device: torch.device | str = "cpu",
     record: int = 0,
 ) -> PlanningResult:
-    """As `plan_success`, for any world model and environment; `floor` is the environment of the random policy."""
+    """As `plan_success`, for any world model and environment.
+
+    The random policy has an environment of its own, with more tasks from the same distribution.
+    """
     controller = Controller(world, environment, config, torch.device(device))
     episodes = run_episodes(environment, controller, config.budget)
-    chance = run_episodes(floor, random_policy(floor, config.seed), config.budget)
+    random_episodes = run_episodes(random_environment, random_policy(random_environment, config.seed), config.budget)
     return PlanningResult(
         success=_rate(episodes.outcomes),
-        random=_rate(chance.outcomes),
+        random=_rate(random_episodes.outcomes),
         outcomes=episodes.outcomes,
         seconds_per_planning_step=controller.seconds / controller.planning_steps,
         recordings=_recordings(environment, episodes, record),
@@ -233,10 +235,10 @@ def _recordings(environment: Environment, episodes: Episodes, count: int) -> tup
         return ()
     frames = np.stack([_frames(environment, state, count) for state in episodes.states], 1)  # (count, steps + 1, ...)
     paths = np.stack([environment.locate(state)[:count] for state in episodes.states], 1)  # (count, steps + 1, 2)
-    goal_frames, goals = _frames(environment, environment.goal, count), environment.locate(environment.goal)
+    goals = environment.locate(environment.goal)
     ends = [(outcome.steps or len(episodes.states) - 1) + 1 for outcome in episodes.outcomes]
     return tuple(
-        EpisodeRecording(outcome, frames[e, : ends[e]], goal_frames[e], paths[e, : ends[e]], goals[e])
+        EpisodeRecording(outcome, frames[e, : ends[e]], paths[e, : ends[e]], goals[e])
         for e, outcome in enumerate(episodes.outcomes[:count])
     )
 

@@ -1,10 +1,15 @@
-"""How much each hyperparameter matters: Optuna's PED-ANOVA and fANOVA over the trials of a sweep."""
+"""How much each hyperparameter matters, by Optuna's implementations of two methods over the trials of a sweep.
+
+fANOVA (Hutter et al. 2014) explains the variance of the objective over all trials. PED-ANOVA (Watanabe et al. 2023)
+compares the best tenth of the trials with all trials.
+"""
 
 from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +31,8 @@ class Importance:
     """The importance of each dotted key, as shares that sum to 1. Empty, with the reason in `notes`, if unknown."""
 
     ped_anova: dict[str, float]
-    fanova: dict[str, float]
-    notes: list[str]
+    fanova: dict[str, float]  # without the keys that some trials do not have
+    notes: list[str]  # sentences for the page
 
     def ordered(self, keys: Sequence[str]) -> list[str]:
         """The keys, most important first."""
@@ -79,15 +84,15 @@ def _as_optuna(sweep: ReportData, trial: Trial) -> Any:
     )
 
 
-class _quiet:  # noqa: N801 (a context manager, used like a function)
-    """Suppresses Optuna's message that a study was created."""
-
-    def __enter__(self) -> None:
-        self._before = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        optuna.logging.set_verbosity(self._before)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress Optuna's message that a study was created."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _notes(sweep: ReportData, trials: Sequence[Trial], fanova: dict[str, float]) -> list[str]:

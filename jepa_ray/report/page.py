@@ -12,11 +12,11 @@ import jinja2
 import plotly.offline
 from markupsafe import Markup
 
-from jepa_ray.formatting import format_time
+from jepa_ray.formatting import format_params, format_time
 from jepa_ray.report import panels, plots, space_plots, summary
 from jepa_ray.report.importance import compute_importance
 from jepa_ray.report.plots import Plot
-from jepa_ray.report.report_data import ReportData
+from jepa_ray.report.report_data import STATUSES, ReportData
 from jepa_ray.report.timeline import Timeline, build_timeline
 
 SECTIONS = (
@@ -33,7 +33,6 @@ SECTIONS = (
 )
 MAX_FAILURES = 50
 UNKNOWN_ERROR = "no error was recorded"
-STATUSES = ("COMPLETE", "PRUNED", "FAILED", "RUNNING")
 
 
 def render(sweep: ReportData) -> str:
@@ -108,7 +107,7 @@ def _pick_row(sweep: ReportData, group: Sequence[panels.Pick]) -> dict[str, Any]
         "objective": f"{pick.objective:.4g}",
         "percent": round(100 * pick.share, 1),
         "planned": panels.format_planned(pick.trial),
-        "configuration": panels.format_configuration(pick.trial.params),
+        "configuration": format_params(pick.trial.params),
     }
 
 
@@ -133,7 +132,7 @@ def _last_sections(sweep: ReportData, line: Timeline) -> dict[str, Any]:
         ],
         "plans": bool(sweep.spec.get("evaluation", {}).get("plan_top_k")),
         "picture": base64.b64encode(sweep.picture).decode() if sweep.picture else None,
-        "command": "python -m jepa_ray.sweep spec.yaml --output again",
+        "command": "python -m jepa_ray.sweep spec.yaml --output reproduction",
         "sessions": [(format_time(session.began), session.command) for session in sweep.sessions],
         "versions": list(versions.items()),
         "versions_of_sweep": bool(sweep.sessions),
@@ -149,7 +148,7 @@ def render_page(
     title: str,
     sections: Sequence[tuple[str, str]],
     stamp: str,
-    tables: Mapping[str, panels.LeaderboardTable],
+    tables: Mapping[str, panels.ReportTable],
     drawn: Mapping[str, Plot],
     **context: Any,
 ) -> str:
@@ -203,6 +202,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _source(name: str) -> str:
+    """The text of a file in `templates/`."""
     environment = _templates()
     assert environment.loader is not None
     return environment.loader.get_source(environment, name)[0]

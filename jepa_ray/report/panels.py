@@ -10,14 +10,14 @@ from typing import Any
 
 from jepa_ray.config import METRIC_INFO, METRICS, Place, metrics_shown
 from jepa_ray.diagnosis import Condition
-from jepa_ray.formatting import round_finite
-from jepa_ray.report.report_data import Interval, Params, ReportData, Trial, short_key
+from jepa_ray.formatting import label_keys, round_finite
+from jepa_ray.report.report_data import Interval, ReportData, Trial
 
 Cell = str | float | int | None
 
 
 @dataclass(frozen=True)
-class LeaderboardColumn:
+class ReportColumn:
     """A column of a table that can be sorted and filtered."""
 
     label: str
@@ -27,10 +27,10 @@ class LeaderboardColumn:
 
 
 @dataclass(frozen=True)
-class LeaderboardTable:
+class ReportTable:
     """Columns, and rows in their initial order."""
 
-    columns: list[LeaderboardColumn]
+    columns: list[ReportColumn]
     rows: list[list[Cell]]
 
     def plain(self) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class LeaderboardTable:
 # ------------------------------------------------------------------------------------- leaderboard
 
 
-def build_leaderboard(sweep: ReportData) -> LeaderboardTable:
+def build_leaderboard(sweep: ReportData) -> ReportTable:
     """The leaderboard: ranked trials, then running trials, then the repeats of finalists."""
     running = [trial for trial in sweep.own if trial.rank is None]
     repeats = [trial for trial in sweep.trials if trial.repeat_of is not None]
@@ -50,51 +50,46 @@ def build_leaderboard(sweep: ReportData) -> LeaderboardTable:
     metrics = [name for name in METRICS if name in measured]
     columns = [*_first_columns(sweep), *_key_columns(sweep.keys), *_metric_columns(metrics), *_last_columns(sweep)]
     rows = [[value(trial) for _, value in columns] for trial in [*sweep.ranked, *running, *repeats]]
-    return LeaderboardTable([column for column, _ in columns], rows)
+    return ReportTable([column for column, _ in columns], rows)
 
 
 def _first_columns(sweep: ReportData) -> list[Any]:
+    """Pairs of a column and the function that returns a trial's cell, as in the functions below."""
     several = sweep.objectives[1:]
     planned = any(trial.planned for trial in sweep.trials)
     repeated = any(trial.intervals for trial in sweep.trials)
     metric = sweep.objective.metric
     return [
-        (LeaderboardColumn("rank"), lambda t: t.rank),
-        (LeaderboardColumn("trial", numeric=False), lambda t: t.name),
-        (LeaderboardColumn("status", numeric=False), lambda t: t.status),
-        (LeaderboardColumn("epochs"), lambda t: len(t.epochs)),
+        (ReportColumn("rank"), lambda t: t.rank),
+        (ReportColumn("trial", numeric=False), lambda t: t.name),
+        (ReportColumn("status", numeric=False), lambda t: t.status),
+        (ReportColumn("epochs"), lambda t: len(t.epochs)),
         (
-            LeaderboardColumn(metric, title=f"the objective, {sweep.objective.mode}"),
+            ReportColumn(metric, title=f"the objective, {sweep.objective.mode}"),
             lambda t: round_finite(t.objective),
         ),
         *(
-            [(LeaderboardColumn("mean over seeds", numeric=False), lambda t: format_interval(t.intervals.get(metric)))]
+            [(ReportColumn("mean over seeds", numeric=False), lambda t: format_interval(t.intervals.get(metric)))]
             if repeated
             else []
         ),
         *[
-            (LeaderboardColumn(o.metric, title=f"{o.mode}"), lambda t, o=o: round_finite(t.at_best.get(o.metric)))
+            (ReportColumn(o.metric, title=f"{o.mode}"), lambda t, o=o: round_finite(t.at_best.get(o.metric)))
             for o in several
         ],
         *(
-            [(LeaderboardColumn("pareto", numeric=False), lambda t: {True: "yes", False: "no"}.get(t.pareto))]
+            [(ReportColumn("pareto", numeric=False), lambda t: {True: "yes", False: "no"}.get(t.pareto))]
             if several
             else []
         ),
-        *([(LeaderboardColumn("plan_success", numeric=False), lambda t: format_planned(t))] if planned else []),
+        *([(ReportColumn("plan_success", numeric=False), lambda t: format_planned(t))] if planned else []),
     ]
-
-
-def label_keys(keys: Sequence[str]) -> dict[str, str]:
-    """A label for each key: the short name, or the full key where two short names are equal."""
-    counts = Counter(short_key(key) for key in keys)
-    return {key: short_key(key) if counts[short_key(key)] == 1 else key for key in keys}
 
 
 def _key_columns(keys: Sequence[str]) -> list[Any]:
     names = label_keys(keys)
     return [
-        (LeaderboardColumn(names[key], title=key, numeric=True), lambda t, key=key: format_param(t.params.get(key)))
+        (ReportColumn(names[key], title=key, numeric=True), lambda t, key=key: format_param(t.params.get(key)))
         for key in keys
     ]
 
@@ -102,16 +97,16 @@ def _key_columns(keys: Sequence[str]) -> list[Any]:
 def _metric_columns(metrics: Iterable[str]) -> list[Any]:
     main = metrics_shown(Place.REPORT_TABLE)
     return [
-        (LeaderboardColumn(name, main=name in main), lambda t, name=name: round_finite(t.at_best.get(name)))
+        (ReportColumn(name, main=name in main), lambda t, name=name: round_finite(t.at_best.get(name)))
         for name in metrics
     ]
 
 
 def _last_columns(sweep: ReportData) -> list[Any]:
     return [
-        (LeaderboardColumn("seconds"), lambda t: round(t.seconds, 1)),
-        (LeaderboardColumn("diagnosis", numeric=False), lambda t: t.diagnosis and str(t.diagnosis.condition)),
-        (LeaderboardColumn("note", numeric=False), _note),
+        (ReportColumn("seconds"), lambda t: round(t.seconds, 1)),
+        (ReportColumn("diagnosis", numeric=False), lambda t: t.diagnosis and str(t.diagnosis.condition)),
+        (ReportColumn("note", numeric=False), _note),
     ]
 
 
@@ -176,6 +171,7 @@ def group_picks(picks: Sequence[Pick]) -> list[list[Pick]]:
 
 
 def _pick(sweep: ReportData, metric: str) -> Pick | None:
+    """The pick of one metric, whose share is not computed yet; None if no epoch has the metric and the objective."""
     modes: dict[str, str] = {objective.metric: objective.mode for objective in sweep.objectives}
     sign = -1 if modes.get(metric, METRIC_INFO[metric].direction) == "min" else 1
     objective = sweep.objective.metric
@@ -212,7 +208,7 @@ class Diagnoses:
     """The conditions of the trials' models."""
 
     counts: list[tuple[str, int]]  # condition and number of trials, most common first
-    unhealthy: LeaderboardTable
+    unhealthy: ReportTable
     most_common: Condition | None  # among unhealthy models
 
 
@@ -226,13 +222,13 @@ def collect_diagnoses(sweep: ReportData) -> Diagnoses:
     """The diagnoses of the best epochs of all trials."""
     unhealthy = find_unhealthy(sweep.own)
     counts = Counter(trial.diagnosis.condition for trial in sweep.own if trial.diagnosis)
-    columns = [LeaderboardColumn(name, numeric=False) for name in ("trial", "condition", "configuration", "evidence")]
+    columns = [ReportColumn(name, numeric=False) for name in ("trial", "condition", "configuration", "evidence")]
     rows: list[list[Cell]] = [
         [t.name, str(t.diagnosis.condition), t.label, t.diagnosis.evidence] for t in unhealthy if t.diagnosis
     ]
     return Diagnoses(
         [(str(name), count) for name, count in counts.most_common()],
-        LeaderboardTable(columns, rows),
+        ReportTable(columns, rows),
         most_common_condition(unhealthy),
     )
 
@@ -241,9 +237,3 @@ def most_common_condition(trials: Iterable[Trial]) -> Condition | None:
     """The most common condition of the unhealthy models; None if all models are healthy or untested."""
     counts = Counter(trial.diagnosis.condition for trial in find_unhealthy(trials) if trial.diagnosis)
     return counts.most_common(1)[0][0] if counts else None
-
-
-def format_configuration(params: Params) -> str:
-    """A configuration on one line: `ema_decay=0.99, learning_rate=0.001`."""
-    names = label_keys(list(params))
-    return ", ".join(f"{names[key]}={format_param(value)}" for key, value in params.items())

@@ -12,15 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jepa_ray.formatting import round_finite
-from jepa_ray.report.panels import format_configuration
-from jepa_ray.report.report_data import ReportData, Trial
+from jepa_ray.formatting import format_params, round_finite
+from jepa_ray.report.report_data import STATUSES, ReportData, Trial
 from jepa_ray.report.timeline import Span, Timeline
 
 MAX_CURVES, BEST_CURVES = 150, 50  # lines in total, and lines of the best trials; more lines hide each other
 MAX_GROUPS = 60
 SEED = 0
-STATUSES = ("COMPLETE", "PRUNED", "FAILED", "RUNNING")
 WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAILED": "failed", "RUNNING": "running"}
 
 
@@ -126,7 +124,7 @@ def _stops(trials: Sequence[Trial], metric: str) -> list[dict[str, Any]]:
 
 
 def _hover(trial: Trial) -> str:
-    return f"<b>{escape(trial.name)}</b> {escape(format_configuration(trial.params))}"
+    return f"<b>{escape(trial.name)}</b> {escape(format_params(trial.params))}"
 
 
 def escape(text: str) -> str:
@@ -166,12 +164,15 @@ def plot_progress(sweeps: Sequence[ReportData], names: Sequence[str] = ("",)) ->
         for (name, steps), colour, dash in zip(lines, colours, ("solid", "dash"), strict=False)
     ]
     metric = sweeps[0].objective.metric
-    axes = {"xaxis": {"title": {"text": "epochs spent, all trials"}}, "yaxis": {"title": {"text": f"best {metric}"}}}
+    axes = {
+        "xaxis": {"title": {"text": "epochs spent, without repeats"}},
+        "yaxis": {"title": {"text": f"best {metric}"}},
+    }
     return Plot({"data": data, "layout": {**axes, "showlegend": len(lines) > 1}})
 
 
 def best_so_far(sweep: ReportData) -> list[tuple[int, float]]:
-    """(epochs spent, best objective) at each improvement, and at the end."""
+    """(epochs spent, best objective) at each improvement, and at the end; epochs of repeats are not counted."""
     objective, steps = sweep.objective, list[tuple[int, float]]()
     best: float | None = None
     spent = 0
@@ -185,7 +186,7 @@ def best_so_far(sweep: ReportData) -> list[tuple[int, float]]:
 
 
 def _in_order(sweep: ReportData) -> list[Any]:
-    """All epochs in the order of their ends; if an end is unknown, in the order of the trials."""
+    """The epochs of all trials but repeats, in the order of their ends; if an end is unknown, in that of the trials."""
     epochs = [epoch for trial in sweep.own for epoch in trial.epochs]
     if any(epoch.ended is None for epoch in epochs):
         return epochs

@@ -10,6 +10,7 @@ from typing import Any
 from jepa_ray.config import Budget, Objective
 from jepa_ray.diagnosis import Diagnosis, Remedy
 
+STATUSES = ("COMPLETE", "PRUNED", "FAILED", "RUNNING")  # of trials, in the order in which they are shown
 Params = Mapping[str, Any]  # dotted key -> value, without the keys whose conditions do not hold
 
 
@@ -110,7 +111,6 @@ class ReportData:
     written: float  # Unix time
     objectives: Sequence[Objective]
     space: Mapping[str, Any]  # dotted key -> Optuna distribution
-    conditional: frozenset[str]  # keys that not every trial has
     trials: Sequence[Trial]
     budget: Budget
     sessions: Sequence[Session]
@@ -154,8 +154,3 @@ class ReportData:
     def training_seconds(self) -> float:
         """Duration of all epochs, summed over all groups."""
         return sum(trial.seconds for trial in self.trials)
-
-
-def short_key(key: str) -> str:
-    """`training.learning_rate` -> `learning_rate`."""
-    return key.rpartition(".")[2]

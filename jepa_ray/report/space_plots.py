@@ -10,9 +10,9 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from jepa_ray.formatting import round_finite
+from jepa_ray.formatting import label_keys, round_finite
 from jepa_ray.report.importance import Importance
-from jepa_ray.report.panels import format_param, label_keys
+from jepa_ray.report.panels import format_param
 from jepa_ray.report.plots import Plot, describe_sample, escape, sample_trials
 from jepa_ray.report.report_data import ReportData, Trial
 

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from jepa_ray.config import Place, metrics_shown
-from jepa_ray.formatting import format_duration, format_time
-from jepa_ray.report.panels import format_param, label_keys
+from jepa_ray.formatting import format_duration, format_time, label_keys
+from jepa_ray.report.panels import format_param
 from jepa_ray.report.report_data import ReportData, SweepState, Trial
 from jepa_ray.report.timeline import Timeline
 

@@ -76,7 +76,7 @@ def build_timeline(sweep: ReportData) -> Timeline:
     shown = _merged(spans, _same_trial)
     merged = len(shown) > MAX_BARS
     if merged:
-        slot = max(span.ended for span in spans) / max(1, MAX_BARS // len(groups))  # less than a pixel or two
+        slot = max(span.ended for span in spans) / max(1, MAX_BARS // len(groups))  # about a pixel of the plot
         shown = _merged(spans, lambda a, b: a.began // slot == b.began // slot)
     return Timeline(shown, groups, begins[1:], unknown, merged)
 

@@ -85,14 +85,16 @@ def worker(
 
 @app.command()
 def mlflow(
-    artifacts_destination: Annotated[str, typer.Option(metavar="URI", help="Location of artifacts.")],
+    artifacts_destination: Annotated[
+        str, typer.Option(metavar="URI", help="URI under which the server stores artifacts.")
+    ],
     host: Annotated[str, typer.Option(help="Address on which the server listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port on which the server listens.")] = 5000,
     backend_store_uri: Annotated[
         str | None, typer.Option(metavar="URI", help="Database of runs, without a password.")
     ] = None,
     allowed_hosts: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Host names, with ports, that clients may use.")
+        str | None, typer.Option(metavar="NAMES", help="Comma-separated host names, with ports, that clients may use.")
     ] = None,
     state: Annotated[Path, typer.Option(metavar="DIR", help="Private folder for the server's configuration.")] = Path(
         "~/.jepa_ray/mlflow"
@@ -110,7 +112,10 @@ def mlflow(
 
 
 @app.command()
-def bucket(name: str, wait: Wait = 60) -> None:
+def bucket(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the bucket.")],
+    wait: Wait = 60,
+) -> None:
     """Create the bucket for artifacts and sweeps unless it exists. AWS_* variables give the store and its keys."""
     os.environ.update(with_secrets(os.environ))
     print(f"bucket {name} {'was created' if make_bucket(name, wait) else 'exists already'}")

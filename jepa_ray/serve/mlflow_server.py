@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from jepa_ray.errors import ConfigError
-from jepa_ray.serve.program import Program, is_loopback
+from jepa_ray.machine import is_loopback
+from jepa_ray.serve.program import Program
 
 MIN_PASSWORD = 12  # characters, MLflow's own minimum
 KNOWN_PASSWORDS = {"password1234"}  # MLflow's former default, which attackers try
@@ -70,6 +71,7 @@ def server_program(server: ServerSettings, env: Mapping[str, str]) -> Program:
 
 
 def _check(server: ServerSettings, env: Mapping[str, str]) -> None:
+    """Raise `ConfigError` for a server that is not protected by users, a password and a list of host names."""
     if not is_loopback(server.host):
         option = f"--host {server.host}"
         if not server.auth:
@@ -100,6 +102,7 @@ def _check_password(password: str) -> None:
 
 
 def _store(server: ServerSettings, env: Mapping[str, str]) -> str:
+    """The URI of the database. Raises `ConfigError` if it is missing, names no driver or contains a password."""
     if server.store is None:
         if store := env.get("MLFLOW_BACKEND_STORE_URI"):
             return store

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jepa_ray.errors import ConfigError
+from jepa_ray.machine import is_loopback
 from jepa_ray.secrets import default_ray_token_path, find_ray_token
-from jepa_ray.serve.program import Program, is_loopback, split_address, wait_for
+from jepa_ray.serve.program import Program, split_address, wait_for
 
 MIN_TOKEN = 32  # characters; Ray's own tokens are 64 hexadecimal digits
 REMEDY = (
@@ -44,7 +45,10 @@ class Ports:
         """The options of `ray start`. Raises `ConfigError` if `workers` is not a valid range of ports."""
         low, _, high = self.workers.partition("-")
         if not (low.isdecimal() and high.isdecimal() and 1024 <= int(low) < int(high) <= 65535):
-            raise ConfigError(f"--worker-ports {self.workers!r} must be LOW-HIGH, from 1024 to 65535")
+            raise ConfigError(
+                f"--worker-ports {self.workers!r}: must be LOW-HIGH with 1024 <= LOW < HIGH <= 65535, for example"
+                f" {Ports.workers}"
+            )
         services = ("node-manager", "object-manager", "runtime-env-agent", "dashboard-agent-grpc")
         named = [f"--{name}-port={self.first + offset}" for offset, name in enumerate(services)]
         return [
@@ -129,6 +133,7 @@ def worker_program(
 
 
 def _start(options: list[str], env: Mapping[str, str]) -> Program:
+    """`ray start` with these options, in the foreground."""
     # The script `ray` is not used: it may be missing from PATH, or belong to another installation.
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     path = os.pathsep.join([str(Path(sys.executable).parent), *filter(None, [env.get("PATH")])])  # jobs run `python`
@@ -145,8 +150,13 @@ def authentication_mode(env: Mapping[str, str]) -> str:
 
 
 def make_token(path: Path) -> None:
-    """Write a new token to a file that only its owner can read, and print the path, never the token."""
+    """Write a new token to a file that only its owner can read, and print the path, never the token.
+
+    An empty file is replaced. Raises `FileExistsError` for any other file, which may hold the token of a cluster.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.is_file() and not path.read_bytes().strip():
+        path.unlink()
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     print(f"made a token for this cluster: {path}", flush=True)

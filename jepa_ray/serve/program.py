@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import sys
@@ -55,14 +54,6 @@ def with_secrets(env: Mapping[str, str]) -> dict[str, str]:
             raise ConfigError(f"{name} and {name}_FILE are both set: keep one of them")
         filled[name] = read_secret_file(Path(path), f"{name}_FILE")
     return filled
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`. Names but localhost are not resolved, as they may change."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def wait_for(address: str, seconds: float, what: str) -> None:

@@ -4,7 +4,7 @@ search/ decides what to try and when to stop it, `trial` trains it, `recorder` w
 study and the files, output/ shows them, and remote/ submits sweeps to clusters.
 """
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS = "checkpoints"  # folder of all trials' checkpoints in the sweep's storage
 
 
 def trial_name(number: int) -> str:
@@ -13,7 +13,7 @@ def trial_name(number: int) -> str:
 
 
 def checkpoint_name(number: int) -> str:
-    """The name of a trial's training checkpoint in the sweep's storage: its last epoch, and its best epoch's model."""
+    """The name of a trial's training checkpoint in the sweep's storage. It also holds the model of the best epoch."""
     return f"{CHECKPOINTS}/{trial_name(number)}.pt"
 
 

@@ -42,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     options_metavar="[run] SPEC.yaml [OPTIONS]",
     subcommand_metavar="| COMMAND ...",
-    help="Run a sweep on this machine, on a Ray cluster, or as a job of a cluster, which the other commands manage.",
+    help="Run a sweep on this machine, on a Ray cluster, or as a Ray job. The other commands manage Ray jobs.",
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name, as in its spec.")]
@@ -51,7 +51,10 @@ Output = Annotated[
     typer.Option("--output", metavar="DIR", help="Output root; a path on the cluster for a sweep that runs there."),
 ]
 Server = Annotated[
-    str | None, typer.Option("--address", metavar="URL", envvar=SERVER, help="The cluster's dashboard, http(s)://...")
+    str | None,
+    typer.Option(
+        "--address", metavar="URL", envvar=SERVER, help="URL of the cluster's dashboard, http(s)://HOST:8265."
+    ),
 ]
 
 
@@ -82,7 +85,7 @@ def run(
     """Run a hyperparameter sweep; the same command resumes an unfinished one and shows a finished one."""
     config = load_sweep_config(spec, sets or ())
     if dry_run:
-        _print_plan(config, output or DEFAULT_OUTPUT, address)
+        _print_dry_run(config, output or DEFAULT_OUTPUT, address)
     elif _is_server(address):
         from jepa_ray.sweep.remote import jobs
 
@@ -108,7 +111,7 @@ def status(
     ] = None,
     address: Server = None,
 ) -> None:
-    """Show the state of the sweeps on a cluster, since when they have it, and the last lines of their logs."""
+    """Show the jobs of the sweeps on a cluster: state, start, duration, and the last line of each log."""
     server = _server(address)
     from jepa_ray.sweep.remote import jobs
 
@@ -142,7 +145,12 @@ def resume(
     name: Name,
     address: Annotated[
         str | None,
-        typer.Option("--address", metavar="ADDR", envvar=SERVER, help="As for `run`: where the sweep continues."),
+        typer.Option(
+            "--address",
+            metavar="ADDR",
+            envvar=SERVER,
+            help="Where the sweep continues; takes the same values as in run.",
+        ),
     ] = None,
     storage: Annotated[
         str | None,
@@ -170,9 +178,10 @@ def _is_server(address: str | None) -> TypeGuard[str]:
 
 
 def _server(address: str | None) -> str:
+    """The address of the dashboard that manages the jobs. Raises `ConfigError` if it is missing or not a URL."""
     if not address:
         raise ConfigError(
-            f"--address is missing: it must be the cluster's dashboard, http(s)://HOST:8265; give it, or set {SERVER}"
+            f"--address is missing: give the URL of the cluster's dashboard, http(s)://HOST:8265, or set {SERVER}"
         )
     if not _is_server(address):
         raise ConfigError(
@@ -187,10 +196,11 @@ def _unblock_interrupts() -> None:
 
 
 def _watch(config: SweepConfig, output: Path) -> None:
-    from jepa_ray.files import RunFolder
+    """Show the sweep that another process runs, and its results if it finishes meanwhile."""
     from jepa_ray.sweep.output.watch import watch
+    from jepa_ray.sweep.storage.location import locate_sweep
 
-    console, folder = cli.console(), RunFolder((output / "sweeps" / config.name).resolve(), "spec.yaml")
+    console, folder = cli.console(), locate_sweep(config.name, config.storage, output).watched_folder()
     if watch(config, folder, console):
         from jepa_ray.sweep.output.results import show_results  # imports torch
 
@@ -208,33 +218,48 @@ def _find_machine(address: str | None) -> tuple[Machine, str]:
     return Dashboard(address).size(), f"the cluster at {address}"
 
 
-def _print_plan(config: SweepConfig, output: Path, address: str | None) -> None:
+def _print_dry_run(config: SweepConfig, output: Path, address: str | None) -> None:
+    """Print the search, the budget, the number of checkpoints and the worker groups of a sweep. Starts nothing."""
     from jepa_ray.sweep.concurrency import choose_concurrency
-    from jepa_ray.sweep.search import space
     from jepa_ray.sweep.search.budget import plan_budget
     from jepa_ray.sweep.search.warm_start import read_warm_starts
+    from jepa_ray.sweep.storage.location import locate_sweep
 
     machine, owner = _find_machine(address)
-    budget, warm_starts = plan_budget(config), read_warm_starts(config, output / "sweeps" / config.name)
-    resources = config.resources
-    groups = choose_concurrency(resources, [machine])
+    budget = plan_budget(config)
+    warm_starts = read_warm_starts(config, locate_sweep(config.name, config.storage, output).folder.path)
+    groups = choose_concurrency(config.resources, [machine])
+    lines = [
+        *_describe_search(config, budget),
+        *map(str, warm_starts),
+        f"trials: {budget.trials}, at most {budget.max_epochs} epochs each, rungs at {budget.rungs or 'none'}",
+        f"epochs in the worst case: {budget.worst_case_epochs}",
+        _describe_checkpoints(config, budget, groups),
+        _describe_groups(config, groups, machine, owner),
+    ]
+    print("\n".join(lines))
+
+
+def _describe_search(config: SweepConfig, budget: Budget) -> list[str]:
+    """The algorithm, the objectives, the space, and the configurations that are tried first."""
+    from jepa_ray.sweep.search import space
+
     points = "infinitely many" if budget.points is None else budget.points
     objectives = ", ".join(map(str, config.objectives))
-    print(f"sweep {config.name}: {config.search.algorithm} search, {objectives}")
-    if config.objective.warning:
-        print(f"warning: {config.objective.warning}")
-    print(f"space: {points} points")
-    print("".join(f"  {line}\n" for line in dump_yaml(config.to_dict()["space"]).splitlines()), end="")
+    lines = [f"sweep {config.name}: {config.search.algorithm} search, {objectives}"]
+    lines += [f"warning: {config.objective.warning}"] if config.objective.warning else []
+    lines += [f"space: {points} points"]
+    lines += [f"  {line}" for line in dump_yaml(config.to_dict()["space"]).splitlines()]
     if config.search.enqueue_base and space.base_point(config):
-        print("tried first: the base config's own values")
+        lines.append("tried first: the base config's own values")
     if config.search.enqueue:
-        print(f"tried first: {len(config.search.enqueue)} enqueued configurations")
-    for warm_start in warm_starts:
-        print(warm_start)
-    print(f"trials: {budget.trials}, at most {budget.max_epochs} epochs each, rungs at {budget.rungs or 'none'}")
-    print(f"epochs in the worst case: {budget.worst_case_epochs}")
-    print(_describe_checkpoints(config, budget, groups))
-    print(
+        lines.append(f"tried first: {len(config.search.enqueue)} enqueued configurations")
+    return lines
+
+
+def _describe_groups(config: SweepConfig, groups: int, machine: Machine, owner: str) -> str:
+    resources = config.resources
+    return (
         f"groups: {groups} at once, each {resources.workers_per_trial} worker(s) of"
         f" {resources.cpus_per_worker} cpu(s) and {resources.gpus_per_worker:g} gpu(s);"
         f" {owner} has {machine.cpus:g} cpus and {machine.gpus:g} gpus"

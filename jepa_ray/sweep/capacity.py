@@ -11,8 +11,8 @@ from jepa_ray.config import Resources
 from jepa_ray.machine import Machine
 from jepa_ray.sweep.concurrency import max_groups
 
-# Memory of a group's driver processes (trial actor, mailbox, Ray Train's controller). If it were reserved without a
-# realistic value, Ray would put the driver processes of all groups on one node.
+# Memory that is reserved for a group's driver processes (trial actor, mailbox, Ray Train's controller). With a much
+# smaller value, Ray would put the driver processes of all groups on one node.
 GROUP_DRIVER_BYTES = 2.0**30
 REFRESH_INTERVAL_S = 1.0  # between two requests for the list of nodes
 EXCUSED_S = 60.0  # a trial that fails within this time after a node was lost is retried without counting the failure
@@ -25,7 +25,7 @@ def list_nodes() -> dict[str, Machine]:
 
 
 def avoid_idle_head() -> dict[str, str]:
-    """Labels for the driver processes of groups that exclude a head node without CPUs, which could not hold them all.
+    """A label selector that keeps the groups' driver processes off a head node without CPUs, which has no room for all.
 
     Empty if the head node has CPUs for training, or if there is no other node.
     """
@@ -48,7 +48,7 @@ class Capacity:
         self._resources, self._list_nodes = resources, list_nodes
         self._nodes = list_nodes()
         self._refreshed = time.monotonic()
-        self._last_loss: float | None = None  # by the same clock
+        self._last_loss: float | None = None  # when the last loss was noticed, by `time.monotonic`
 
     def __call__(self) -> int:
         """The number of trials that may run now."""
@@ -63,7 +63,7 @@ class Capacity:
         if max_groups(self._resources, [free]):
             return None
         free_of_all = f"{free.cpus:g} of {whole.cpus:g} cpus, {free.gpus:g} of {whole.gpus:g} gpus"
-        return f"the cluster has no room now, {free_of_all} are free"
+        return f"no trial can start yet: {free_of_all} are free"
 
     def lost_a_node(self) -> bool:
         """Whether a node left within the last `EXCUSED_S` seconds."""

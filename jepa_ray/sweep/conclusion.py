@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import NoReturn
@@ -19,7 +18,7 @@ from jepa_ray.report.report_data import SweepState
 from jepa_ray.sweep import checkpoint_name
 from jepa_ray.sweep.final_planning import plan_with_best
 from jepa_ray.sweep.output import descriptions, leaderboard, reporting, results
-from jepa_ray.sweep.output.ranking import RANKED, rank_trials
+from jepa_ray.sweep.ranking import find_best, rank_trials
 from jepa_ray.sweep.recorder import Recorder
 from jepa_ray.sweep.storage.location import SweepLocation
 from jepa_ray.sweep.storage.records import TrialRecord
@@ -33,7 +32,8 @@ class Conclusion:
     """Writes the results of a session that trains no more: it was interrupted, or all trials have ended.
 
     Args:
-        study, tracker: what the results are read from, and where the trials' MLflow runs are.
+        study: the results are read from it.
+        tracker: writes them to MLflow.
         location: of the sweep's files.
         parent: the sweep's own MLflow run.
         console: where the results are printed.
@@ -46,7 +46,7 @@ class Conclusion:
         self._study, self._tracker, self._location = study, tracker, location
         self._parent, self._console, self._started = parent, console, started
         self._spec, self._folder = study.spec, location.folder.path
-        self._written: list[Path] = []
+        self._written: list[Path] = []  # the result files, which become artifacts of the parent run
 
     def interrupt(self, recorder: Recorder) -> NoReturn:
         """Write the results so far, and raise `Interrupted`.
@@ -69,9 +69,10 @@ class Conclusion:
         ranking = rank_trials(self._study)
         self._write_results(ranking, runs, SweepState.FINISHED)
         self._update_mlflow(ranking, runs)
-        if _find_best(ranking) is None:
-            first = ranking[0].error if ranking else "no trial was started"
-            raise TrialError(f"every trial failed; the first one: {first}")
+        if find_best(ranking) is None:
+            if not ranking:
+                raise TrialError("no trial was started")
+            raise TrialError(f"every trial failed; the error of the first one: {ranking[0].error}")
         for leftover in ("groups", "tune"):
             shutil.rmtree(self._folder / leftover, ignore_errors=True)
         self._location.publish(self._study)  # again, with MLflow's database as it is now
@@ -93,7 +94,7 @@ class Conclusion:
     def _write_results(self, ranking: list[TrialRecord], runs: dict[int, str], state: SweepState) -> int:
         """Write the leaderboard, the best model and the report; returns the number of trials in the ranking."""
         self._written = [self._folder / "spec.yaml", leaderboard.write_leaderboard(self._study, runs, self._folder)]
-        if best := _find_best(ranking):
+        if best := find_best(ranking):
             checkpoint = self._location.store.read(checkpoint_name(best.number))
             assert checkpoint is not None, ("the retention keeps the best checkpoint", best.number)
             self._written += results.write_best(self._study, best, checkpoint, self._folder)
@@ -124,7 +125,7 @@ class Conclusion:
         tracker.describe(self._parent, descriptions.describe_finished_sweep(self._study, ranking))
         registered = self._register_best(ranking, runs)
         tracker.stop_watching()
-        tracker.close_run(self._parent, failed=_find_best(ranking) is None)
+        tracker.close_run(self._parent, failed=find_best(ranking) is None)
         with self._console.status("writing to MLflow"):
             tracker.flush()
         if registered:
@@ -132,15 +133,10 @@ class Conclusion:
 
     def _register_best(self, ranking: list[TrialRecord], runs: dict[int, str]) -> Future[str] | None:
         """Register the best model, if the spec says so and there is one; the result is a line to be printed."""
-        best = _find_best(ranking)
+        best = find_best(ranking)
         has_model = any(path.suffix == ".pt" for path in self._written)
         if best is None or not has_model or not self._spec.registered_model or best.number not in runs:
             return None
         sweep_id = self._location.folder.id
         card = descriptions.make_model_card(self._study, best, self._folder, sweep_id, runs[best.number])
         return self._tracker.register(self._parent, card)
-
-
-def _find_best(ranking: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The best trial that did not fail."""
-    return next((record for record in ranking if record.status in RANKED), None)

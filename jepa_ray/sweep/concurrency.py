@@ -14,11 +14,12 @@ TOLERANCE = 1e-9  # of quotients: five shares of 0.2 GPUs are one GPU, although 
 
 
 def max_groups(resources: Resources, machines: Iterable[Machine]) -> int:
-    """How many groups fit at once: a worker needs one machine, the workers of a group may be on several."""
+    """How many groups fit at once. A worker needs a single machine; the workers of a group may be on several."""
     return sum(_workers_on(machine, resources) for machine in machines) // resources.workers_per_trial
 
 
 def _workers_on(machine: Machine, resources: Resources) -> int:
+    """How many workers fit on one machine."""
     by_cpus = math.floor(machine.cpus / resources.cpus_per_worker + TOLERANCE)
     if not resources.gpus_per_worker:
         return by_cpus
@@ -62,20 +63,20 @@ def _total(machines: Sequence[Machine]) -> tuple[float, float]:
 
 
 def _refuse(resources: Resources, machines: Sequence[Machine], *, growing: bool) -> NoReturn:
-    """Name the resource that keeps even one group from starting."""
-    remedy = "it could never start"
-    if growing:
-        remedy = "set resources.max_concurrent to a number, and the sweep waits for nodes"
+    """Raise `ConfigError`, which names the resource that not even one group has enough of."""
+    wait = "set resources.max_concurrent to a number, and the sweep waits for nodes" if growing else None
     per_worker = ("cpus", resources.cpus_per_worker), ("gpus", resources.gpus_per_worker)
     for (name, share), available in zip(per_worker, _total(machines), strict=True):
         needed = share * resources.workers_per_trial
         if needed > available + TOLERANCE:
             raise ConfigError(
                 f"resources: a trial needs {needed:g} {name} (workers_per_trial {resources.workers_per_trial} x"
-                f" {name}_per_worker {share:g}), but there are {available:g}: {remedy}"
+                f" {name}_per_worker {share:g}), but there are {available:g}:"
+                f" {wait or f'lower workers_per_trial or {name}_per_worker'}"
             )
+    fitting = sum(_workers_on(machine, resources) for machine in machines)
     raise ConfigError(
-        f"resources: a worker of {resources.cpus_per_worker} cpu(s) and {resources.gpus_per_worker:g} gpu(s) needs one"
-        f" node, and fewer than workers_per_trial ({resources.workers_per_trial}) of them fit on the {len(machines)}"
-        f" node(s): {remedy}"
+        f"resources: each worker ({resources.cpus_per_worker} CPUs, {resources.gpus_per_worker:g} GPUs) must fit on one"
+        f" node, but only {fitting} of the {resources.workers_per_trial} workers of a trial fit:"
+        f" {wait or 'lower workers_per_trial, cpus_per_worker or gpus_per_worker'}"
     )

@@ -7,7 +7,7 @@ from rich.console import Console
 from jepa_ray.planning.success import PlanningResult, plan_success
 from jepa_ray.storage import Storage
 from jepa_ray.sweep import checkpoint_name
-from jepa_ray.sweep.output.ranking import RANKED, rank_trials
+from jepa_ray.sweep.ranking import RANKED, rank_trials
 from jepa_ray.sweep.storage.records import PlanningScore, TrialRecord
 from jepa_ray.sweep.storage.study import Study
 from jepa_ray.tracking import Tracker

@@ -11,8 +11,8 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from jepa_ray.cli import StartupStatus
+from jepa_ray.config.dimensions import Params
 from jepa_ray.sweep.output.view import SweepView
-from jepa_ray.sweep.search.space import Params
 from jepa_ray.sweep.storage.records import TrialRecord
 from jepa_ray.train.mailbox import MAILBOX_SUFFIX, Progress
 from jepa_ray.train.progress import ProgressPolling
@@ -22,10 +22,10 @@ class NamedMailboxes:
     """The mailboxes of all worker groups in this Ray session, found by their names."""
 
     def __init__(self) -> None:
-        self._handles: dict[str, Any] = {}  # a lookup takes longer than a call
+        self._handles: dict[str, Any] = {}  # by name; kept, since a lookup takes longer than a call
 
     def __call__(self) -> list[Any]:
-        """The handles of those that are alive. Raises Ray's errors, also where there is no session."""
+        """The handles of those that are alive. Raises Ray's errors, for example if no session is open."""
         names = [name for name in ray.util.list_named_actors() if name.endswith(MAILBOX_SUFFIX)]
         self._handles = {name: self._handles.get(name) or ray.get_actor(name) for name in names}
         return list(self._handles.values())
@@ -34,7 +34,7 @@ class NamedMailboxes:
 class ProgressRelay(Callback):
     """Polls the mailboxes in a thread, and passes the progress on to the view in Ray Tune's thread.
 
-    So the view is only ever called by one thread, as by the recorder.
+    The recorder calls the view in Ray Tune's thread too, so a single thread makes all calls.
     """
 
     def __init__(self, view: LiveOutput) -> None:
@@ -56,15 +56,16 @@ class ProgressRelay(Callback):
 
 
 class LiveOutput:
-    """The startup status, and in its place the view as soon as a worker group trains or fails.
+    """Shows the startup status until a worker group trains or fails, and the view from then on.
 
-    A listener like the view: a terminal has room for only one of the two at a time.
+    It is a listener that passes every event on to the view. A terminal has room for only one of the two at a time.
     """
 
     def __init__(self, startup: StartupStatus, view: SweepView) -> None:
         self._startup, self._view = startup, view
 
     def __enter__(self) -> Self:
+        """Show that the first worker group is starting; only for a session that has something to train."""
         self._startup.show("starting the first worker group")
         return self
 

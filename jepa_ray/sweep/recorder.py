@@ -1,6 +1,6 @@
 """The callback of Ray Tune that records all results: in the study, in MLflow, and for the listeners.
 
-It is the only writer of a trial's results. The scheduler decides when a trial is stopped, and this writes why.
+It is the only writer of a trial's results. The scheduler decides when a trial is stopped, and the recorder writes why.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from jepa_ray.config import METRICS
+from jepa_ray.config.dimensions import Params
 from jepa_ray.errors import GroupStartError, StorageError
+from jepa_ray.formatting import format_params
 from jepa_ray.sweep import trial_name
-from jepa_ray.sweep.output.view import describe
 from jepa_ray.sweep.search.scheduler import TuneScheduler
-from jepa_ray.sweep.search.space import Params
 from jepa_ray.sweep.storage.records import Status, TrialRecord
 from jepa_ray.sweep.storage.retention import CheckpointRetention
 from jepa_ray.sweep.storage.study import Study
@@ -27,7 +27,7 @@ from jepa_ray.train.mailbox import Failure
 
 
 class Listener(Protocol):
-    """Receives every event after it was recorded: the view, the gauges."""
+    """Receives every event after it was recorded. The view and the gauges are listeners."""
 
     def trial_started(self, number: int, params: Params) -> None:
         """A group starts or continues a trial."""
@@ -53,7 +53,7 @@ class Recorder(Callback):
     be written, `GroupStartError` when a group cannot be started before any epoch was trained.
 
     Args:
-        study, tracker: what is written to.
+        study, tracker: where results are written.
         sweep_id: prefix of the keys of the trials' MLflow runs.
         parent: the sweep's own MLflow run.
         retention: is informed of every trial that ends, and deletes checkpoints.
@@ -99,7 +99,10 @@ class Recorder(Callback):
                 self._close(record)
 
     def run_ids(self, seconds: float | None = None) -> dict[int, str]:
-        """The ID of every trial's MLflow run, by trial number, after all writes. `StorageError` after `seconds`."""
+        """The ID of every trial's MLflow run, by trial number, after all writes.
+
+        Raises `StorageError` if a write failed, or if the writes take longer than `seconds`; None: no limit.
+        """
         self._tracker.flush(seconds)
         known = self._tracker.known_runs(f"{self._sweep_id}/")
         return {int(run.key.rpartition("/")[2]): run.id for run in known}
@@ -115,7 +118,7 @@ class Recorder(Callback):
                 repeat = {"repeat_of": trial_name(record.repeat_of)}
             self._runs[record.number] = self._tracker.open_run(
                 key=self._key(record.number),
-                name=f"{record.trial_id} {describe(params)}",
+                name=f"{record.trial_id} {format_params(params)}",
                 params=params,
                 parent=self._parent,
                 tags={"trial_id": record.trial_id, "status": Status.RUNNING} | repeat,
@@ -146,7 +149,10 @@ class Recorder(Callback):
             self._record_epoch(trial.config["number"], update)
 
     def _record_epoch(self, number: int, update: TrialUpdate) -> None:
-        """The reason of a stop is written before the epoch: a trial with the epoch but no reason would be continued."""
+        """Write an epoch to the study and MLflow, and inform the listeners.
+
+        The reason of a stop is written first: after a crash, a trial with the epoch but no reason would be continued.
+        """
         epoch = update.result.epoch
         metrics = {name: update.result.metrics[name] for name in METRICS if name in update.result.metrics}
         self._note_end(number, update)

@@ -27,6 +27,7 @@ from jepa_ray.cli import StartupStatus, sigterm_as_interrupt
 from jepa_ray.config import Budget, SweepConfig, check_name, dump_yaml, load_sweep_config
 from jepa_ray.errors import JepaRayError, StorageError, first_line
 from jepa_ray.files import remove_partial_files
+from jepa_ray.formatting import format_count
 from jepa_ray.machine import Machine
 from jepa_ray.sweep import trial_name
 from jepa_ray.sweep.capacity import GROUP_DRIVER_BYTES, Capacity, avoid_idle_head, list_nodes
@@ -80,20 +81,23 @@ def run_sweep(
         startup: shows what is being started; closed when the first worker group trains.
 
     Raises:
-        ConfigError, DataError: bad input; nothing was written.
+        ConfigError, DataError: bad input; no trial was trained.
         Interrupted: by Ctrl-C or SIGTERM; the same call continues.
-        TrialError: no trial succeeded.
+        StorageError: results could not be written; the same call continues.
+        TrialError: no trial succeeded, or the first worker group could not be started.
+        JepaRayError: Ray could not be started.
     """
     location = location or locate_sweep(spec.name, spec.storage, output)
     machine = None if address else Machine.local()
     say = partial(console.print, soft_wrap=True)
     with startup or StartupStatus(console) as status:
-        _check_resources(spec, machine)
+        _check_spec(spec, machine)
         if fresh or not location.has_study:
             read_warm_starts(spec, location.folder.path)  # once the sweep's folder exists, it is too late to refuse
         status.show("preparing the dataset")
         here = spec.with_data(str(packed.resolve())) if packed else spec
-        check_trainable(here.trial_config({}), console, (objective.metric for objective in spec.objectives))
+        metrics = [objective.metric for objective in spec.objectives]
+        check_trainable(here.trial_config({}), console, metrics, "objective")
         if packed:
             spec = spec.with_data(location.data_location(packed))
         with location.claim(dump_yaml(spec.to_dict()), fresh=fresh, growing=GROWING, say=say) as aside:
@@ -126,7 +130,7 @@ def resume_sweep(
     return run_sweep(spec, output, console, address=address, location=location, startup=startup)
 
 
-def _check_resources(spec: SweepConfig, machine: Machine | None) -> None:
+def _check_spec(spec: SweepConfig, machine: Machine | None) -> None:
     """Refuse a search that cannot work, and resources that this machine does not have. Raises `ConfigError`."""
     plan_budget(spec)
     if machine:
@@ -137,24 +141,24 @@ def _check_resources(spec: SweepConfig, machine: Machine | None) -> None:
 class _Concurrency:
     """How many worker groups run at once, and where."""
 
-    groups: int  # when the session begins
-    limit: Callable[[], int]  # now
-    excused: Callable[[], bool]  # whether a failure that happens now does not count
+    groups: int  # that fit when the session begins
+    limit: Callable[[], int]  # returns how many trials may run at the time of the call
+    excused: Callable[[], bool]  # returns whether a failure at the time of the call does not count
     placement: Placement
 
     @classmethod
     def on_machine(cls, spec: SweepConfig, machine: Machine) -> _Concurrency:
-        """A fixed number. Raises `ConfigError`."""
+        """A fixed number. Raises `ConfigError` if not even one group fits, or fewer than the spec demands."""
         groups = choose_concurrency(spec.resources, [machine])
         return cls(groups, lambda: groups, lambda: False, Placement())
 
     @classmethod
     def on_cluster(cls, spec: SweepConfig, console: Console) -> _Concurrency:
-        """As many as fit on the nodes of the connected cluster. Raises `ConfigError`."""
+        """As many as fit on the nodes of the connected cluster. Raises `ConfigError` if not even one group fits."""
         capacity = Capacity(spec.resources)
         groups = choose_concurrency(spec.resources, list(list_nodes().values()), growing=True)
         if busy := capacity.describe_shortage():
-            console.print(f"{busy}; the sweep waits for it", soft_wrap=True)
+            console.print(f"{busy}; the sweep waits", soft_wrap=True)
         placement = Placement(avoid_idle_head(), GROUP_DRIVER_BYTES, wait_for_nodes=True)
         return cls(groups, capacity, capacity.lost_a_node, placement)
 
@@ -203,8 +207,9 @@ class _Session:
 
     def _greet(self, session: RaySession, tracker: Tracker, budget: Budget, groups: int) -> None:
         say = partial(self.console.print, soft_wrap=True)
-        plan = f"{budget.trials} trials of at most {budget.max_epochs} epochs on {groups} warm groups"
-        say(f"sweep {self.spec.name}: {plan}, results in {self.location}")
+        trials, epochs = format_count(budget.trials, "trial"), format_count(budget.max_epochs, "epoch")
+        text = f"{trials} of at most {epochs} on {format_count(groups, 'worker group')}"
+        say(f"sweep {self.spec.name}: {text}, results in {self.location}")
         if session.dashboard:
             token = f"  (its token is in {session.token})" if session.token else ""
             say(f"Ray dashboard  {session.dashboard}{token}")
@@ -230,21 +235,23 @@ class _Session:
         budget: Budget,
         concurrency: _Concurrency,
     ) -> Recorder:
-        """Train what the searcher suggests, until nothing is left or the session is interrupted."""
+        """Train what the searcher suggests, until nothing is left or an interruption; returns the recorder."""
         earlier = study.records()
         ended = [record for record in earlier if record.status is not Status.RUNNING]
         scheduler = TuneScheduler(make_stopping_rule(self.spec), study)
         retention = CheckpointRetention(study, self.location.store)
-        with LiveOutput(self.startup, SweepView(self.spec, budget, self.console, ended)) as live:
-            listeners: list[Listener] = [live, SweepGauges(self.spec, ended)]
-            recorder = Recorder(
-                study, tracker, self.folder.id, parent, retention, listeners, scheduler, concurrency.excused
-            )
-            if earlier:
-                recorder.catch_up()
-            if not searcher.exhausted:
-                with ProgressRelay(live) as relay:
-                    self._run_tune(searcher, scheduler, [recorder, relay], concurrency.placement)
+        live = LiveOutput(self.startup, SweepView(self.spec, budget, self.console, earlier))
+        listeners: list[Listener] = [live, SweepGauges(self.spec, ended)]
+        recorder = Recorder(
+            study, tracker, self.folder.id, parent, retention, listeners, scheduler, concurrency.excused
+        )
+        if earlier:
+            self.startup.show("updating MLflow")
+            recorder.catch_up()
+        if not searcher.exhausted:
+            with live, ProgressRelay(live) as relay:
+                self._run_tune(searcher, scheduler, [recorder, relay], concurrency.placement)
+        self.startup.close()
         return recorder
 
     def _run_tune(
@@ -274,7 +281,7 @@ class _Session:
 
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Ray Tune wraps what a callback raises: raise the original error instead, or what it means to the user."""
+    """Raise the original error instead of Ray Tune's wrapper; an error of a disk or database becomes `StorageError`."""
     try:
         yield
     except Exception as error:

@@ -72,7 +72,8 @@ class SweepTrial(Trainable):
     def start_group(self) -> Group:
         """Start a worker group with this sweep's resources. Raises `GroupStartError`.
 
-        If a node is lost, its trial waits until another group is done or a node joins; it must not fail.
+        A sweep that has trained before waits for resources for a long time: after the loss of a node, a trial must not
+        fail, but wait until another group is done or a node joins.
         """
         from jepa_ray.train.worker_group import START_TIMEOUT_S, WorkerGroup  # imports torch, which only a group needs
 
@@ -93,7 +94,7 @@ class SweepTrial(Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Called by Ray Tune when the actor starts."""
         self._group: Group | None = None
-        self._name = f"{self.spec.name}-group-{uuid.uuid4().hex[:6]}"  # this process ends when its group dies
+        self._name = f"{self.spec.name}-group-{uuid.uuid4().hex[:6]}"  # unique: this process ends when its group dies
         self._begin(config)
 
     def __repr__(self) -> str:
@@ -114,7 +115,8 @@ class SweepTrial(Trainable):
     def step(self) -> dict[str, Any]:
         """Train one epoch, and return it as `to_tune` does.
 
-        A failure of the trial itself ends the trial here; the death of the group is raised, so that Ray Tune retries.
+        A failure of the trial itself ends the trial here. `GroupDiedError` is raised, so that Ray Tune retries the
+        trial, and `StorageError`, which ends the sweep.
 
         The first step of a trial that has a checkpoint trains nothing. It returns the result that was saved with the
         checkpoint, since the driver may have died before it recorded that result.
@@ -129,7 +131,7 @@ class SweepTrial(Trainable):
         return to_tune(result, trained_by, objective)
 
     def _next_epoch(self) -> tuple[EpochResult, TrainedBy]:
-        """The next epoch's result, and who trained it when, which is not known of a result from a checkpoint."""
+        """The result of the next epoch, and where and when it was trained; a checkpoint's result has no such record."""
         group = self._group = self._group or self.start_group()
         checkpoint = checkpoint_name(self._number)
         if not self._started:

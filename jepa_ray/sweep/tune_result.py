@@ -1,7 +1,7 @@
 """The border to Ray Tune: what a trial returns from a step, and what the scheduler and the recorder read from it.
 
 Ray Tune needs a flat dictionary with the objective and `done`. Everything else travels as one typed object in it.
-Imports neither Ray nor Optuna, so that a trial's process stays small.
+Imports neither Ray nor Optuna: the process of a trial needs no Optuna, and the records of the study need no Ray.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def to_tune(result: EpochResult, trained_by: TrainedBy, objective: str) -> dict[
 
     Args:
         result: what the worker group replied.
-        trained_by: the group, and the end of the epoch.
+        trained_by: the group and the machines that trained the epoch, and its end.
         objective: the metric that the sweep optimizes.
     """
     update = TrialUpdate(dataclasses.replace(result, checkpoint=[]), trained_by)

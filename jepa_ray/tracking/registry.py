@@ -23,7 +23,7 @@ ALIAS = "best"
 KEY_TAG = "jepa_ray.key"
 LOADER = "adapters.pyfunc"  # the module whose `_load_pyfunc` MLflow calls
 PACKAGE = Path(__file__).parent.parent
-REQUIREMENTS = ["torch>=2.8", "numpy>=2", "pydantic>=2.9", "pyyaml>=6"]
+REQUIREMENTS = ["torch>=2.8", "numpy>=2", "pydantic>=2.11.7", "pyyaml>=6.0.1"]  # as in pyproject.toml
 _OWN_IMPORT = re.compile(r"^(\s*(?:from|import) )jepa_ray\b", re.MULTILINE)
 
 
@@ -55,6 +55,7 @@ def _version(client: Any, card: ModelCard) -> str | None:
 
 
 def _add(client: Any, experiment: str, parent: str, card: ModelCard) -> str:
+    """Log the model and make it a new version of the registered model; returns the version."""
     _make_name(client, card.name)
     logged = _log(client, experiment, parent, card)
     made = client.create_model_version(
@@ -74,6 +75,7 @@ def _add(client: Any, experiment: str, parent: str, card: ModelCard) -> str:
 
 
 def _make_name(client: Any, name: str) -> None:
+    """Create the registered model `name`, which the versions belong to, unless it exists."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -20,15 +21,15 @@ def with_retries(write: Callable[[], T], seconds: float, on_failure: Callable[[]
     minute they try once every half minute, and then give up.
     """
     deadline = time.monotonic() + seconds
-    for attempt in range(10**9):
+    pauses = itertools.chain(PAUSES_S, itertools.repeat(PAUSE_S))
+    while True:
         try:
             return write()
         except Exception as error:
             on_failure()
             if not is_away(error) or time.monotonic() > deadline:
                 raise
-        time.sleep(PAUSES_S[attempt] if attempt < len(PAUSES_S) else PAUSE_S)
-    raise AssertionError("unreachable: the deadline ends the loop")
+        time.sleep(next(pauses))
 
 
 def is_away(error: Exception) -> bool:

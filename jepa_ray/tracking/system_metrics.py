@@ -16,7 +16,12 @@ INTERVAL_S = 10.0
 
 
 class MachineMetrics:
-    """A thread that measures every ten seconds and passes the values to `record`, until `stop` is called."""
+    """A thread that measures every `INTERVAL_S` seconds, until `stop` is called.
+
+    Args:
+        disk: a path on the disk that is measured.
+        record: receives the values by MLflow's names (percent, megabytes); it is called in the measuring thread.
+    """
 
     def __init__(self, disk: Path, record: Callable[[dict[str, float]], None]) -> None:
         self._disk, self._record = disk, record

@@ -87,6 +87,11 @@ class Tracker:
 
     While a server is unavailable, updates are kept and the writes are retried (`retry.py`); callers do not wait. An
     error is raised by the next call, at the latest by `flush`. Raises `ConfigError` if the store cannot be opened.
+
+    Args:
+        config: URI of the store, name of the experiment and W&B project, all optional.
+        output: the output root, for a local database and files.
+        default_experiment: name of the experiment, if the config has none.
     """
 
     def __init__(self, config: TrackingConfig, output: Path, default_experiment: str) -> None:
@@ -133,7 +138,15 @@ class Tracker:
         parent: Run | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> Run:
-        """Open the run with this key: the run of an earlier session if there is one, otherwise a new run."""
+        """Open the run with this key: the run of an earlier session if there is one, otherwise a new run.
+
+        Args:
+            key: identifies the run in the experiment.
+            name: as the UI shows it.
+            params: are cut to `MAX_VALUE` characters.
+            parent: the run below which the UI shows this one.
+            tags: of a new run.
+        """
         masked = {k: secrets.mask(v) if isinstance(v, str) else v for k, v in params.items()}
         run: Run = self._submit(self._open, key, secrets.mask(name), masked, parent, dict(tags or {}))
         self._update(run, RunUpdate(params={k: str(v)[:MAX_VALUE] for k, v in masked.items()}))
@@ -222,7 +235,7 @@ class Tracker:
         self._update(run, RunUpdate(metrics=[(name, value, now, step) for name, value in metrics.items()]))
 
     def tag(self, run: Run | str, tags: Mapping[str, str]) -> None:
-        """Set tags."""
+        """Set tags. MLflow's are cut to `MAX_VALUE` characters."""
         tags = {k: secrets.mask(v) for k, v in tags.items()}
         self._update(run, RunUpdate(tags={k: v[:MAX_VALUE] for k, v in tags.items()}))
         if mirror := self._mirror:

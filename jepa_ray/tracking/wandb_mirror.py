@@ -15,7 +15,13 @@ from jepa_ray.errors import ConfigError
 
 
 class WandbMirror:
-    """One W&B project. Only the tracker's writer thread uses it. Raises `ConfigError` if wandb is not installed."""
+    """One W&B project. Only the tracker's writer thread uses it. Raises `ConfigError` if wandb is not installed.
+
+    Args:
+        project: its name.
+        group: W&B's group of all runs.
+        output: folder for W&B's own files.
+    """
 
     def __init__(self, project: str, group: str, output: Path) -> None:
         if importlib.util.find_spec("wandb") is None:

@@ -16,13 +16,14 @@ import ray
 from jepa_ray import secrets
 from jepa_ray.errors import ConfigError, JepaRayError
 
+# Settings of Ray that apply unless the user sets the variables. They switch off output and files that are not needed.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES as it is in processes without a GPU
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are recorded in optuna.db and MLflow
-    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # no progress tables of Ray Tune
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Ray Tune's snapshots are not needed: a sweep resumes from its study
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # no warnings about these snapshots
 }
 
 
@@ -53,10 +54,12 @@ def ray_session(address: str | None, cpus: float, gpus: float, log: Path) -> Ite
             context = ray.init(address=address or "local", log_to_driver=False, **size)
             _send_log_to(sink)  # ray.init installs its own handler again
         except Exception as error:  # Ray raises many kinds, a plain Exception after a timeout
+            why = secrets.mask(str(error))
             if address:
-                why = secrets.mask(str(error))
-                raise ConfigError(f"--address {address}: no Ray cluster can be used there ({why})") from None
-            raise JepaRayError(f"Ray could not be started here: {error} (details in {log})") from None
+                raise ConfigError(
+                    f"--address {address}: no Ray cluster can be reached at this address ({why})"
+                ) from None
+            raise JepaRayError(f"Ray could not be started on this machine: {why} (details in {log})") from None
         try:
             url = f"http://{context.dashboard_url}" if context.dashboard_url else None
             yield RaySession(url, _find_token())
@@ -74,6 +77,7 @@ def _redirected(log: Path) -> Iterator[TextIO]:
 
 
 def _send_log_to(sink: TextIO) -> None:
+    """Send Ray's log messages to `sink` only."""
     handler = logging.StreamHandler(sink)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger("ray").handlers[:] = [handler]

@@ -60,7 +60,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Hyperparameters of one optimiser step; they do not affect any tensor's shape."""
+    """Hyperparameters of one optimizer step; they do not affect any tensor's shape."""
 
     learning_rate: float
     ema_decay: float
@@ -69,7 +69,7 @@ class StepSettings:
 
 
 def train_step(state: TrainState, batch: Batch, settings: StepSettings) -> Tensor:
-    """Run one optimiser step and one EMA update. Returns the detached loss, without waiting for the device."""
+    """Run one optimizer step and one EMA update. Returns the detached loss (), without waiting for the device."""
     with torch.autocast(batch.observations.device.type, torch.bfloat16, enabled=settings.bf16):
         loss = state.loss(batch.observations, batch.actions)
     loss.backward()
@@ -86,7 +86,13 @@ def train_step(state: TrainState, batch: Batch, settings: StepSettings) -> Tenso
 class Trainer:
     """Trains one run or trial, epoch by epoch.
 
-    Raises `ConfigError` if config and data do not fit together.
+    Args:
+        config: of the run.
+        dataset: on the device that is to train.
+        comm: of the workers that train together; None: that of torch's process group.
+
+    Raises:
+        ConfigError: config and data do not fit together.
     """
 
     def __init__(self, config: TrainConfig, dataset: TrajectoryDataset, comm: Communicator | None = None) -> None:
@@ -108,7 +114,7 @@ class Trainer:
 
         `progress` is called about once a second while training, and after the last step.
 
-        Raises `TrialError` on all ranks together if the loss is not finite.
+        Raises `TrialError` on all ranks together if the loss or the objective is not finite.
         """
         started = time.perf_counter()
         train_loss = self._train(progress)
@@ -126,6 +132,7 @@ class Trainer:
         return metrics
 
     def _train(self, progress: ShowProgress | None) -> float:
+        """Train one epoch. Returns the loss, averaged over all steps and ranks."""
         state, training = self.state, self.config.training
         seed_for_epoch(self.config.experiment.seed, state.epoch, self.comm.rank)
         state.learner.reseed(epoch_seed(self.config.experiment.seed, state.epoch, rank=0))  # the same on all ranks
@@ -215,7 +222,8 @@ def windows(training: TrainingConfig, dataset: TrajectoryDataset) -> Tensor:
     if len(rows) < training.batch_size:
         samples = "transitions" if steps == 1 else f"windows of training.loss.rollout_steps {steps}"
         raise ConfigError(
-            f"training.batch_size is {training.batch_size}, but the data has only {len(rows)} training {samples}"
+            f"training.batch_size is {training.batch_size}, but the data has only {len(rows)} training {samples}:"
+            f" use at most {len(rows)}"
         )
     return rows
 

@@ -37,7 +37,7 @@ class PeriodicCheckpoints:
         every = self.experiment.checkpoint_every
         if every is None or epoch % every:
             return
-        from jepa_ray.train.checkpoint import epoch_model, from_bytes, to_bytes  # with torch, which few callers need
+        from jepa_ray.train.checkpoint import epoch_model, from_bytes, to_bytes  # imports torch
 
         self.store.write(epoch_name(epoch), to_bytes(epoch_model(from_bytes(training_checkpoint))))
         if limit := self.experiment.keep_checkpoints:

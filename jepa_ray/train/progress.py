@@ -22,11 +22,11 @@ LINE_INTERVAL_S = 30.0  # between two lines where the output is not a terminal
 class ProgressPolling:
     """A daemon thread that asks the mailboxes about once a second, and passes on their latest progress.
 
-    An error of Ray means that a group or the cluster is gone, which is handled elsewhere: this only skips the poll.
+    An error of Ray means that a group or the cluster has ended. That is handled elsewhere, so only the poll is skipped.
 
     Args:
         mailboxes: the handles of the mailbox actors that exist now.
-        show: receives the latest `Progress` of each, in this thread.
+        show: receives the latest `Progress` of each; it is called in the polling thread.
     """
 
     def __init__(self, mailboxes: Callable[[], Iterable[Any]], show: Callable[[Progress], None]) -> None:
@@ -45,7 +45,7 @@ class ProgressPolling:
     def _poll_until_ended(self) -> None:
         pause = POLL_INTERVAL_S
         while not self._ended.wait(pause):
-            started = time.thread_time()
+            started = time.thread_time()  # CPU time of this thread only
             for progress in self._poll():
                 if not self._ended.is_set():
                     self._show(progress)

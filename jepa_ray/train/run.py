@@ -1,7 +1,7 @@
 """A single training run. It uses the same kind of worker group as a sweep.
 
-outputs/<experiment.name>/: config.yaml, checkpoint.pt (last epoch), best_jepa_model.pt, metrics.csv, ray.log, and with
-experiment.checkpoint_every checkpoints/epoch_00010.pt and so on
+outputs/<experiment.name>/: config.yaml, checkpoint.pt (last epoch), best_jepa_model.pt, metrics.csv, ray.log; if
+experiment.checkpoint_every is set, also checkpoints/epoch_00010.pt, checkpoints/epoch_00020.pt, ...
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from jepa_ray.cli import StartupStatus
-from jepa_ray.config import METRICS, Place, TrainConfig, dump_yaml, metrics_shown
+from jepa_ray.config import METRIC_INFO, METRICS, Place, TrainConfig, dump_yaml, metrics_shown
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.errors import ConfigError, Interrupted
 from jepa_ray.files import RunFolder, flat, write_atomically
@@ -46,7 +46,8 @@ def run_training(
 
     `startup` shows what is being started, until the first epoch begins.
 
-    Raises `ConfigError` or `DataError` before anything is written, `TrialError`, or `Interrupted`.
+    Raises `ConfigError` or `DataError` before an epoch is trained; `TrialError` if training fails; `StorageError` if
+    results cannot be written; `Interrupted`.
     """
     folder = RunFolder(output.resolve() / config.experiment.name, "config.yaml", TrainConfig.add_defaults)
     document = dump_yaml(config.to_dict())
@@ -65,24 +66,30 @@ def run_training(
             return _show(config, folder, console)
 
 
-def check_trainable(config: TrainConfig, console: Console, further: Iterable[str] = ()) -> None:
+def check_trainable(
+    config: TrainConfig, console: Console, further: Iterable[str] = (), key: str = "experiment.objective"
+) -> None:
     """Open or generate the dataset and build the model once, so that errors in either are reported before Ray starts.
 
-    `further` are metrics that are optimised besides the config's objective. Raises `DataError` or `ConfigError`.
+    `further` are metrics that are optimized besides the config's objective, and `key` is the objective's key in the
+    user's file, for messages. Raises `DataError` or `ConfigError`.
     """
     objective = config.experiment.objective
     if objective.warning:
         console.print(f"warning: {objective.warning}", style="yellow", soft_wrap=True)
     dataset = TrajectoryDataset.from_config(config.data, torch.device("cpu"))
-    if "rollout_probe_r2" in (objective.metric, *further) and not dataset.has_states:
+    labelled = [name for name in (objective.metric, *further) if METRIC_INFO[name].needs_labels]
+    if labelled and not dataset.has_states:
         raise ConfigError(
-            "objective.metric is rollout_probe_r2, but the data has no state labels, which this metric needs"
+            f"{key}.metric is {labelled[0]}, but the data has no state labels, which this metric needs:"
+            " use val_rollout_mrr, or data with state labels"
         )
     windows(config.training, dataset)
     build_learner(config.model, config.training, dataset.spec, Communicator().average)
 
 
 def _check_fits(config: TrainConfig, machine: Machine) -> None:
+    """Raise `ConfigError` if the workers need more CPUs or GPUs than the machine has."""
     training = config.training
     for name, per_worker, offered in (
         ("cpus", training.cpus_per_worker, machine.cpus),
@@ -91,7 +98,7 @@ def _check_fits(config: TrainConfig, machine: Machine) -> None:
         if training.num_workers * per_worker > offered:
             raise ConfigError(
                 f"training.num_workers {training.num_workers} x training.{name}_per_worker {per_worker:g} is more than"
-                f" the {offered:g} {name} of this machine"
+                f" the {offered:g} {name} of this machine: lower one of them"
             )
 
 
@@ -107,6 +114,7 @@ class _Run:
         self.rows: list[dict[Any, Any]] = []
 
     def train(self) -> None:
+        """Start Ray and a worker group, train to the end, and mark the run as finished."""
         training, started = self.config.training, time.monotonic()
         machine = Machine.local()
         self.startup.show("starting Ray and the tracking store")
@@ -182,6 +190,7 @@ def _read_metrics(folder: RunFolder) -> pd.DataFrame:
 
 
 def _show(config: TrainConfig, folder: RunFolder, console: Console) -> pd.DataFrame:
+    """Print the best epoch of a finished run, and return its metrics."""
     frame = _read_metrics(folder)
     objective = config.experiment.objective
     column = frame[objective.metric]

@@ -50,6 +50,7 @@ def validate(model: JEPA, dataset: TrajectoryDataset, comm: Communicator, horizo
 
 
 def _flat(module: torch.nn.Module) -> Tensor:
+    """All parameters of a module as one vector."""
     return torch.cat([p.flatten() for p in module.parameters()])
 
 
@@ -83,6 +84,7 @@ class _ValidationFrames:
 def _encode(
     encoder: Callable[[Tensor], Tensor], dataset: TrajectoryDataset, rows: Tensor, comm: Communicator
 ) -> Tensor:
+    """The embeddings of all rows on every rank; each rank encodes its share of them."""
     mine = rows[comm.share(len(rows))]
     part = torch.cat([encoder(dataset.observations(chunk)).float() for chunk in mine.split(ENCODE_ROWS)])
     return comm.gather(part, len(rows))  # (V, D)
@@ -126,7 +128,10 @@ def _rollouts(
     comm: Communicator,
     horizon: int,
 ) -> dict[str, Tensor]:
-    """The metrics of open-loop predictions: the ranking metrics, and the probe if the data has state labels."""
+    """The metrics of open-loop predictions: the ranking metrics, and the probe if the data has state labels.
+
+    All roll-outs have `horizon` steps. Steps after the end of a trajectory are predicted too, and their ranks are NaN.
+    """
     lengths, offsets = frames.lengths[:MAX_TRAJECTORIES], frames.offsets[:MAX_TRAJECTORIES]
     padded, on_device = frames.padded(online, MAX_TRAJECTORIES), lengths.to(online.device)
     observation_ids = frames.padded(dataset.val_observation_ids(len(lengths))[:, None].to(online), MAX_TRAJECTORIES)

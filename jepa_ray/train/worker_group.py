@@ -195,6 +195,7 @@ def run_worker(config: dict[str, Any]) -> None:
 
 
 def _receive(mailbox: Any, comm: Communicator) -> Command:
+    """Wait for the next command; rank 0 takes it from the mailbox and broadcasts it."""
     command = [ray.get(mailbox.take.remote()) if comm.rank == 0 else None]
     if comm.world > 1:
         dist.broadcast_object_list(command)
@@ -223,6 +224,7 @@ class _Worker:
         self._number = 0  # of the trial in its sweep
 
     def run(self, command: Command) -> Any:
+        """Run a command, and return this rank's reply; the driver gets that of rank 0."""
         match command:
             case Ping():
                 return _hosts(self._comm)

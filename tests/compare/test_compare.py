@@ -347,7 +347,7 @@ def _again(config: TrainConfig, settings: Settings, output: Path, runs: list[Mea
     other = dataclasses.replace(settings, target_mrr=1.0)
     with (output / "again").open("w") as file:
         assert run_comparison(config, other, output, Console(file=file)) == runs
-    assert (output / "again").read_text().count("measured before") == 2
+    assert (output / "again").read_text().count("already measured, not repeated") == 2
     assert "not reached" in (output / "compare/jepa_training/comparison.md").read_text()
     with pytest.raises(ConfigError, match="--fresh"):
         run_comparison(config, dataclasses.replace(settings, minutes=2.0), output, Console(quiet=True))

@@ -55,11 +55,27 @@ def test_unrelated_actions_give_no_verdict() -> None:
     assert gather_evidence(recording, noise, recording.columns["observation"]).verdict is None
 
 
+def test_nan_actions_decide_without_reading_the_observations() -> None:
+    """Observations may be videos, which are slow to decode."""
+
+    class Unread:
+        shape, dtype = (EPISODES * ROWS, 2), np.dtype(np.float64)
+
+        def __getitem__(self, rows: slice, /) -> np.ndarray:
+            raise AssertionError("was read")
+
+    recording = walk("previous")
+    action = recording.columns["action"][:].copy()
+    action[recording.offsets] = np.nan
+    assert gather_evidence(recording, action, Unread()).verdict == "previous"
+
+
 def test_data_that_contradicts_the_format_is_refused_unless_the_alignment_is_set() -> None:
     shifted = walk("previous")
     with pytest.raises(
         DataError,
-        match=r"walk: by the format \(a test's\) .*, but in the data .* set data.action_alignment to previous, or to n",
+        match=r"walk: by the format \(a test's\) .*, but in the data .*"
+        r" set data.action_alignment \(convert: --action-alignment\) to previous, or to n",
     ):
         select(shifted, config())
     right = training_actions(walk("next"))

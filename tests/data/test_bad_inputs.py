@@ -186,7 +186,7 @@ HDF5: dict[str, tuple[Any, ...]] = {
     ),
     "fewer actions than observations": (
         lambda to: written.canonical(to, action=ACTION[:-1]),
-        "action has shape (15, 2), but observation has 16 rows",
+        "action has shape (15, 2), but pixels has 16 rows",
     ),
     "NaN in an observation": (
         lambda to: written.vectors(to, observation=replace_row(SEEN, 3, np.nan)),
@@ -208,7 +208,7 @@ HDF5: dict[str, tuple[Any, ...]] = {
     "actions with the other alignment": (
         lambda to: written.canonical(to, **previous_actions()),
         "by the format (canonical HDF5) action[t] leads from row t to t + 1, but in the data",
-        "set data.action_alignment to previous",
+        "set data.action_alignment (convert: --action-alignment) to previous",
     ),
     "actions that are text": (
         lambda to: written.canonical(to, action=[b"left"] * ROWS),
@@ -237,7 +237,10 @@ HDF5: dict[str, tuple[Any, ...]] = {
         lambda to: written.canonical(to, pixels=np.moveaxis(PIXELS, 3, 1)),
         "looks like channels first",
     ),
-    "a single value as pixels": (lambda to: written.canonical(to, pixels=np.uint8(1)), "observation has shape ()"),
+    "a single value as pixels": (
+        lambda to: written.canonical(to, pixels=np.uint8(1)),
+        "pixels has shape (), but must have rows",
+    ),
     "a column without an array": (
         lambda to: replace_dataset(
             written.canonical(to), "pixels", lambda f: f.create_dataset("pixels", data=h5py.Empty("u1"))
@@ -544,7 +547,7 @@ FOLDERS: dict[str, tuple[Any, ...]] = {
     ),
     "DINO-WM, fewer actions": (
         lambda to: written.dino_wm(to, actions=written.padded(ACTION)[:, :4]),
-        "a table has (3, 4) episodes and rows, but must have (3, 7)",
+        "actions.pth: has (3, 4) episodes and rows, but must have (3, 7)",
     ),
     "DINO-WM, no actions": (lambda to: written.dino_wm(to, actions=None), "lacks the actions", "rel_actions.pth"),
     "DINO-WM, lengths that are floats": (

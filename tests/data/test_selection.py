@@ -128,6 +128,31 @@ def test_resize_and_grayscale_of_vectors_are_refused(settings: dict[str, Any]) -
         select(recording(), config(**settings))
 
 
+def test_grayscale_of_two_channels_is_refused_with_the_file() -> None:
+    frames = np.zeros((ROWS, 5, 4, 2), np.uint8)
+    with pytest.raises(
+        DataError, match=r"^planted: grayscale needs frames with 1 or 3 channels, but they have 2: leave"
+    ):
+        select(recording(pixels=frames), config(grayscale=True))
+
+
+def test_too_many_discrete_actions_for_one_hot_vectors_are_refused_with_the_file() -> None:
+    action = np.arange(ROWS) * 1000
+    rule = f"planted: discrete actions have {action[-1] + 1} values in total, but at most 4096 can be one-hot encoded"
+    with pytest.raises(DataError, match=f"^{rule}: set data.frameskip to 1$"):
+        select(recording(action=action), config(frameskip=2))
+    with pytest.raises(DataError, match=f"^{rule.replace(str(action[-1] + 1), str(action[-1] + 2))}$"):
+        select(recording(action=np.stack([action, 0 * action], axis=1)), config())
+
+
+def test_messages_name_the_column_that_is_the_observation() -> None:
+    bad = np.full((ROWS, 2), np.nan)
+    with pytest.raises(DataError, match="planted: proprio is not finite"):
+        select(recording(proprio=bad), config(observation="proprio"))
+    with pytest.raises(DataError, match="planted: pixels has shape"):
+        select(recording(pixels=np.zeros((ROWS, 4), np.uint8)), config())
+
+
 def test_channels_first_is_refused() -> None:
     with pytest.raises(DataError, match="channels first"):
         select(recording(pixels=np.zeros((ROWS, 3, 32, 32), np.uint8)), config())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.running import board
+from helpers.running import read_leaderboard
 from jepa_ray.config import TrainConfig
 
 UNTRAINED = 1e-12  # a learning rate that leaves a model as it was initialised: at chance
@@ -28,7 +28,7 @@ class Swept:
 
     def board(self) -> pd.DataFrame:
         """Its leaderboard, without what differs from run to run."""
-        return board(self.output).drop(columns=MEASURED)
+        return read_leaderboard(self.output).drop(columns=MEASURED)
 
 
 def reference_spec(train_config: TrainConfig) -> dict[str, Any]:

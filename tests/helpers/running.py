@@ -62,7 +62,7 @@ class Running:
         raise AssertionError(f"it did not happen: {self.printed()}")
 
     def kill(self, process: int, sent: int = signal.SIGKILL) -> None:
-        """Send a signal; a process that is gone already is as good as killed."""
+        """Send a signal; no effect if the process has ended."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, sent)
 
@@ -77,7 +77,7 @@ class Running:
         return self.printed()
 
     def wait(self, seconds: float) -> int | None:
-        """Its exit code, None if it still runs after so long."""
+        """Its exit code; None if it is still running after `seconds`."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None and time.monotonic() < deadline:
             self.look()
@@ -97,7 +97,7 @@ def run(spec: Path, output: Path) -> str:
     return start(spec, output).finish()
 
 
-def board(output: Path, name: str = "unit") -> pd.DataFrame:
+def read_leaderboard(output: Path, name: str = "unit") -> pd.DataFrame:
     return pd.read_csv(output / "sweeps" / name / "leaderboard.csv")
 
 

@@ -18,7 +18,7 @@ def recording(steps: int, success: bool) -> EpisodeRecording:
     frames = np.zeros((steps + 1, 16, 16, 3), np.uint8)
     frames[:, :, 8, 1] = 255
     outcome = Outcome(success, steps if success else None, 1.0)
-    return EpisodeRecording(outcome, frames, frames[0], path, np.array([0.7, 0.6], np.float32))
+    return EpisodeRecording(outcome, frames, path, np.array([0.7, 0.6], np.float32))
 
 
 def colours(image: Image.Image) -> set[tuple[int, ...]]:

@@ -19,7 +19,7 @@ import pandas as pd
 import psutil
 import pytest
 from helpers.reference_sweep import MEASURED, UNTRAINED, Swept
-from helpers.running import Running, board, epochs_recorded, run, start, write
+from helpers.running import Running, epochs_recorded, read_leaderboard, run, start, write
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 from tracking_server import Server
@@ -53,7 +53,7 @@ def undisturbed(spec: dict[str, Any], tmp_path: Path, request: pytest.FixtureReq
         assert (swept.spec["space"], swept.spec["search"]) == (spec["space"], spec["search"])
         return swept.board()
     run(write({**spec, "resources": {"max_concurrent": 1}}, tmp_path), tmp_path / "calm")
-    return board(tmp_path / "calm").drop(columns=MEASURED)
+    return read_leaderboard(tmp_path / "calm").drop(columns=MEASURED)
 
 
 def test_random_kills_change_nothing(spec: dict[str, Any], undisturbed: pd.DataFrame, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_random_kills_change_nothing(spec: dict[str, Any], undisturbed: pd.DataF
     try:
         spec["tracking"] = {"uri": server.uri}
         kills = stormy(write(spec, tmp_path), tmp_path / "storm", server, random.Random(KILLS))
-        storm = board(tmp_path / "storm")
+        storm = read_leaderboard(tmp_path / "storm")
         pd.testing.assert_frame_equal(storm.drop(columns=MEASURED), undisturbed, check_exact=True)
         runs = MlflowClient(server.uri).search_runs(["1"])
         check_tracked(MlflowClient(server.uri), runs, storm.set_index("mlflow_run_id")["epochs"].to_dict())
@@ -92,7 +92,7 @@ def test_a_node_that_dies_costs_no_trial(steady: dict[str, Any], tmp_path: Path)
         assert any("RayTrainWorker" in " ".join(p.cmdline()) for p in raylet.children(recursive=True))
         raylet.kill()
         sweep.finish()
-        frame = board(output)
+        frame = read_leaderboard(output)
         assert sorted(frame["trial_id"]) == [f"trial_{i:05d}" for i in range(6)]
         assert (frame["status"].tolist(), frame["epochs"].tolist()) == (["COMPLETE"] * 6, [3] * 6)
     finally:
@@ -128,7 +128,7 @@ def test_a_full_disk_ends_the_sweep_and_the_same_command_continues(
     assert "Traceback" not in printed
     filler.unlink()
     run(path, small_disk)
-    frame = board(small_disk)
+    frame = read_leaderboard(small_disk)
     assert sorted(frame["trial_id"]) == [f"trial_{i:05d}" for i in range(4)]
     assert (frame["status"].tolist(), frame["epochs"].tolist()) == (["COMPLETE"] * 4, [3] * 4)
     runs = MlflowClient(f"sqlite:///{small_disk / 'mlflow.db'}").search_runs(["1"])

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.reference_sweep import MEASURED, UNTRAINED, Swept, reference_spec
-from helpers.running import board, epochs_recorded, run, start, write
+from helpers.running import epochs_recorded, read_leaderboard, run, start, write
 from mlflow import MlflowClient
 
 from jepa_ray.config import SweepConfig, TrainConfig
@@ -56,9 +56,9 @@ def disturbed(train_config: TrainConfig, tmp_path_factory: pytest.TempPathFactor
         os.kill(sweep.named("RayTrainWorker")[0].pid, signal.SIGKILL)
         sweep.wait_for(lambda: epochs_recorded(output) >= 6)
         sweep.interrupt()
-        first_session, interrupted = sweep.finish(code=130), board(output)
+        first_session, interrupted = sweep.finish(code=130), read_leaderboard(output)
         second_session = run(path, output)
-    return Disturbed(spec, output, database, first_session, interrupted, second_session, board(output))
+    return Disturbed(spec, output, database, first_session, interrupted, second_session, read_leaderboard(output))
 
 
 def test_the_result_is_that_of_an_undisturbed_sweep(disturbed: Disturbed, swept: Swept) -> None:
@@ -74,7 +74,7 @@ def list_checkpoints(output: Path) -> list[str]:
 
 
 def test_a_killed_worker_costs_no_trial(disturbed: Disturbed) -> None:
-    assert "retried from its checkpoint: " in disturbed.first_session
+    assert "  is retried: " in disturbed.first_session
     assert "unknown error" not in disturbed.first_session
     frame = disturbed.frame
     trained = frame["training.learning_rate"] != UNTRAINED

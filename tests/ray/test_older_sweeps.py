@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.running import Running, board
+from helpers.running import Running, read_leaderboard
 from mlflow import MlflowClient
 
 import jepa_ray
@@ -67,7 +67,7 @@ def test_a_killed_sweep_is_resumed(output: Path) -> None:
         waiting = {number for (number,) in database.execute("SELECT number FROM trials WHERE state = 'RUNNING'")}
     assert waiting == {4}
     sweep(output, "unfinished")
-    frame = board(output, "unfinished")
+    frame = read_leaderboard(output, "unfinished")
     numbers = sorted(int(name.removeprefix("trial_")) for name in frame["trial_id"])
     assert numbers == [0, 1, 2, 4, 5, 6, 7]
     with sqlite3.connect(f"file:{output / 'sweeps/unfinished/optuna.db'}?mode=ro", uri=True) as database:

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers.running import Running, board, write
+from helpers.running import Running, read_leaderboard, write
 from rich.console import Console
 
 from jepa_ray.config import TrainConfig, load_sweep_config
@@ -168,14 +168,14 @@ def test_a_sweep_is_followed_again_stopped_and_resumed(
     assert again.wait(60) == 130
     assert "interrupted with" in again.printed()
     assert again.printed().count("results in") == 1
-    assert 1 <= len(board(output)) < 6
-    begun = board(output)["trial_id"].tolist()
+    assert 1 <= len(read_leaderboard(output)) < 6
+    begun = read_leaderboard(output)["trial_id"].tolist()
 
     # Resuming needs only the name, and no file of the client.
     path.unlink()
     resumed = Running("jepa_ray.sweep", "resume", "unit", "--address", cluster.address)
     assert resumed.wait(240) == 0, resumed.printed()
-    frame = board(output)
+    frame = read_leaderboard(output)
     assert frame["status"].tolist() == ["COMPLETE"] * 6
     assert frame["trial_id"].nunique() == 6
     assert set(begun) <= set(frame["trial_id"])

@@ -15,7 +15,7 @@ import torch
 import yaml
 from helpers.browsing import TIMEOUT_MS, WIDTHS, chromium, needs_chromium
 from helpers.reference_sweep import UNTRAINED, Swept
-from helpers.running import Running, board, run, start, write
+from helpers.running import Running, read_leaderboard, run, start, write
 from mlflow import MlflowClient
 from ray import cloudpickle
 from rich.console import Console
@@ -81,7 +81,7 @@ def test_a_sweep_leaves_all_results(swept: Swept) -> None:
 
     assert "Ray dashboard  http://127.0.0.1:" in printed
     assert f"mlflow ui --backend-store-uri sqlite:///{output / 'mlflow.db'}" in printed
-    frame = board(output)
+    frame = read_leaderboard(output)
     assert frame["status"].tolist() == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
     assert frame["epochs"].tolist() == [3, 3, 2, 2]
     assert not frame[list(METRICS)].isna().any().any()
@@ -161,7 +161,7 @@ def test_stopped_and_failed_trials_are_distinguished_from_complete_ones(spec: di
         "search": {"algorithm": "grid", "num_trials": 5},
     }
     printed = run(write(spec, tmp_path), tmp_path / "out")
-    frame = board(tmp_path / "out").set_index("status")
+    frame = read_leaderboard(tmp_path / "out").set_index("status")
     assert set(frame.loc[["COMPLETE"], "epochs"]) == {3}
     assert all(frame.loc[[status], "objective"].is_monotonic_decreasing for status in ("COMPLETE", "PRUNED"))
     assert set(frame.loc[["PRUNED"], "epochs"]) == {1}

@@ -100,6 +100,10 @@ class TestANormalSweep:
         shares = f"{epochs / 108:.0%} of the full grid (108); {epochs / 48:.0%} of the budget (48)"
         assert shares in normal.sections["summary"]
 
+    def test_the_axis_of_the_progress_says_that_repeats_are_left_out(self, normal: Page) -> None:
+        axis = normal.data["plots"]["progress"]["layout"]["xaxis"]
+        assert axis["title"]["text"] == "epochs spent, without repeats"
+
     def test_a_stop_is_marked_where_it_happened(self, normal: Page) -> None:
         stops = next(trace for trace in normal.data["plots"]["curves"]["data"] if trace["name"] == "stop")
         stopped = [row for row in normal.board if row["status"] == "PRUNED"]
@@ -148,7 +152,7 @@ class TestMissingValuesAreExplained:
         assert "no learning curves" in report.sections["curves"]
         assert "needs at least 4 trials" in report.sections["importance"]
         assert "no epoch has ended yet, or an older version wrote it" in report.sections["timeline"]
-        assert "Planning was not evaluated" in report.sections["planning"]
+        assert "This sweep's models were not used for planning" in report.sections["planning"]
 
     def test_one_trial(self) -> None:
         report = page(trained(search={"algorithm": "random", "num_trials": 1}))

@@ -35,7 +35,6 @@ def sweep(
         written=0.0,
         objectives=[Objective()],
         space=space or {},
-        conditional=frozenset(),
         trials=trials,
         budget=Budget(points=None, trials=4, repeats=0, rungs=[], max_epochs=3),
         sessions=[Session(began, "", {}) for began in sessions],

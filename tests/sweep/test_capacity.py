@@ -41,7 +41,11 @@ def test_number_of_groups_that_fit(needed: Resources, machines: Iterable[Machine
 
 class TestChooseConcurrency:
     def test_a_worker_that_needs_a_large_node_is_refused_on_small_ones(self) -> None:
-        with pytest.raises(ConfigError, match=r"a worker of 3 cpu\(s\) .* on the 2 node\(s\): it could never start"):
+        refusal = (
+            r"resources: each worker \(3 CPUs, 0 GPUs\) must fit on one node, but only 0 of the 1 workers of a trial"
+            r" fit: lower workers_per_trial, cpus_per_worker or gpus_per_worker$"
+        )
+        with pytest.raises(ConfigError, match=refusal):
             choose_concurrency(resources(cpus=3), [TWO, TWO])
 
     def test_a_growing_cluster_accepts_more_groups_than_fit_now(self) -> None:
@@ -78,6 +82,11 @@ class TestCapacity:
         assert capacity() == 4
         self.nodes = {"head": HEAD}
         assert capacity() == 0
+
+    def test_a_full_cluster_is_described(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(capacity_module.ray, "cluster_resources", lambda: {"CPU": 6.0, "GPU": 1.0})
+        monkeypatch.setattr(capacity_module.ray, "available_resources", lambda: {"CPU": 0.0, "GPU": 1.0})
+        assert self.follow().describe_shortage() == "no trial can start yet: 0 of 6 cpus, 1 of 1 gpus are free"
 
     def test_a_number_is_a_fixed_limit(self) -> None:
         assert self.follow(max_concurrent=3)() == 3

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import tomllib
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.model.jepa import JEPA, build_jepa
 from jepa_ray.sweep.output import descriptions
 from jepa_ray.tracking import ModelCard, Tracker, default_uri
-from jepa_ray.tracking.registry import ship
+from jepa_ray.tracking.registry import REQUIREMENTS, ship
 from jepa_ray.train.checkpoint import describe, to_bytes
 
 ABSENT = ("ray", "optuna", "jepa_ray", "h5py", "rich", "typer", "tests")
@@ -255,3 +256,8 @@ def test_changed_code_is_shipped_under_another_name(tmp_path: Path, monkeypatch:
         target.write_text((one / name).read_text() + "\n# changed")
     monkeypatch.setattr("jepa_ray.tracking.registry.PACKAGE", tmp_path / "changed")
     assert ship(tmp_path / "c").name != one.name
+
+
+def test_a_registered_model_requires_the_versions_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(REQUIREMENTS) <= set(project["dependencies"])

@@ -156,7 +156,9 @@ def test_a_loss_that_is_not_finite_is_a_trial_error(train_config: TrainConfig, d
 
 
 def test_a_too_large_batch_is_a_config_error(train_config: TrainConfig, dataset: TrajectoryDataset) -> None:
-    with pytest.raises(ConfigError, match="batch_size is 100000, but the data has only"):
+    with pytest.raises(
+        ConfigError, match=r"batch_size is 100000, but the data has only (\d+) training transitions: use at most \1$"
+    ):
         trainer(train_config, dataset, training__batch_size=100000)
 
 

@@ -139,7 +139,7 @@ def _prepare_table(
         lengths = pieces.lengths
     for name, column in columns.items():
         if len(column.shape) == 4 and column.dtype == np.uint8:
-            columns[name] = prepare_frames(column, resize, grayscale)
+            columns[name] = prepare_frames(column, resize, grayscale, recording.source)
     return _Table(columns, lengths, recording.held_out)
 
 

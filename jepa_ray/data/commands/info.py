@@ -147,8 +147,8 @@ def describe(recording: Recording, progress: Progress | None = None) -> Descript
     lengths = np.ravel(recording.lengths)
     chosen = _training_columns(recording)
     rows = _common_rows(recording) if chosen is None else int(chosen.observation.shape[0])
-    detector = () if chosen is None else tuple(_RepeatDetector(recording) for _ in range(2))
-    roles = dict(zip((_observation_column(recording), "action"), detector, strict=False))
+    detectors = () if chosen is None else tuple(_RepeatDetector(recording) for _ in range(2))
+    roles = dict(zip((_observation_column(recording), "action"), detectors, strict=False))
     measured = [name for name, column in recording.columns.items() if _has_statistics(column, rows)]
     counter = _ProgressCounter(progress or (lambda done, total: None), rows * len(measured))
     scanned = {name: _scan(recording.columns[name], roles.get(name), counter) for name in measured}
@@ -165,7 +165,7 @@ def describe(recording: Recording, progress: Progress | None = None) -> Descript
         ),
         actions=_describe_actions(recording, scanned.get("action")),
         alignment=None if chosen is None else _describe_alignment(recording, chosen),
-        repeats=_find_repeats(*detector) if detector else None,
+        repeats=_find_repeats(*detectors) if detectors else None,
         memory=_training_bytes(recording),
         notes=recording.notes,
         refusal=_refusal(recording),

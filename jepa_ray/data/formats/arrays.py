@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_ray.data.columns import Column, Concatenated
-from jepa_ray.data.formats.npz import File, StoredArray, members
-from jepa_ray.data.formats.ogbench import OGBench, check_end_marks, lengths_from_ends
+from jepa_ray.data.formats.npz import NpyFile, StoredArray, members
+from jepa_ray.data.formats.ogbench import OGBench, lengths_from_ends, read_end_marks
 from jepa_ray.data.formats.peek import Peek
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
@@ -47,7 +47,7 @@ class Arrays:
 
     @contextmanager
     def open(self, path: Path) -> Iterator[Recording]:
-        table: Table = {f.stem: File(f) for f in self.files(path)} if path.is_dir() else members(path)
+        table: Table = {f.stem: NpyFile(f) for f in self.files(path)} if path.is_dir() else members(path)
         seen = next((name for name in OBSERVATIONS if name in table), None)
         action = next((name for name in ACTIONS if name in table), None)
         if seen is None or action is None:
@@ -85,7 +85,7 @@ def _read_flat(table: Table, seen: str, path: Path) -> tuple[Lengths, dict[str, 
     """Read lengths, columns and notes from arrays (N, ...)."""
     rows = table[seen].shape[0]
     found = {name: _read_lengths(name, table[name], path) for name in EPISODE_ARRAYS if name in table}
-    marks = [_read_marks(table[name], name, path) for name in MARKS if name in table]
+    marks = [read_end_marks(table[name], path, name) for name in MARKS if name in table]
     if not found and not marks:
         raise DataError(f"{path}: no array says where episodes end: add one of {', '.join((*EPISODE_ARRAYS, *MARKS))}")
     for name, values in zip((n for n in MARKS if n in table), marks, strict=True):
@@ -157,7 +157,7 @@ def _remove_padding(column: StoredArray, lengths: Lengths) -> Column:
 def _read_lengths(name: str, column: Column, path: Path) -> Lengths:
     """(E,) rows per episode, as defined by one array."""
     if name == "dones":
-        return lengths_from_ends(_read_marks(column, name, path))
+        return lengths_from_ends(read_end_marks(column, path, name))
     values = _read_integers(column, name, path)
     if name == "episode_ends":
         return np.asarray(np.diff(values, prepend=0), np.int64)
@@ -185,7 +185,7 @@ def _check_marks(marks: list[tuple[str, Column]], lengths: Lengths, batched: boo
     if batched:  # marks may belong to the T - 1 actions; the last of these is in the episode's second-last row
         inside[np.cumsum(lengths)[lengths > 1] - 2] = False
     for name, column in marks:
-        bad = np.flatnonzero(inside & _read_marks(column, name, path))
+        bad = np.flatnonzero(inside & read_end_marks(column, path, name))
         if len(bad):
             raise DataError(
                 f"{path}: {name} ends an episode at row {bad[0]}, but by the other arrays that episode continues"
@@ -197,14 +197,6 @@ def _read_integers(column: Column, name: str, path: Path) -> Lengths:
     if not np.issubdtype(column.dtype, np.integer) or column.shape[1:] not in ((), (1,)):
         raise DataError(f"{path}: {name} has shape {column.shape} and dtype {column.dtype}, but must be (n,) integers")
     return np.asarray(column[:], np.int64).reshape(-1)
-
-
-def _read_marks(column: Column, name: str, path: Path) -> NDArray[np.bool_]:
-    """Marks (N,) or (N, 1) as (N,): true where the value is not zero."""
-    if column.shape[1:] not in ((), (1,)):
-        raise DataError(f"{path}: {name} has shape {column.shape}, but must be (N,)")
-    check_end_marks(column, path, name)
-    return np.nan_to_num(np.asarray(column[:], np.float64)).astype(bool).reshape(-1)
 
 
 def _names(table: Table) -> str:

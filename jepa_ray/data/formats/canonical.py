@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_ray.data.formats.hdf5 import Dataset, open_file
+from jepa_ray.data.formats.hdf5 import DatasetColumn, open_file
 from jepa_ray.data.formats.peek import Peek, readable
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
@@ -45,13 +45,13 @@ class Canonical:
                         raise DataError(f"{path}: {name} is a group, but must be a dataset")
                     if name in file:
                         # Raises for data that is stored in another file, or not stored at all.
-                        Dataset(file[name], path)
+                        DatasetColumn(file[name], path)
             for name in ("action", *EPISODES):
                 if name not in file:
                     has = ", ".join(sorted(map(str, file))) or "nothing"
                     raise DataError(f"{path}: lacks the column {name} (it has {has})")
             lengths, offsets = (_read_integers(file[name], path) for name in EPISODES)
-            columns = {name: Dataset(dataset, path) for name, dataset in _find_datasets(file).items()}
+            columns = {name: DatasetColumn(dataset, path) for name, dataset in _find_datasets(file).items()}
             held_out = _read_flags(file[HELD_OUT], path, len(lengths)) if HELD_OUT in file else None
             yield Recording(str(path), self.name, columns, lengths, offsets, held_out=held_out)
 

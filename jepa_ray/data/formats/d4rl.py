@@ -8,11 +8,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from jepa_ray.data.columns import Column
-from jepa_ray.data.formats.hdf5 import Dataset, open_file
-from jepa_ray.data.formats.ogbench import check_end_marks, join_state, lengths_from_ends, observation_name
+from jepa_ray.data.formats.hdf5 import DatasetColumn, open_file
+from jepa_ray.data.formats.ogbench import join_state, lengths_from_ends, observation_name, read_end_marks
 from jepa_ray.data.formats.peek import Peek
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
@@ -37,7 +36,7 @@ class D4RL:
     def open(self, path: Path) -> Iterator[Recording]:
         with open_file(path) as file:
             found, notes = _row_datasets(file, path)
-            marks = [_read_marks(found.pop(name), path, name) for name in ENDS if name in found]
+            marks = [read_end_marks(found.pop(name), path, name) for name in ENDS if name in found]
             if found.pop("next_observations", None) is not None:
                 notes += ("next_observations is not read",)
             columns = join_state(found, "infos/qpos", "infos/qvel")
@@ -66,7 +65,7 @@ def _row_datasets(file: h5py.File, path: Path) -> tuple[dict[str, Column], tuple
     others = sorted(set(held) - fits)
     named = ", ".join(others[:MAX_NAMED]) + (", ..." if len(others) > MAX_NAMED else "")
     notes = (f"not read, because they do not have {rows} rows: {named}",) if others else ()
-    return {name: Dataset(held[name], path) for name in sorted(fits)}, notes
+    return {name: DatasetColumn(held[name], path) for name in sorted(fits)}, notes
 
 
 def _shape_of(held: dict[str, h5py.Dataset], name: str, path: Path) -> tuple[int, ...]:
@@ -77,11 +76,3 @@ def _shape_of(held: dict[str, h5py.Dataset], name: str, path: Path) -> tuple[int
     if not shape or not shape[0]:
         raise DataError(f"{path}: {name} has shape {shape}, but must have rows")
     return shape
-
-
-def _read_marks(column: Column, path: Path, name: str) -> NDArray[np.bool_]:
-    """Marks (N,) or (N, 1) as (N,): true in the last row of an episode."""
-    if column.shape not in ((column.shape[0],), (column.shape[0], 1)):
-        raise DataError(f"{path}: {name} has shape {column.shape}, but must be (N,)")
-    check_end_marks(column, path, name)
-    return np.asarray(column[:], bool).reshape(-1)

@@ -69,17 +69,18 @@ class DinoWM:
 
 def _read_episodes(folder: Path, videos: _Videos) -> tuple[NDArray[np.int64], Episodes]:
     """Lengths (E,), and the parts of all columns, one per episode."""
-    states, actions = [_read_padded(folder / "states.pth")], [_read_padded(_action_files(folder)[0])]
-    if (
-        folder / "velocities.pth"
-    ).is_file():  # velocities of the agent, which the DINO-WM repository appends to the state
+    action_file = _action_files(folder)[0]
+    states, actions = [_read_padded(folder / "states.pth")], [_read_padded(action_file)]
+    names = [action_file.name]  # of the tables that must have the episodes and rows of states.pth
+    if (folder / "velocities.pth").is_file():  # of the agent; the DINO-WM repository appends them to the state
         states.append(_read_padded(folder / "velocities.pth"))
+        names.append("velocities.pth")
     episodes, rows = states[0].shape[:2]
-    for table in (*states, *actions):
+    for name, table in zip(names, (*actions, *states[1:]), strict=True):
         if table.shape[:2] != (episodes, rows):
             raise DataError(
-                f"{folder}: a table has {table.shape[:2]} episodes and rows, but must have {(episodes, rows)},"
-                " as states.pth"
+                f"{folder / name}: has {table.shape[:2]} episodes and rows, but must have {(episodes, rows)}, as"
+                " states.pth"
             )
     lengths = _read_lengths(folder, episodes, rows)
     columns: Episodes = {

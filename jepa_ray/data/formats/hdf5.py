@@ -33,7 +33,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-class Dataset:
+class DatasetColumn:
     """An HDF5 dataset as a column; raises `DataError` for data that is not stored in this file."""
 
     def __init__(self, dataset: h5py.Dataset, path: Path) -> None:

@@ -60,9 +60,8 @@ class Template:
         """The path for these values. Raises `DataError` unless the file exists and no folder of its path is a link."""
         path = Path(PLACEHOLDER.sub(lambda found: str(values[found[1]]).zfill(int(found[2] or 0)), self.text))
         for folder in path.parents[:-1]:
-            if (
-                self.root / folder
-            ).is_symlink():  # its files are not listed by `LeRobot.files`, so changes would go unnoticed
+            # `LeRobot.files` does not list the files behind a link, so changes would go unnoticed.
+            if (self.root / folder).is_symlink():
                 raise DataError(f"{self.root / folder}: is a link to another folder, which is not followed")
         if not (self.root / path).is_file():
             raise DataError(f"{self.root / path}: is missing, or is a broken link")

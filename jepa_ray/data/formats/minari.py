@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from jepa_ray.data.columns import Column, Concatenated, Mapped
-from jepa_ray.data.formats.hdf5 import Dataset, open_file
+from jepa_ray.data.formats.hdf5 import DatasetColumn, open_file
 from jepa_ray.data.formats.peek import PARSER_ERRORS, Peek, files_below, readable, short_reason
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
@@ -183,7 +183,7 @@ def _hdf5_column(file: h5py.File, path: Path, episode: int, leaf: Leaf) -> Colum
         raise DataError(f"{path}: lacks {name}")
     if item.file.filename != file.filename:
         raise DataError(f"{path}: {name} is stored in another file, but must be in this one")
-    column = Dataset(item, path)
+    column = DatasetColumn(item, path)
     if not column.shape:
         raise DataError(f"{path}: {name} is a single value, but must have one row per step")
     if leaf.jpeg and _holds_jpeg(column):
@@ -193,7 +193,7 @@ def _hdf5_column(file: h5py.File, path: Path, episode: int, leaf: Leaf) -> Colum
     return column  # keeps its stored shape, as in Minari
 
 
-def _holds_jpeg(column: Dataset) -> bool:
+def _holds_jpeg(column: DatasetColumn) -> bool:
     """Whether the rows are JPEG files: uint8 (N, L), or (N,) objects of any length, that begin as JPEG."""
     any_length = column.dtype.kind == "O" and len(column.shape) == 1
     if not any_length and not (column.dtype == np.uint8 and len(column.shape) == 2):

@@ -68,7 +68,7 @@ class StoredArray(ABC):
         """The bytes of `count` rows, beginning at row `start`."""
 
 
-class File(StoredArray):
+class NpyFile(StoredArray):
     """An npy file. It is read, not memory-mapped, because mapped pages would count as memory of this process."""
 
     def __init__(self, path: Path) -> None:
@@ -84,7 +84,7 @@ class File(StoredArray):
             return _read_exactly(stream, count * self._row_bytes)
 
 
-class Member(StoredArray):
+class NpzMember(StoredArray):
     """One array of an npz file. Reading forward streams it; reading backward opens the member again."""
 
     def __init__(self, path: Path, name: str) -> None:
@@ -120,7 +120,7 @@ class Member(StoredArray):
         return stream
 
 
-def members(path: Path) -> dict[str, Member]:
+def members(path: Path) -> dict[str, NpzMember]:
     """All arrays of an npz file by name. Raises `DataError`."""
     with readable(path, "npz"), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
@@ -129,7 +129,7 @@ def members(path: Path) -> dict[str, Member]:
             raise DataError(f"{path}: the name {name} leads outside the archive")
         if names.count(name) > 1:
             raise DataError(f"{path}: contains {name} more than once")
-    return {name: Member(path, name) for name in names}
+    return {name: NpzMember(path, name) for name in names}
 
 
 def _checked_size(info: zipfile.ZipInfo, path: Path) -> int:

@@ -1,4 +1,7 @@
-"""OGBench: an npz of flat rows; `terminals` is 1 in the last row of a trajectory; `NAME-val.npz` is held out."""
+"""OGBench: an npz of flat rows; `terminals` is 1 in the last row of a trajectory; `NAME-val.npz` is held out.
+
+The other formats with flat rows also use the functions for end marks and names that are defined here.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_ray.data.columns import Column, Concatenated, SideBySide
-from jepa_ray.data.formats.npz import Member, members
+from jepa_ray.data.formats.npz import NpzMember, members
 from jepa_ray.data.formats.peek import Peek
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
@@ -82,7 +85,15 @@ def check_end_marks(column: Column, path: Path, name: str) -> None:
         raise DataError(f"{path}: {name} has dtype {column.dtype}, but must be numbers or booleans")
 
 
-def _read_table(path: Path) -> dict[str, Member]:
+def read_end_marks(column: Column, path: Path, name: str) -> NDArray[np.bool_]:
+    """Marks (N,) or (N, 1) as (N,): true where the value is not zero, and not NaN. Raises `DataError`."""
+    if column.shape[1:] not in ((), (1,)):
+        raise DataError(f"{path}: {name} has shape {column.shape}, but must be (N,)")
+    check_end_marks(column, path, name)
+    return np.nan_to_num(np.asarray(column[:], np.float64)).astype(bool).reshape(-1)
+
+
+def _read_table(path: Path) -> dict[str, NpzMember]:
     found = members(path)
     for name in REQUIRED:
         if name not in found:
@@ -94,7 +105,7 @@ def _read_table(path: Path) -> dict[str, Member]:
     return found
 
 
-def _pop_ends(table: dict[str, Member], path: Path) -> NDArray[np.bool_]:
+def _pop_ends(table: dict[str, NpzMember], path: Path) -> NDArray[np.bool_]:
     """Remove the end marks (N,) of trajectories from the table, and return them."""
     terminals = table.pop("terminals")
     if len(terminals.shape) != 1 or not terminals.shape[0]:
@@ -104,7 +115,7 @@ def _pop_ends(table: dict[str, Member], path: Path) -> NDArray[np.bool_]:
 
 
 def _join_files(
-    tables: list[dict[str, Member]], files: list[Path], rows: NDArray[np.int64]
+    tables: list[dict[str, NpzMember]], files: list[Path], rows: NDArray[np.int64]
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
     """The columns that all files have, concatenated, and notes on the others."""
     first, last = tables[0], tables[-1]

@@ -1,6 +1,6 @@
-"""A first look at a path: its kind and the names in it, without reading any data.
+"""A first look at a path: its kind and the names in it, without reading any data; and the errors of parsers.
 
-Formats are distinguished by this alone. Nothing is unpickled: the error for a pickle gives the command that
+Formats are distinguished by kind and names alone. Nothing is unpickled: the error for a pickle gives the command that
 converts it, for users who trust the file.
 """
 

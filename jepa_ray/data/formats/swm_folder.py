@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from jepa_ray.data.columns import Column
-from jepa_ray.data.formats.npz import Member
+from jepa_ray.data.formats.npz import NpzMember
 from jepa_ray.data.formats.peek import PARSER_ERRORS, Peek, files_below, short_reason
 from jepa_ray.data.recording import Recording
 from jepa_ray.errors import DataError
@@ -31,7 +31,7 @@ class SwmFolder:
 
     @contextmanager
     def open(self, path: Path) -> Iterator[Recording]:
-        columns: dict[str, Column] = {file.stem: Member(file, "arr_0") for file in sorted(path.glob("*.npz"))}
+        columns: dict[str, Column] = {file.stem: NpzMember(file, "arr_0") for file in sorted(path.glob("*.npz"))}
         lengths, offsets = (_read_integers(columns.pop(name), path / f"{name}.npz") for name in ("ep_len", "ep_offset"))
         _check_episodes(lengths, offsets, path)
         for name, column in columns.items():

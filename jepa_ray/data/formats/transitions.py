@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from jepa_ray.data.columns import Column, chunks, fill_value
 from jepa_ray.data.formats import torch_files
-from jepa_ray.data.formats.hdf5 import Dataset, open_file
+from jepa_ray.data.formats.hdf5 import DatasetColumn, open_file
 from jepa_ray.data.formats.ogbench import check_end_marks
 from jepa_ray.data.formats.peek import Peek
 from jepa_ray.data.recording import Recording
@@ -52,7 +52,9 @@ class Transitions:
         if h5py.is_hdf5(path):
             with open_file(path) as file:
                 table = {
-                    n: Dataset(d, path) for n, d in file.items() if n in READ_NAMES and isinstance(d, h5py.Dataset)
+                    n: DatasetColumn(d, path)
+                    for n, d in file.items()
+                    if n in READ_NAMES and isinstance(d, h5py.Dataset)
                 }
                 yield self._recording(path, table, sorted(file))
             return

@@ -12,7 +12,8 @@ from jepa_ray.data.cache import ensure_cache, load_trajectories
 from jepa_ray.data.dataset import TrajectoryDataset
 from jepa_ray.formatting import format_cell, format_duration
 from jepa_ray.sweep.output.leaderboard import list_columns, list_entries
-from jepa_ray.sweep.output.ranking import RANKED
+from jepa_ray.sweep.output.results import BEST_CONFIG, BEST_MODEL
+from jepa_ray.sweep.ranking import RANKED, find_best
 from jepa_ray.sweep.storage.records import Status, TrialRecord
 from jepa_ray.sweep.storage.study import StudyView
 from jepa_ray.tracking import DatasetCard, ModelCard
@@ -62,7 +63,7 @@ def make_model_card(study: StudyView, best: TrialRecord, folder: Path, sweep_id:
     """
     spec, name = study.spec, study.spec.registered_model
     assert name is not None, "the spec registers a model"
-    weights, config = folder / "best_jepa_model.pt", folder / "best_config.yaml"
+    weights, config = folder / BEST_MODEL, folder / BEST_CONFIG
     model, value = load(weights), study.best_value(best)
     inputs, outputs = _make_signature(model)
     return ModelCard(
@@ -125,7 +126,7 @@ def describe_started_sweep(spec: SweepConfig, trials: int) -> str:
 def describe_finished_sweep(study: StudyView, ranking: list[TrialRecord]) -> str:
     """The description of a finished sweep, in Markdown: the best trials, the time spent, and how to use the result."""
     spec = study.spec
-    best = next((record for record in ranking if record.status in RANKED), None)
+    best = find_best(ranking)
     if best is None:
         error = ranking[0].error if ranking else "no trial was started"
         return f"Every trial failed: {error}\n\n{_explain_reproduction()}"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from ray.util.metrics import Gauge
 
 from jepa_ray.config import SweepConfig
-from jepa_ray.sweep.search.space import Params
+from jepa_ray.config.dimensions import Params
 from jepa_ray.sweep.storage.records import Status, TrialRecord
 
 

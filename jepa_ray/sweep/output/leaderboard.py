@@ -17,9 +17,8 @@ import pandas as pd
 from jepa_ray.config import METRICS, Place, SweepConfig, dimensions, metrics_shown
 from jepa_ray.config.dimensions import Range
 from jepa_ray.files import write_atomically
-from jepa_ray.formatting import format_cell, format_number
-from jepa_ray.report.panels import label_keys
-from jepa_ray.sweep.output.ranking import MeanInterval, compute_repeat_means, find_pareto_front, rank_trials
+from jepa_ray.formatting import format_cell, format_number, label_keys
+from jepa_ray.sweep.ranking import MeanInterval, compute_repeat_means, find_pareto_front, rank_trials
 from jepa_ray.sweep.storage.records import Status, TrialRecord
 from jepa_ray.sweep.storage.study import StudyView
 
@@ -128,7 +127,7 @@ def _format_trial_number(trial_id: str) -> str:
 
 
 def _format_value(value: Any, digits: int) -> str:
-    """A swept value. All digits of a whole number, which is a float if other trials do not have the key."""
+    """A swept value. A whole number is shown with all digits: it is a float if other trials do not have the key."""
     if isinstance(value, float) and math.isfinite(value):
         return format_number(value) if value.is_integer() else f"{value:.{digits}g}"
     return format_cell(value)

@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from jepa_ray import __version__, secrets
-from jepa_ray.config import DIAGNOSED, METRICS, SweepConfig, dimensions, dump_yaml, load_sweep_config
+from jepa_ray.config import DIAGNOSED, METRICS, SweepConfig, dump_yaml, load_sweep_config
 from jepa_ray.diagnosis import Diagnosis, diagnose, remedies
 from jepa_ray.errors import ConfigError
 from jepa_ray.files import write_atomically
+from jepa_ray.formatting import format_params
 from jepa_ray.machine import Machine
 from jepa_ray.report import panels
 from jepa_ray.report.page import render
 from jepa_ray.report.report_data import Epoch, Interval, PlanningSuccess, ReportData, Session, SweepState, Trial
 from jepa_ray.sweep import trial_name
-from jepa_ray.sweep.output.ranking import RANKED, MeanInterval, find_pareto_front, rank_trials
-from jepa_ray.sweep.output.view import describe
+from jepa_ray.sweep.ranking import RANKED, MeanInterval, find_pareto_front, rank_trials
 from jepa_ray.sweep.search import space
 from jepa_ray.sweep.search.budget import plan_budget
-from jepa_ray.sweep.search.warm_start import copied
 from jepa_ray.sweep.storage.records import Status, TrialRecord
+from jepa_ray.sweep.storage.snapshot import copied
 from jepa_ray.sweep.storage.study import Study, StudyView
 
 REPORT, PICTURE = "report.html", "planned.png"
@@ -74,7 +74,6 @@ def collect_report_data(study: StudyView, folder: Path, state: SweepState) -> Re
         written=time.time(),
         objectives=spec.objectives,
         space=space.distributions(spec.space),
-        conditional=frozenset(key for key, d in spec.space.items() if dimensions.conditions(d)),
         trials=trials,
         budget=plan_budget(spec),
         sessions=[Session(s["began"], s["command"], s["versions"]) for s in study.sessions],
@@ -142,7 +141,7 @@ def _convert_trial(study: StudyView, record: TrialRecord, rank: int | None) -> T
     return Trial(
         number=record.number,
         name=record.trial_id,
-        label=describe(record.params),
+        label=format_params(record.params),
         status=str(record.status),
         params={key: record.params[key] for key in spec.space if key in record.params},
         epochs=[Epoch(row, by.group, by.ended) for row, by in zip(record.history, record.trained_by, strict=True)],

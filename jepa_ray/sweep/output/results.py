@@ -11,6 +11,7 @@ from jepa_ray.config import SweepConfig, dump_yaml
 from jepa_ray.files import RunFolder, write_atomically
 from jepa_ray.formatting import format_duration
 from jepa_ray.sweep.output.leaderboard import LEADERBOARD
+from jepa_ray.sweep.output.reporting import REPORT
 from jepa_ray.sweep.output.terminal_table import print_leaderboard
 from jepa_ray.sweep.search import space
 from jepa_ray.sweep.storage.records import TrialRecord
@@ -19,7 +20,7 @@ from jepa_ray.train.checkpoint import best_model, from_bytes, to_bytes
 
 BEST_CONFIG, BEST_MODEL = "best_config.yaml", "best_jepa_model.pt"
 FILES = (
-    ("report.html", "the report: open it in a browser"),
+    (REPORT, "the report: open it in a browser"),
     (LEADERBOARD, "all trials"),
     (BEST_CONFIG, "the best trial's config, for python -m jepa_ray.train"),
     (BEST_MODEL, "the model of the best trial's best epoch"),

@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jepa_ray.config import SweepConfig
+from jepa_ray.formatting import pack_lines
 from jepa_ray.sweep.output.leaderboard import LeaderboardColumn, list_columns
-from jepa_ray.sweep.output.view import pack_lines
 
 INDENT = "    "
 Columns = Sequence[LeaderboardColumn]
@@ -61,7 +61,7 @@ def _measure(table: Table, console: Console) -> int:
 
 
 def _drop_until(columns: Columns, fits: Callable[[Columns], bool]) -> Columns:
-    """The columns without as many of the optional ones as it takes until the rest fits, or none is left to drop."""
+    """Drop optional columns one after another, until the rest fits or no optional column is left."""
     while not fits(columns):
         last = max(reversed(columns), key=lambda column: column.drop)
         if last.drop == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -16,9 +16,9 @@ from rich.live import Live
 from rich.text import Text
 
 from jepa_ray.config import Budget, SweepConfig
-from jepa_ray.formatting import format_duration
+from jepa_ray.config.dimensions import Params
+from jepa_ray.formatting import format_count, format_duration, format_params, list_params, pack_lines
 from jepa_ray.sweep import trial_name
-from jepa_ray.sweep.search.space import Params
 from jepa_ray.sweep.storage.records import Status, TrialRecord
 from jepa_ray.train.mailbox import Progress
 
@@ -55,7 +55,7 @@ class SweepView:
         spec: the sweep.
         budget: its trials and epochs.
         console: where to draw or print.
-        done: the trials that ended in earlier sessions.
+        earlier: the trials of earlier sessions; those that have not ended are counted when they end.
         now: a clock in seconds.
     """
 
@@ -64,7 +64,7 @@ class SweepView:
         spec: SweepConfig,
         budget: Budget,
         console: Console,
-        done: list[TrialRecord],
+        earlier: list[TrialRecord],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec, self._budget, self._console, self._now = spec, budget, console, now
@@ -72,7 +72,7 @@ class SweepView:
         self._running: dict[int, _Running] = {}  # by trial number
         self._ended: Counter[Status] = Counter()
         self._ended_here = 0  # in this session
-        self._epochs = 0
+        self._epochs: dict[int, int] = {}  # complete epochs by trial number
         self._best: tuple[float, int, Params] | None = None  # objective, trial number and configuration
         self._bar = bars.Progress(
             bars.TextColumn("trials"), bars.BarColumn(None), bars.TextColumn("{task.completed}/{task.total}")
@@ -86,11 +86,12 @@ class SweepView:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        for record in done:
-            self._count(record)
+        for record in earlier:
+            if record.status is not Status.RUNNING:
+                self._count(record)
             for row in record.history:
                 self._improve(row[spec.objective.metric], record.number, record.params)
-            self._epochs += len(record.history)
+            self._epochs[record.number] = len(record.history)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -117,7 +118,7 @@ class SweepView:
         """A trial completed an epoch in `group`; None if the result was read from a checkpoint or a study."""
         params, value = self._running[number].params, metrics[self._spec.objective.metric]
         self._running[number] = _Running(params, epoch, value, metrics.get("samples_per_s"))
-        self._epochs += 1
+        self._epochs[number] = max(epoch, self._epochs.get(number, 0))  # after a retry, an epoch is reported again
         self._improve(value, number, params)
 
     def trial_ended(self, record: TrialRecord) -> None:
@@ -128,8 +129,8 @@ class SweepView:
         best = record.best_metrics(self._spec.objective).get(self._spec.objective.metric, math.nan)
         reason = record.error or record.collapse or record.stop
         parts = [
-            f"{record.trial_id}  {record.status:<8}  {_count_epochs(record)}  {best:.4f}",
-            describe(record.params),
+            f"{record.trial_id}  {record.status:<8}  {format_count(len(record.history), 'epoch')}  {best:.4f}",
+            format_params(record.params),
             *([reason] if reason else []),
             *([] if self._console.is_terminal else [self._summarize_progress()]),
         ]
@@ -137,7 +138,7 @@ class SweepView:
 
     def retried(self, number: int, error: str) -> None:
         """The worker group of a trial died; another one continues the trial."""
-        self._print(f"{trial_name(number)}  retried from its checkpoint: {error}", "yellow")
+        self._print(f"{trial_name(number)}  is retried: {error}", "yellow")
 
     def _print(self, line: str, style: str = "") -> None:
         """Print a line above the panel; wrapped only in a terminal, so that a log has one line per event."""
@@ -169,7 +170,7 @@ class SweepView:
         return f"[{sum(self._ended.values())}/{self._budget.runs}{f', {left} left' if left else ''}]"
 
     def _estimate_time_left(self) -> str | None:
-        """By the mean time per trial of this session; None before the first trial has ended."""
+        """The remaining time, by the mean time per trial of this session; None before the first trial has ended."""
         if not self._ended_here:
             return None
         remaining = self._budget.runs - sum(self._ended.values())
@@ -184,7 +185,7 @@ class SweepView:
         return Group(
             Text(f"sweep {self._spec.name}: {'  '.join(statuses)}", style="bold"),
             self._bar,
-            Text(f"epochs {self._epochs} of at most {self._budget.worst_case_epochs}   {times}"),
+            Text(f"epochs {sum(self._epochs.values())} of at most {self._budget.worst_case_epochs}   {times}"),
             Text(self._describe_best(), style="green"),
             *(Text(line, style="cyan") for line in self._list_running()),
         )
@@ -197,7 +198,7 @@ class SweepView:
         return "\n".join(self._append_configuration(first, params))
 
     def _list_running(self) -> list[str]:
-        """The running trials, each with its configuration where there is room; then as many as the console shows."""
+        """The running trials with configurations; without them, or not all trials, if the console has few lines."""
         room = max(1, self._console.height - HEADER_LINES)
         trials = [(self._describe_running(n, running), running.params) for n, running in sorted(self._running.items())]
         lines = [line for first, params in trials for line in self._append_configuration(first, params)]
@@ -213,35 +214,8 @@ class SweepView:
 
     def _append_configuration(self, first: str, params: Params) -> list[str]:
         """A line and a configuration, on the same line if it fits, otherwise below it."""
-        line = f"{first}  {describe(params)}"
+        line = f"{first}  {format_params(params)}"
         width = self._console.width
         if cell_len(line) <= width:
             return [line]
-        return [first, *(INDENT + below for below in pack_lines(_describe_values(params), width - len(INDENT)))]
-
-
-def describe(params: Params) -> str:
-    """A configuration as `ema_decay=0.99 learning_rate=0.001`, with the last part of each dotted key."""
-    return " ".join(_describe_values(params))
-
-
-def _describe_values(params: Params) -> list[str]:
-    return [
-        f"{key.rpartition('.')[2]}={value:g}" if isinstance(value, float) else f"{key.rpartition('.')[2]}={value}"
-        for key, value in params.items()
-    ]
-
-
-def _count_epochs(record: TrialRecord) -> str:
-    return "1 epoch" if len(record.history) == 1 else f"{len(record.history)} epochs"
-
-
-def pack_lines(items: Iterable[str], width: int) -> list[str]:
-    """The items, separated by two spaces, in lines of at most `width` columns. An item is never broken or cut."""
-    lines: list[str] = []
-    for item in items:
-        if lines and cell_len(lines[-1]) + 2 + cell_len(item) <= width:
-            lines[-1] += f"  {item}"
-        else:
-            lines.append(item)
-    return lines
+        return [first, *(INDENT + below for below in pack_lines(list_params(params), width - len(INDENT)))]

@@ -13,8 +13,8 @@ from jepa_ray.errors import ConfigError
 from jepa_ray.files import RunFolder
 from jepa_ray.sweep.output.view import SweepView
 from jepa_ray.sweep.search.budget import plan_budget
-from jepa_ray.sweep.search.warm_start import copied
 from jepa_ray.sweep.storage.records import Status, TrialRecord
+from jepa_ray.sweep.storage.snapshot import copied
 from jepa_ray.sweep.storage.study import StudyView
 
 INTERVAL_S = 1.0  # between two readings of the study, at least
@@ -31,9 +31,8 @@ def watch(spec: SweepConfig, folder: RunFolder, console: Console) -> bool:
     if not database.exists():
         raise ConfigError(f"{folder.path}: there is no sweep to watch; without --watch-only the command starts it")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    known = {record.number: record for record in read_records(spec, database)}
-    done = [record for record in known.values() if record.status is not Status.RUNNING]
-    with SweepView(spec, plan_budget(spec), console, done) as view:
+    known = {record.number: record for record in read_study(spec, database)}
+    with SweepView(spec, plan_budget(spec), console, list(known.values())) as view:
         for record in known.values():
             if record.status is Status.RUNNING:
                 send_events(view, None, record)
@@ -41,7 +40,7 @@ def watch(spec: SweepConfig, folder: RunFolder, console: Console) -> bool:
         while not ended:
             ended = folder.finished or not folder.in_use  # checked before the last reading, so that nothing is missed
             started = time.monotonic()
-            for record in read_records(spec, database):
+            for record in read_study(spec, database):
                 send_events(view, known.get(record.number), record)
                 known[record.number] = record
             if not ended:
@@ -49,7 +48,7 @@ def watch(spec: SweepConfig, folder: RunFolder, console: Console) -> bool:
     return folder.finished
 
 
-def read_records(spec: SweepConfig, database: Path) -> list[TrialRecord]:
+def read_study(spec: SweepConfig, database: Path) -> list[TrialRecord]:
     """All trials of the study, read from a copy of its database, since another process writes to the original."""
     with copied(database) as copy:
         return StudyView.open(spec, copy).records()

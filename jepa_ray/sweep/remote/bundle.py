@@ -5,7 +5,6 @@ Nothing else is uploaded; in particular not the working directory, which Ray wou
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import jepa_ray
 from jepa_ray.config import SweepConfig, dump_yaml
 from jepa_ray.errors import ConfigError
+from jepa_ray.files import files_in
 
 MAX_DATA_MIB = 64  # Ray's dashboard refuses more than 100 MiB in one request, and every node gets a copy
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every entry: the same content gives the same zip file
@@ -51,6 +51,7 @@ def _read(path: Path) -> bytes:
 
 
 def _code() -> Iterator[tuple[Path, str]]:
+    """Each file of this package, and its name in the bundle."""
     root = Path(jepa_ray.__file__).parent
     for path in sorted(root.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -70,10 +71,3 @@ def _local_data(spec: SweepConfig) -> Path | None:
             " and set the key to that location"
         )
     return path
-
-
-def files_in(path: Path) -> list[Path]:
-    """All files in a folder, or the file itself. Links are followed, since their targets are not in the bundle."""
-    if path.is_file():
-        return [path]
-    return sorted(Path(folder) / name for folder, _, names in os.walk(path, followlinks=True) for name in names)

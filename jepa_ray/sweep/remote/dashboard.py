@@ -24,7 +24,7 @@ from ray.job_submission import JobSubmissionClient
 
 from jepa_ray import secrets
 from jepa_ray.errors import ConfigError, JepaRayError
-from jepa_ray.machine import Machine
+from jepa_ray.machine import Machine, is_loopback
 
 MIN_RAY = (2, 59)  # as in pyproject.toml: the driver runs with the cluster's Ray
 TIMEOUT_S = (10.0, 60.0)  # to connect, and for an answer; Ray's own client waits forever
@@ -54,44 +54,49 @@ class Job:
 
     @property
     def active(self) -> bool:
+        """Whether it waits or runs."""
         return self.state in ("PENDING", "RUNNING")
 
 
 class Dashboard:
-    """Client of one cluster's dashboard. Its methods raise `Unreachable`, `UnknownJob` and `ConfigError` only."""
+    """Client of one cluster's dashboard. Its methods raise `Unreachable`, `UnknownJob` and `ConfigError` only.
+
+    Args:
+        address: http://HOST:PORT or https://HOST:PORT. The constructor connects to it and checks its version of Ray.
+    """
 
     def __init__(self, address: str) -> None:
-        self.address = _checked(address)
+        self.address = _check_address(address)
         disabled = os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled"
-        self._token = None if disabled else secrets.find_ray_token()  # sent by us: Ray's client reads its mode once
+        self._token = None if disabled else secrets.find_ray_token()  # in our headers: Ray's client reads its mode once
         self._headers = {"Authorization": f"Bearer {self._token.value}"} if self._token else {}
         if self._token:
             _check_transport(self.address)
         # Ray's client uses two HTTP libraries; both verify against this file of certificates.
         self._verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
-        with self._explained():
+        with self._translate_errors():
             self.ray_version = self._ask_version()
             self._client = self._connected()
 
     def jobs(self) -> list[Job]:
         """All submitted jobs, newest first."""
-        with self._explained():
+        with self._translate_errors():
             found = [_job(details) for details in self._client.list_jobs() if details.type.value == "SUBMISSION"]
         return sorted(found, key=lambda job: job.started, reverse=True)
 
     def job(self, job_id: str) -> Job:
         """One job."""
-        with self._explained():
+        with self._translate_errors():
             return _job(self._client.get_job_info(job_id))
 
     def log(self, job_id: str) -> str:
         """What the job has printed so far; empty before it starts, and after its node is lost."""
-        with self._explained():
+        with self._translate_errors():
             return str(self._client.get_job_logs(job_id))
 
     async def tail(self, job_id: str) -> AsyncIterator[str]:
         """What the job prints, from the beginning, in pieces; ends with the job, or when the connection is closed."""
-        with self._explained():
+        with self._translate_errors():
             async for piece in self._client.tail_job_logs(job_id):
                 yield piece
 
@@ -102,7 +107,7 @@ class Dashboard:
 
         `notes` becomes the job's metadata, which anyone who can open the dashboard can read.
         """
-        with self._explained():
+        with self._translate_errors():
             self._client.submit_job(
                 submission_id=job_id,
                 entrypoint=command,
@@ -112,12 +117,12 @@ class Dashboard:
 
     def stop(self, job_id: str) -> None:
         """Send the job SIGTERM; returns at once."""
-        with self._explained():
+        with self._translate_errors():
             self._client.stop_job(job_id)
 
     def size(self) -> Machine:
         """The sum of the CPUs and GPUs of all live nodes."""
-        with self._explained():
+        with self._translate_errors():
             answer = self._get("/api/v0/nodes?detail=1").json()
             nodes = [node for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
         totals = [node["resources_total"] for node in nodes]
@@ -150,6 +155,7 @@ class Dashboard:
         return version
 
     def _connected(self) -> JobSubmissionClient:
+        """Ray's client, without its log messages."""
         logging.getLogger("ray").setLevel(logging.WARNING)
         for name in ("sdk", "dashboard_sdk"):
             logging.getLogger(f"ray.dashboard.modules.{'job.' if name == 'sdk' else ''}{name}").setLevel(
@@ -159,7 +165,7 @@ class Dashboard:
             return _Client(self.address, headers=dict(self._headers), verify=self._verify)
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Translate the exceptions of Ray's client and its libraries into those of this package."""
         try:
             yield
@@ -171,7 +177,7 @@ class Dashboard:
                 hint = "set SSL_CERT_FILE to a file with the certificate of the authority that signed the server's"
             raise ConfigError(f"{self.address}: no secure connection is possible ({why}); {hint}") from None
         except aiohttp.WSServerHandshakeError as error:
-            raise self._answered(error.status, error.message) from None
+            raise self._error_for_status(error.status, error.message) from None
         except (
             requests.ConnectionError,
             requests.Timeout,
@@ -184,9 +190,12 @@ class Dashboard:
             raise self._refused(401 if "required" in error.message else 403) from None
         except RuntimeError as error:
             status = re.search(r"status code (\d{3}): (.*)", str(error), re.DOTALL)
-            raise self._answered(int(status[1]) if status else 500, status[2] if status else str(error)) from None
+            raise self._error_for_status(
+                int(status[1]) if status else 500, status[2] if status else str(error)
+            ) from None
 
-    def _answered(self, status: int, text: str) -> JepaRayError:
+    def _error_for_status(self, status: int, text: str) -> JepaRayError:
+        """The exception for an HTTP error status, with the last line of the server's answer."""
         if status in (401, 403):
             return self._refused(status)
         what = (text.strip().splitlines() or [""])[-1].rstrip(".")
@@ -204,7 +213,7 @@ class Dashboard:
     def _unreachable(self, error: Exception) -> Unreachable:
         host = urlsplit(self.address).hostname or ""
         hint = "is the cluster running?"
-        if _is_loopback(host):
+        if is_loopback(host):
             hint = "is the cluster running, or the tunnel to it (ssh -L 8265:127.0.0.1:8265 HEAD)?"
         return Unreachable(f"{self.address}: cannot be reached ({_reason(error)}); {hint}")
 
@@ -228,7 +237,8 @@ def _job(details: Any) -> Job:
     )
 
 
-def _checked(address: str) -> str:
+def _check_address(address: str) -> str:
+    """The address without a slash at its end. Raises `ConfigError` unless it is an HTTP URL without a password."""
     try:
         parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -261,13 +271,6 @@ def _check_transport(address: str) -> None:
             f"{address}: {public[0]} is a public address, and http would send the cluster's token unencrypted:"
             f" use https, or a tunnel (ssh -L 8265:127.0.0.1:8265 {host}) and http://127.0.0.1:8265"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _reason(error: BaseException) -> str:

@@ -41,7 +41,7 @@ ENV = {
     "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),  # read by the job's supervisor, which has the same environment
 }
 RECONNECT_TIMEOUT_S = 300.0  # time that the dashboard may be unavailable while a log is followed
-PAUSE_S = 2.0
+PAUSE_S = 2.0  # between two connections to the log
 SILENCE_S = 60.0  # a connection that brings nothing for this long is opened again: it may be broken unnoticed
 MAX_JOBS_SHOWN = 20
 CLOSED_PIPE = 141  # exit code of a program whose output pipe was closed, as by `| head`
@@ -50,11 +50,14 @@ CLOSED_PIPE = 141  # exit code of a program whose output pipe was closed, as by 
 def submit(
     spec: SweepConfig, address: str, console: Console, *, output: Path | None = None, fresh: bool = False
 ) -> int:
-    """Run the sweep on the cluster and follow it; if a job runs it already, follow that job. Returns the exit code."""
+    """Run the sweep on the cluster and follow it; if a job runs it already, follow that job. Returns the exit code.
+
+    Raises `ConfigError` if a job runs a sweep of this name with another spec, or any sweep of this name with `fresh`.
+    """
     _check_options(output)
     dashboard = Dashboard(address)
     digest = hashlib.sha256(dump_yaml(spec.to_dict()).encode()).hexdigest()[:16]
-    if running := _running(dashboard, spec.name):
+    if running := _find_running(dashboard, spec.name):
         _check_same(running, spec.name, digest, fresh, address)
         _say(console, f"sweep {spec.name} is already running on this cluster: this is its log")
         return follow(dashboard, running, console)
@@ -78,10 +81,10 @@ def resume(name: str, address: str, console: Console, *, storage: str | None = N
     check_name(name)
     _check_options(output, storage)
     dashboard = Dashboard(address)
-    if running := _running(dashboard, name):
+    if running := _find_running(dashboard, name):
         _say(console, f"sweep {name} is already running on this cluster: this is its log")
         return follow(dashboard, running, console)
-    before = next((job.metadata for job in _of(dashboard, name)), {})
+    before = next((job.metadata for job in _list_jobs(dashboard, name)), {})
     if not (storage or output):
         storage, root = before.get(STORAGE), before.get(OUTPUT)
         output = Path(root) if root else None
@@ -122,13 +125,13 @@ def stop(name: str, address: str, console: Console) -> None:
         if time.monotonic() > deadline:
             raise JepaRayError(f"job {job.id} was asked to stop and is still {job.state}: is its node running?")
         time.sleep(PAUSE_S / 4)
-    _say(console, f"{job.state.lower()}; `{_command('resume', name, address)}` continues the sweep")
+    _say(console, f"job {job.id} has {job.state.lower()}; `{_command('resume', name, address)}` continues the sweep")
 
 
 def status(name: str | None, address: str, console: Console) -> None:
     """Print a table of the sweeps' jobs, newest first, each with the last line of its log."""
     dashboard = Dashboard(address)
-    found = _of(dashboard, name)
+    found = _list_jobs(dashboard, name)
     if not found:
         if name:
             raise _unknown(dashboard, name)
@@ -208,7 +211,7 @@ class _Printer:
     """Prints each line of a log once on stdout, with secrets masked and control characters escaped."""
 
     def __init__(self) -> None:
-        self.code = 0
+        self.code = 0  # exit code of the command, unless it is that of the job
         self._seen = 0  # characters of the log
         self._line = ""  # the last line, not complete yet
 
@@ -218,13 +221,13 @@ class _Printer:
         self._seen += len(new)
         *lines, self._line = (self._line + new).split("\n")
         for line in lines:
-            print(_shown(line))
+            print(_sanitize(line))
         sys.stdout.flush()
 
     def finish(self) -> None:
         """Print the last line if it has no line break."""
         if self._line:
-            print(_shown(self._line), flush=True)
+            print(_sanitize(self._line), flush=True)
             self._line = ""
 
 
@@ -273,25 +276,27 @@ def _check_same(running: Job, name: str, digest: str, fresh: bool, address: str)
         )
 
 
-def _running(dashboard: Dashboard, name: str) -> Job | None:
-    return next((job for job in _of(dashboard, name) if job.active), None)
+def _find_running(dashboard: Dashboard, name: str) -> Job | None:
+    return next((job for job in _list_jobs(dashboard, name) if job.active), None)
 
 
 def _newest(dashboard: Dashboard, name: str) -> Job:
     """The job that runs the sweep, otherwise its newest job. Raises `ConfigError` if there is no job."""
-    found = _of(dashboard, name)
+    found = _list_jobs(dashboard, name)
     if not found:
         raise _unknown(dashboard, name)
     return next((job for job in found if job.active), found[0])
 
 
-def _of(dashboard: Dashboard, name: str | None) -> list[Job]:
+def _list_jobs(dashboard: Dashboard, name: str | None) -> list[Job]:
+    """The jobs of one sweep, or of all sweeps, newest first."""
     jobs = [job for job in dashboard.jobs() if SWEEP in job.metadata]
     return [job for job in jobs if name is None or job.metadata[SWEEP] == name]
 
 
 def _unknown(dashboard: Dashboard, name: str) -> ConfigError:
-    names = sorted({job.metadata[SWEEP] for job in _of(dashboard, None)})
+    """The error for a sweep without jobs; it names the sweeps that have jobs."""
+    names = sorted({job.metadata[SWEEP] for job in _list_jobs(dashboard, None)})
     known = f"it has jobs of {', '.join(names)}" if names else "it has no jobs of sweeps"
     return ConfigError(
         f"{dashboard.address}: has no job of a sweep {name}: {known} (a restarted head does not know earlier jobs)"
@@ -303,6 +308,7 @@ def _name(job: Job) -> str:
 
 
 def _exit_code(job: Job) -> int:
+    """The exit code of an ended job's driver. Raises `JepaRayError` for a job that failed without explaining itself."""
     if job.state == "SUCCEEDED":
         return 0
     if job.state == "STOPPED":
@@ -318,11 +324,11 @@ def _last_line(dashboard: Dashboard, job: Job) -> str:
     with contextlib.suppress(JepaRayError):
         lines = [line for line in dashboard.log(job.id).splitlines() if line.strip() and not line[0].isspace()]
         if lines:
-            return _shown(lines[-1])
-    return _shown(first_line(job.message))
+            return _sanitize(lines[-1])
+    return _sanitize(first_line(job.message))
 
 
-def _shown(line: str) -> str:
+def _sanitize(line: str) -> str:
     return cli.in_one_line(secrets.mask(line.expandtabs()))
 
 

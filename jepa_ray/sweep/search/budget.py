@@ -18,7 +18,7 @@ MAX_CURVE_RESULTS = 3000  # epochs of all trials that the sampler `curves` can u
 def plan_budget(spec: SweepConfig) -> Budget:
     """The trials and epochs that a spec allows. Raises `ConfigError` if its algorithm cannot search its space."""
     points = space.size(spec.space)
-    _check_algorithm(spec, finite=points is not None)
+    _check_algorithm(spec)
     trials = min(spec.search.num_trials, points or spec.search.num_trials)
     return Budget(
         points=points,
@@ -29,14 +29,15 @@ def plan_budget(spec: SweepConfig) -> Budget:
     )
 
 
-def _check_algorithm(spec: SweepConfig, *, finite: bool) -> None:
+def _check_algorithm(spec: SweepConfig) -> None:
     """Refuse what Optuna's sampler would search badly or not at all, mostly without a message."""
     algorithm = spec.search.algorithm
     at = f"search.algorithm is {algorithm}, but"
     conditional = [key for key, dimension in spec.space.items() if dimensions.conditions(dimension)]
     ranges = [key for key, dimension in spec.space.items() if isinstance(dimension, Range)]
-    if algorithm == "grid" and not finite:
-        raise ConfigError(f"{at} the space has a continuous dimension: give it a step or choices")
+    continuous = [key for key, dimension in spec.space.items() if dimensions.values(dimension) is None]
+    if algorithm == "grid" and continuous:
+        raise ConfigError(f"{at} {continuous[0]} is a continuous range: give it a step or choices")
     if conditional and algorithm not in CONDITIONAL_ALGORITHMS:
         raise ConfigError(f"{at} {conditional[0]} has a condition: use {', '.join(CONDITIONAL_ALGORITHMS)}")
     if algorithm == "cma-es" and len(ranges) < 2:
@@ -47,10 +48,10 @@ def _check_algorithm(spec: SweepConfig, *, finite: bool) -> None:
     if algorithm in SINGLE_OBJECTIVE_ALGORITHMS and len(spec.objectives) > 1:
         raise ConfigError(f"{at} it takes one objective, not {len(spec.objectives)}: use nsga-ii or tpe")
     results = spec.search.num_trials * spec.early_stopping.max_epochs
-    if algorithm == "curves" and not finite and results > MAX_CURVE_RESULTS:
+    if algorithm == "curves" and continuous and results > MAX_CURVE_RESULTS:
         raise ConfigError(
-            f"{at} it uses the results of all epochs, at most {MAX_CURVE_RESULTS:,}, and num_trials x max_epochs is"
-            f" {results:,}: use tpe"
+            f"{at} it can use the results of at most {MAX_CURVE_RESULTS:,} epochs, and search.num_trials x"
+            f" early_stopping.max_epochs is {results:,}: lower one of them, or use tpe"
         )
     if spec.search.warm_start and algorithm not in WARM_START_ALGORITHMS:
         raise ConfigError(

@@ -32,7 +32,7 @@ MAX_LISTED = 2000  # in a space with at most this many points, every new point i
 
 
 class CurveSampler(BaseSampler):
-    """Expected improvement at the last epoch.
+    """Suggests the configuration with the largest expected improvement at the last epoch.
 
     Args:
         dimensions: the spec's space.
@@ -68,6 +68,7 @@ class CurveSampler(BaseSampler):
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def _unseen(self, study: Study, trial: FrozenTrial, seen: set[tuple[Any, ...]]) -> list[dict[str, Any]]:
+        """The candidates: all points of a small space, otherwise random ones; without those that were tried."""
         draws = self._points or [
             {k: self._random.sample_independent(study, trial, k, d) for k, d in self._distributions.items()}
             for _ in range(DRAWS)
@@ -77,6 +78,7 @@ class CurveSampler(BaseSampler):
     def _improvement(
         self, candidates: list[dict[str, Any]], observed: list[FrozenTrial], others: list[FrozenTrial], sign: int
     ) -> Array:
+        """The expected improvement (candidates,) of each candidate at its last epoch."""
         inputs = np.vstack([self._inputs([t.params], list(t.intermediate_values)) for t in observed])
         values = np.array([sign * value for t in observed for value in t.intermediate_values.values()])
         if self._curves is None or len(others) % REFIT == 0:
@@ -123,6 +125,7 @@ class _Curves:
     def __init__(self, inputs: Array, values: Array, lengths: Array, noise: float) -> None:
         self._inputs, self._lengths, self._noise = inputs, lengths, noise
         self._mean, self._scale = float(values.mean()), float(values.std()) + 1e-9
+        # The Cholesky factor (observations, observations) of the covariance, and the whitened values (observations,).
         self._root = np.linalg.cholesky(self._kernel(inputs) + noise**2 * np.eye(len(inputs)))
         self._white = np.linalg.solve(self._root, (values - self._mean) / self._scale)
 
@@ -152,11 +155,13 @@ class _Curves:
         return self._mean + self._scale * (across.T @ self._white), self._scale * deviation
 
     def _kernel(self, at: Array) -> Array:
+        """The squared-exponential kernel of (points, columns) and the observations: (points, observations)."""
         a, b = at / self._lengths, self._inputs / self._lengths
         return np.exp(-0.5 * np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0))
 
 
 def _expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
+    """E[max(0, value - best)] of normally distributed values with these means and deviations, each (points,)."""
     z = (mean - best) / deviation
     below = 0.5 * (1 + np.vectorize(math.erf)(z / math.sqrt(2)))
     return deviation * (z * below + np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from jepa_ray.sweep.output.ranking import rank_trials
+from jepa_ray.sweep.ranking import rank_trials
 from jepa_ray.sweep.storage.records import Status, TrialRecord
 from jepa_ray.sweep.storage.study import Study
 
 
 class Repeats:
-    """The further runs of the finalists. Each begins once, also if several sessions run the sweep."""
+    """The further runs of the finalists. Each begins only once, even if several sessions run the sweep."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
@@ -20,7 +20,7 @@ class Repeats:
         return self._study.spec.search.repeats == 1 or self._missing == []
 
     def ask(self) -> TrialRecord | None:
-        """Begin the next repeat. None if all have begun, and while other trials run: the finalists are not known."""
+        """Begin the next repeat. None if all have begun, or while other trials run and the finalists are unknown."""
         if self._missing is None and not self.exhausted:
             self._missing = self._list_missing()
         return self._study.begin_repeat(*self._missing.pop(0)) if self._missing else None

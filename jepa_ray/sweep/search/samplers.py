@@ -71,6 +71,7 @@ class _OptimizerOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
+# All classes and functions in the pickle of a CMA-ES optimizer. The module `core` of numpy 1 is `_core` in numpy 2.
 OPTIMIZER_PARTS = {
     ("cmaes._cma", "CMA"),
     ("numpy", "dtype"),

@@ -61,7 +61,7 @@ class TuneScheduler(FIFOScheduler):
         return Verdict(epoch, stop=str(stop)) if stop else None
 
     def take_verdict(self, number: int) -> Verdict | None:
-        """The decision to end a trial, once; None if it goes on."""
+        """The decision to end a trial, which is returned only once; None if the trial continues."""
         return self._verdicts.pop(number, None)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:

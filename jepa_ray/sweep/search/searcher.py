@@ -19,7 +19,7 @@ from optuna.trial import Trial
 from ray.tune.search import Searcher
 
 from jepa_ray.config import SweepConfig
-from jepa_ray.config.dimensions import Space
+from jepa_ray.config.dimensions import Params, Space
 from jepa_ray.sweep.search import space
 from jepa_ray.sweep.search.repeats import Repeats
 from jepa_ray.sweep.search.samplers import make_sampler
@@ -35,7 +35,7 @@ class Suggestion:
     """A trial that is to be trained."""
 
     number: int
-    overrides: space.Params  # dotted keys of a train config
+    overrides: Params  # dotted keys of a train config
     repeat: bool = False  # whether it repeats a finalist
 
     @classmethod
@@ -94,7 +94,7 @@ class Search:
             return self._suggest(self._choose_unseen(fixed, random.Random(trial.number)))
         return trial
 
-    def _suggest(self, fixed: space.Params) -> Trial:
+    def _suggest(self, fixed: Params) -> Trial:
         """A trial in which the sampler has chosen every dimension that exists and is not fixed."""
         if fixed:
             self._study.optuna.enqueue_trial(fixed)
@@ -104,15 +104,15 @@ class Search:
                 _suggest_dimension(trial, key, distribution)
         return trial
 
-    def _next_request(self) -> tuple[int | None, space.Params]:
-        """The next configuration that the spec requests and that is new: its place and its values; or None and {}."""
+    def _next_request(self) -> tuple[int | None, Params]:
+        """Place and values of the next requested configuration that is new; (None, {}) if nothing is left."""
         while self._requested:
             index, values = self._requested.pop(0)
             if space.identity(values) not in self._seen:
                 return index, values
         return None, {}
 
-    def _list_requested(self) -> list[tuple[int, space.Params]]:
+    def _list_requested(self) -> list[tuple[int, Params]]:
         """The base config (0) and the enqueued configurations (1, 2, ...) that no session has begun yet."""
         spec = self._spec
         base = space.base_point(spec) if spec.search.enqueue_base else None
@@ -120,19 +120,19 @@ class Search:
         begun = {trial.user_attrs.get(_REQUESTED) for trial in self._study.optuna.get_trials(deepcopy=False)}
         return [(index, values) for index, values in enumerate(requests) if values and index not in begun]
 
-    def _choose_unseen(self, fixed: space.Params, rng: random.Random) -> space.Params:
+    def _choose_unseen(self, fixed: Params, rng: random.Random) -> Params:
         """A random point that is new; one with the fixed values, if there is any."""
         draws = (space.draw(self._restrict_space(fixed), rng) for _ in range(_MAX_DRAWS))
         if unseen := next((point for point in draws if space.identity(point) not in self._seen), None):
             return unseen
         return rng.choice(list(self._unseen(fixed)) or list(self._unseen({})))
 
-    def _unseen(self, fixed: space.Params) -> Iterator[space.Params]:
+    def _unseen(self, fixed: Params) -> Iterator[Params]:
         """The new points with the fixed values, in the order of the space."""
         points = space.points(self._restrict_space(fixed))
         return (point for point in points if space.identity(point) not in self._seen)
 
-    def _restrict_space(self, fixed: space.Params) -> Space:
+    def _restrict_space(self, fixed: Params) -> Space:
         return {**self._spec.space, **{key: [value] for key, value in fixed.items()}}
 
 

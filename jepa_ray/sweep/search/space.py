@@ -17,9 +17,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from jepa_ray.config import SweepConfig, dimensions
-from jepa_ray.config.dimensions import Dimension, Range, Space
-
-Params = dict[str, Any]  # dotted key -> value
+from jepa_ray.config.dimensions import Dimension, Params, Range, Space
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
@@ -97,6 +95,7 @@ def size(space: Space) -> int | None:
     counts = {key: len(values) for key, d in space.items() if (values := dimensions.values(d))}
     if len(counts) < len(space):
         return None
+    # Only the keys that conditions name are enumerated. The others do not affect which keys exist, so they are counted.
     deciding = {parent for dimension in space.values() for parent in dimensions.conditions(dimension)}
     return sum(
         math.prod(counts[key] for key, d in space.items() if key not in deciding and active(d, point))
@@ -119,6 +118,7 @@ def draw(space: Space, rng: random.Random) -> Params:
 
 
 def _extensions(point: Params, keys: list[str], space: Space) -> Iterator[Params]:
+    """All points that extend a partial point by values of `keys`; a key comes after those that its condition names."""
     if not keys:
         yield point
         return

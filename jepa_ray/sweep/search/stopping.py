@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from jepa_ray.config import SweepConfig
+from jepa_ray.formatting import format_count
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Never:
         """Do nothing."""
 
     def judge(self, number: int, epoch: int, value: float) -> StopDecision | None:
-        """None."""
+        """Never stop a trial."""
         return None
 
 
@@ -86,9 +87,8 @@ class Asha:
         cutoff = float(np.percentile(before, (1 - 1 / self._reduction) * 100))
         if self._sign * value >= cutoff:
             return None
-        return StopDecision(
-            epoch, value, self._sign * cutoff, f"the best 1/{self._reduction} of {len(before)} before it"
-        )
+        rule = f"the cut-off of the best 1/{self._reduction} of the {format_count(len(before), 'trial')} before it"
+        return StopDecision(epoch, value, self._sign * cutoff, rule)
 
 
 class Hyperband:
@@ -123,7 +123,10 @@ class Hyperband:
 
 
 def bracket_sizes(rungs: int, reduction: int) -> list[int]:
-    """How many trials in a row each bracket gets: first the one with all rungs, last the one without rungs."""
+    """How many trials in a row each bracket gets: first the one with all rungs, last the one without rungs.
+
+    A bracket with `left` rungs gets ceil((rungs + 1) / (left + 1) * reduction^left) trials (Li et al. 2018).
+    """
     return [-(-(rungs + 1) * reduction**left // (left + 1)) for left in range(rungs, -1, -1)]
 
 
@@ -158,7 +161,7 @@ class Median:
         best, cutoff = max(self._curves[number].values()), statistics.median(others)
         if best >= cutoff:
             return None
-        rule = f"the median of {len(others)} others' means over epochs 1 to {epoch}"
+        rule = f"the median of the means of {format_count(len(others), 'other trial')} over epochs 1 to {epoch}"
         return StopDecision(epoch, self._sign * best, self._sign * cutoff, rule)
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +12,7 @@ from jepa_ray.config import SweepConfig, load_sweep_config
 from jepa_ray.errors import ConfigError
 from jepa_ray.sweep.search import space
 from jepa_ray.sweep.storage.records import WARM_START_MARK
+from jepa_ray.sweep.storage.snapshot import copied
 from jepa_ray.sweep.storage.study import Study
 
 
@@ -32,7 +29,7 @@ class WarmStart:
 
 
 def apply_warm_starts(study: Study, own: Path) -> list[WarmStart]:
-    """Add the trials of the `search.warm_start` folders to a study, once in its life, and return them.
+    """Add the trials of the `search.warm_start` folders to a study, only once per study, and return them.
 
     Only the sampler sees them: `Study.records` leaves them out. Raises `ConfigError` as `read_warm_starts` does.
 
@@ -70,12 +67,16 @@ def _read(folder: Path, spec: SweepConfig, own: Path) -> WarmStart:
     other = load_sweep_config(folder / "spec.yaml")
     if other.objectives != spec.objectives:
         raise ConfigError(
-            f"{at} optimized {_list_objectives(other)}, but this sweep optimizes {_list_objectives(spec)}"
+            f"{at} optimized {_list_objectives(other)}, but this sweep optimizes {_list_objectives(spec)}:"
+            " remove it from search.warm_start"
         )
     finished = _read_finished(database, other.name)
     fitting = [fitted for trial in finished if (fitted := _fit(trial, spec, folder))]
     if not fitting:
-        raise ConfigError(f"{at} has {len(finished)} finished trials, but none in the space of this sweep")
+        raise ConfigError(
+            f"{at} has {len(finished)} finished trials, but none in the space of this sweep:"
+            " remove it from search.warm_start"
+        )
     return WarmStart(folder, fitting, len(finished))
 
 
@@ -96,27 +97,6 @@ def _read_finished(database: Path, name: str) -> list[FrozenTrial]:
         finally:
             storage.engine.dispose()
     return [trial for trial in trials if WARM_START_MARK not in trial.user_attrs]
-
-
-@contextlib.contextmanager
-def copied(database: Path) -> Iterator[Path]:
-    """A temporary copy of a database, since Optuna may upgrade the file that it opens.
-
-    SQLite's own backup is consistent even while another process writes. Raises `ConfigError`.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optuna.db"
-        if not database.is_file():  # opening a named pipe would block forever
-            raise ConfigError(f"{database}: cannot be read (it is not a regular file)")
-        try:
-            with (
-                contextlib.closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as source,
-                contextlib.closing(sqlite3.connect(path)) as target,
-            ):
-                source.backup(target)
-        except sqlite3.Error as error:
-            raise ConfigError(f"{database}: cannot be read ({error})") from None
-        yield path
 
 
 def _fit(trial: FrozenTrial, spec: SweepConfig, folder: Path) -> FrozenTrial | None:

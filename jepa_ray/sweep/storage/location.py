@@ -19,17 +19,16 @@ import optuna
 
 from jepa_ray.config import SweepConfig, is_uri
 from jepa_ray.errors import ConfigError
-from jepa_ray.files import RunFolder
+from jepa_ray.files import RunFolder, files_in
 from jepa_ray.storage import LEASE, Lease, Storage, local_path
-from jepa_ray.sweep.remote.bundle import files_in
 from jepa_ray.sweep.storage.journal import ObjectJournal
 from jepa_ray.sweep.storage.study import Study
 
 STORAGE_VARIABLE = "JEPA_RAY_STORAGE"  # set for all processes of a cluster
 JOB_VARIABLE = "JEPA_RAY_JOB"  # set for a driver that is a Ray job: its working directory is deleted when it ends
 
-DATA = "data"
-STUDY = "books"  # folder of the study in an object store
+DATA = "data"  # folder of the data that came with a job
+STUDY = "books"  # folder of the study in an object store; existing sweeps have this name
 STATE_FILES = {"spec.yaml", ".id", "finished.json"}
 RESULT_FILES = {
     "leaderboard.csv",
@@ -68,6 +67,10 @@ class SweepLocation:
     def has_study(self) -> bool:
         """Whether a study exists already."""
         return (self.folder.path / "optuna.db").exists()
+
+    def watched_folder(self) -> RunFolder:
+        """The folder whose study another process can read during the sweep. Raises `ConfigError` without one."""
+        return self.folder
 
     def spec_file(self) -> Path:
         """The file `spec.yaml` of an existing sweep. Raises `ConfigError` if there is no sweep."""
@@ -158,6 +161,13 @@ class ObjectStoreLocation(SweepLocation):
         local = uri.startswith("sqlite:")  # in a folder that may be a job's, and is deleted with it
         return f"{self}/mlflow.db, when the sweep ends" if local else super().tracking_hint(uri)
 
+    def watched_folder(self) -> RunFolder:
+        raise ConfigError(
+            f"{self}: cannot be watched with --watch-only, since the study in an object store can be read only by the"
+            f" process that runs the sweep: `python -m jepa_ray.sweep logs {self.folder.path.name} --address URL` shows"
+            " the log of its Ray job"
+        )
+
     def data_location(self, packed: Path) -> str:
         return str(self.store.below(f"{DATA}/{packed.name}"))
 
@@ -195,10 +205,12 @@ class ObjectStoreLocation(SweepLocation):
             (local.path / "finished.json").unlink(missing_ok=True)
 
     def _push(self, names: Iterable[str]) -> None:
+        """Copy those of the local files that exist to the store."""
         existing = [name for name in names if (self.folder.path / name).is_file()]
         self.store.each(lambda name: self.store.upload(self.folder.path / name, name), existing)
 
     def _set_aside(self, name: str) -> None:
+        """Move all objects of the sweep except its lease to the folder `name` beside it."""
         aside = self._root.below(name)
         names = [name for name in self.store.names(recursive=True) if name != LEASE]
         self.store.each(lambda name: self.store.move(name, aside), names)

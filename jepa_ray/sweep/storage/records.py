@@ -12,12 +12,12 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from jepa_ray.config import Objective
+from jepa_ray.config.dimensions import Params
 from jepa_ray.sweep import trial_name
-from jepa_ray.sweep.search import space
 from jepa_ray.sweep.tune_result import TrainedBy
 
 NUMBER = "number"  # attribute of an Optuna trial: the sweep's own number of it
-DISCARDED = "replaced"  # attribute of a suggestion that is a duplicate and is never trained
+DISCARDED = "replaced"  # attribute of a suggestion that is a duplicate and is never trained; a stored name
 WARM_START_MARK = "warm_start"  # attribute of a trial of an earlier sweep; also of a study that has all of them
 OTHER_TRIALS = {DISCARDED, WARM_START_MARK}  # an Optuna trial with one of these is not a trial of the sweep
 
@@ -50,14 +50,14 @@ class TrialRecord:
     """Everything that the study knows about one trial."""
 
     number: int  # 0, 1, ... in the order in which the trials began
-    params: space.Params  # as Optuna has them; `space.decode` turns them into those of a train config
+    params: Params  # as Optuna has them; `space.decode` turns them into those of a train config
     status: Status
     history: list[dict[str, float]]  # metrics of epoch 1, 2, ...
     finished: bool = False  # reached its own end: max_epochs, or no progress for `training.patience` epochs
-    error: str | None = None
+    error: str | None = None  # the reason, if the trial failed
     collapse: str | None = None  # the diagnosis, if it stopped the trial
     stop: str | None = None  # the reason, if the stopping rule stopped the trial
-    stop_epoch: int | None = None
+    stop_epoch: int | None = None  # the epoch after which the stopping rule stopped the trial
     planning_score: PlanningScore | None = None  # of the best trials, if the spec asks for it
     repeat_of: int | None = None  # number of the finalist that this trial repeats
     seed: int | None = None  # of a repeat
@@ -150,7 +150,7 @@ def number_of(trial: FrozenTrial) -> int:
 
 
 def planning_key(number: int) -> str:
-    """The attribute of the study that holds a trial's planning score: Optuna's ended trials take no attributes."""
+    """The attribute of the study that holds a trial's planning score: Optuna accepts no attributes of ended trials."""
     return f"finals_{number}"
 
 

@@ -6,18 +6,24 @@ import bisect
 
 from jepa_ray.storage import Storage
 from jepa_ray.sweep import CHECKPOINTS, checkpoint_name, epochs_folder
-from jepa_ray.sweep.output.ranking import SortKey, sort_key
+from jepa_ray.sweep.ranking import SortKey, sort_key
 from jepa_ray.sweep.storage.disk import count_retained_trials
 from jepa_ray.sweep.storage.records import Status, TrialRecord
 from jepa_ray.sweep.storage.study import Study
 
 
 class CheckpointRetention:
-    """Deletes the checkpoints of ended trials that are not among the best; repeats keep theirs."""
+    """Deletes the checkpoints of ended trials that are not among the best; repeats keep theirs.
+
+    Args:
+        study: decides which trials are the best.
+        store: the sweep's storage. Checkpoints that an earlier session should have deleted are deleted at once.
+    """
 
     def __init__(self, study: Study, store: Storage) -> None:
         self._study, self._store = study, store
         self._room = count_retained_trials(study.spec)
+        self._has_periodic = study.spec.base.experiment.checkpoint_every is not None
         self._retained: list[tuple[SortKey, int]] = []  # sort key and number, best first
         dropped = {number for record in study.records() for number in self._place(record)}
         files = store.names(CHECKPOINTS, recursive=True)
@@ -41,5 +47,7 @@ class CheckpointRetention:
         return displaced
 
     def _drop(self, number: int) -> None:
+        """Delete a trial's training checkpoint and its periodic checkpoints."""
         self._store.delete(checkpoint_name(number))
-        self._store.delete_folder(epochs_folder(number))
+        if self._has_periodic:  # in an object store, deleting a folder takes a request even if it does not exist
+            self._store.delete_folder(epochs_folder(number))

@@ -97,7 +97,7 @@ class StudyView:
         return record.best_metrics(self.spec.objective).get(self.spec.objective.metric)
 
     def best_values(self, record: TrialRecord) -> list[float]:
-        """All objectives in the trial's best epoch, which the first one decides; NaN for a missing value."""
+        """All objectives in the best epoch, which is that of the first objective; NaN for a missing value."""
         metrics = record.best_metrics(self.spec.objective)
         return [metrics.get(objective.metric, math.nan) for objective in self.spec.objectives]
 
@@ -248,9 +248,9 @@ class Study(StudyView):
     def export(self, database: Path) -> None:
         """Copy the study to a SQLite file, which the report, warm starts and Optuna's own tools can open.
 
-        Copying takes about 30 ms per trial, so a study that has not changed since is not copied again.
+        Copying takes about 30 ms per trial, so a study without changes since its last copy is not copied again.
         """
-        content = dict(self._records), self._disk.get_study_user_attrs(self._study_id)
+        content = dict(self._records), dict(self._disk.get_study_user_attrs(self._study_id))
         if database.exists() and self._exported.get(database) == content:
             return
         partial = database.with_name(f"{database.name}{PARTIAL}")
@@ -280,6 +280,7 @@ class Study(StudyView):
         return trial
 
     def _change(self, number: int, **values: Any) -> None:
+        """Change fields of a trial's record, after the change is on disk."""
         self._records[number] = dataclasses.replace(self._records[number], **values)
 
     def _on_disk(self, number: int) -> int:

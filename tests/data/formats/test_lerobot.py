@@ -88,7 +88,10 @@ def change_columns(file: Path, drop: str = "", **changes: object) -> None:
             values = table[name].to_pylist()
             for row, value in change.items():
                 values[row] = value
-            change = pa.array(values, table.schema.field(name).type)
+            kind = table.schema.field(name).type
+            if pa.types.is_fixed_size_list(kind) and None in values:  # pyarrow before 25 cannot write this
+                kind = pa.list_(kind.value_type)
+            change = pa.array(values, kind)
         table = table.set_column(table.column_names.index(name), name, change)
     pq.write_table(table.drop([drop]) if drop else table, file)
 

@@ -16,7 +16,7 @@ from optuna.storages import InMemoryStorage
 from jepa_ray.config import METRICS, DataConfig, SweepConfig, TrainConfig
 from jepa_ray.data.cache import ensure_cache
 from jepa_ray.sweep.output import descriptions
-from jepa_ray.sweep.output.ranking import rank_trials
+from jepa_ray.sweep.ranking import rank_trials
 from jepa_ray.sweep.search.searcher import Search
 from jepa_ray.sweep.storage.study import Study
 

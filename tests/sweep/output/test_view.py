@@ -10,7 +10,8 @@ from helpers.studies import make_spec
 from rich.console import Console
 
 from jepa_ray.config import SweepConfig
-from jepa_ray.sweep.output.view import SweepView, describe, pack_lines
+from jepa_ray.formatting import format_params
+from jepa_ray.sweep.output.view import SweepView
 from jepa_ray.sweep.search.budget import plan_budget
 from jepa_ray.sweep.storage.records import Status, TrialRecord
 from jepa_ray.train.mailbox import Progress
@@ -41,7 +42,7 @@ def make_row(value: float, **metrics: float) -> dict[str, float]:
 
 def make_view(
     spec: SweepConfig,
-    done: list[TrialRecord],
+    earlier: list[TrialRecord],
     *,
     terminal: bool,
     size: tuple[int, int] = (160, 40),
@@ -50,7 +51,7 @@ def make_view(
     """A view, and the console that it prints to. `size`: its columns and lines."""
     width, height = size
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=terminal, color_system=None)
-    return SweepView(spec, plan_budget(spec), console, done, clock or Clock()), console
+    return SweepView(spec, plan_budget(spec), console, earlier, clock or Clock()), console
 
 
 def read_output(console: Console) -> str:
@@ -82,6 +83,21 @@ class TestPanel:
         assert (
             "trial_00002  FAILED    0 epochs  nan  learning_rate=0.001 transition_depth=4  train_loss is nan" in shown
         )
+
+    def test_earlier_epochs_of_a_resumed_trial_are_counted_once(self, spec: SweepConfig) -> None:
+        """After a retry, the last epoch is reported again from the checkpoint."""
+        resumed = TrialRecord(0, PARAMS, Status.RUNNING, [make_row(0.7), make_row(0.6)])
+        view, console = make_view(spec, [resumed], terminal=True)
+        view.trial_started(0, PARAMS)
+        view.epoch_done(0, 2, make_row(0.6))
+        view.epoch_done(0, 3, make_row(0.5))
+        view.retried(0, "the worker died")
+        view.epoch_done(0, 3, make_row(0.5))
+        shown = "\n".join(draw(view, console))
+        assert "epochs 3 of at most 24" in shown
+        assert "1 running  0 complete  0 pruned  0 failed" in shown
+        assert "0/4" in shown
+        assert "best val_rollout_mrr 0.7000  trial_00000" in shown
 
     def test_every_running_trial_has_its_step_and_speed(self, spec: SweepConfig) -> None:
         view, console = make_view(spec, [], terminal=True)
@@ -125,7 +141,7 @@ class TestPanel:
         assert "…" not in "".join(lines)
         first = lines.index("trial_00000  epoch 2/6  step 130/156  3,200 samples/s  0.5000")
         below = lines[first + 1 : lines.index("trial_00001  epoch 2/6  step 130/156  3,200 samples/s  0.5000")]
-        assert " ".join(below).split() == describe(MANY_PARAMS).split()
+        assert " ".join(below).split() == format_params(MANY_PARAMS).split()
 
     def test_many_running_trials_fit_on_the_screen(self, spec: SweepConfig) -> None:
         view, console = make_view(spec, [], terminal=True, size=(80, 20))
@@ -145,7 +161,7 @@ class TestPlainLines:
             view.retried(0, "the worker died")
             view.trial_ended(TrialRecord(0, PARAMS, Status.COMPLETE, [make_row(0.5), make_row(0.4)]))
         lines = read_output(console).splitlines()
-        assert lines[0] == "trial_00000  retried from its checkpoint: the worker died"
+        assert lines[0] == "trial_00000  is retried: the worker died"
         assert lines[1].startswith(
             "trial_00000  COMPLETE  2 epochs  0.5000  learning_rate=0.001 transition_depth=4  [1/4, 0:"
         )
@@ -187,12 +203,3 @@ class TestPlainLines:
         clock.seconds += 100
         view.progressed(Progress(0, 1, 1, 156, 3200.0))
         assert read_output(console) == ""
-
-
-def test_describe_keeps_the_last_part_of_each_key() -> None:
-    assert describe({"a.b.c": 1e-5, "d": "cnn"}) == "c=1e-05 d=cnn"
-
-
-def test_lines_are_filled_but_items_are_never_broken() -> None:
-    assert pack_lines(["aaa", "bb", "cccc", "d" * 12, "e"], 7) == ["aaa  bb", "cccc", "d" * 12, "e"]
-    assert pack_lines([], 7) == []

@@ -18,7 +18,7 @@ from jepa_ray.config import SweepConfig
 from jepa_ray.errors import ConfigError
 from jepa_ray.files import RunFolder
 from jepa_ray.sweep.output import watch as watching
-from jepa_ray.sweep.output.watch import read_records, watch
+from jepa_ray.sweep.output.watch import read_study, watch
 from jepa_ray.sweep.storage.records import TrialRecord
 from jepa_ray.sweep.storage.study import Study
 
@@ -55,12 +55,12 @@ def test_a_running_sweep_is_shown_from_its_study_until_it_is_finished(
         reads = itertools.count(1)
 
         def reading(*arguments: Any) -> list[TrialRecord]:
-            records = read_records(*arguments)
+            records = read_study(*arguments)
             if next(reads) == 2:
                 has_read.wait()
             return records
 
-        monkeypatch.setattr(watching, "read_records", reading)
+        monkeypatch.setattr(watching, "read_study", reading)
 
         def run() -> None:
             has_read.wait()

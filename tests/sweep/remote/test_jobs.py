@@ -218,6 +218,18 @@ def test_a_disabled_mode_sends_no_token(guarded: FakeDashboard, monkeypatch: pyt
     assert not any(TOKEN in request for request in guarded.requests)
 
 
+def test_an_empty_token_file_is_refused_only_if_a_variable_names_it(
+    server: FakeDashboard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "home" / ".ray" / "auth_token"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n")
+    assert Dashboard(server.address).jobs() == []
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    with pytest.raises(ConfigError, match=r"RAY_AUTH_TOKEN_PATH: .* is empty"):
+        Dashboard(server.address)
+
+
 def test_a_token_file_that_is_missing_is_refused(server: FakeDashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/no/such/token")
     with pytest.raises(ConfigError, match="RAY_AUTH_TOKEN_PATH: /no/such/token cannot be read"):
@@ -603,7 +615,8 @@ def test_logs_of_an_ended_job_return_its_exit_code(
 def test_stop_stops_the_running_job_and_says_how_to_continue(history: FakeDashboard, console: Console) -> None:
     jobs.stop("s", history.address, console)
     assert history.stopped == ["s-2"]
-    assert f"`python -m jepa_ray.sweep resume s --address {history.address}` continues" in printed(console)
+    again = f"`python -m jepa_ray.sweep resume s --address {history.address}` continues the sweep"
+    assert f"job s-2 has stopped; {again}" in printed(console)
     jobs.stop("s", history.address, console)
     assert history.stopped == ["s-2"]
     assert "not running: its newest job s-2 ended as STOPPED" in printed(console)

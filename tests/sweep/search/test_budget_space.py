@@ -212,7 +212,8 @@ def test_resources_that_never_fit_are_refused(resources: dict[str, Any], message
     with pytest.raises(ConfigError) as caught:
         choose_concurrency(Resources.model_validate(resources), [Machine(8, 0)])
     assert message in str(caught.value)
-    assert "it could never start" in str(caught.value)
+    name = "gpus" if "gpus_per_worker" in resources else "cpus"
+    assert str(caught.value).endswith(f": lower workers_per_trial or {name}_per_worker")
 
 
 def test_more_trials_at_once_than_fit_are_refused_with_the_number_that_fits() -> None:
@@ -225,9 +226,22 @@ def test_more_trials_at_once_than_fit_are_refused_with_the_number_that_fits() ->
 
 def test_grid_on_a_continuous_space_is_refused() -> None:
     swept = {RATE: {"low": 1e-5, "high": 1e-3, "log": True}}
-    with pytest.raises(ConfigError, match=r"search\.algorithm is grid, but the space has a continuous dimension"):
+    with pytest.raises(
+        ConfigError, match=rf"search\.algorithm is grid, but {RATE} is a continuous range: give it a step or choices"
+    ):
         plan_budget(spec(swept, search={"algorithm": "grid"}))
     assert plan_budget(spec(swept, search={"algorithm": "tpe", "num_trials": 7})).trials == 7
+
+
+def test_curves_is_refused_on_a_continuous_space_with_too_many_epochs() -> None:
+    swept = {RATE: {"low": 1e-5, "high": 1e-3, "log": True}}
+    stopping = {"grace_epochs": 1, "max_epochs": 9, "reduction_factor": 3}
+    with pytest.raises(ConfigError) as refused:
+        plan_budget(spec(swept, search={"algorithm": "curves", "num_trials": 400}, early_stopping=stopping))
+    assert str(refused.value) == (
+        "search.algorithm is curves, but it can use the results of at most 3,000 epochs, and search.num_trials x"
+        " early_stopping.max_epochs is 3,600: lower one of them, or use tpe"
+    )
 
 
 @pytest.mark.parametrize(("num_trials", "trials"), [(1, 1), (5, 5), (6, 6), (81, 6)])

@@ -11,6 +11,7 @@ import pytest
 from helpers.studies import make_spec, make_study, record_trial
 
 from jepa_ray.config import SearchConfig, SweepConfig, load_sweep_config
+from jepa_ray.config.dimensions import Params
 from jepa_ray.sweep.search import space
 from jepa_ray.sweep.search.searcher import Search, Suggestion, TuneSearcher
 from jepa_ray.sweep.storage.records import Status
@@ -98,7 +99,7 @@ def points(suggestions: list[Suggestion]) -> list[tuple[object, ...]]:
     return [tuple(suggestion.overrides.values()) for suggestion in suggestions]
 
 
-def params(study: Study) -> list[space.Params]:
+def params(study: Study) -> list[Params]:
     return [record.params for record in study.records()]
 
 

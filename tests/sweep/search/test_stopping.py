@@ -140,7 +140,9 @@ def test_a_smaller_loss_survives() -> None:
 def test_a_stop_gives_its_reason() -> None:
     rule = make_stopping_rule(spec())
     rule.tell(0, 1, 0.5)
-    assert str(rule.judge(1, 1, 0.4)) == ("stopped at epoch 1: 0.4 is worse than 0.5, the best 1/3 of 1 before it")
+    assert str(rule.judge(1, 1, 0.4)) == (
+        "stopped at epoch 1: 0.4 is worse than 0.5, the cut-off of the best 1/3 of the 1 trial before it"
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -192,7 +194,9 @@ def test_brackets_decide_independently() -> None:
 def test_the_reason_of_a_stop_names_the_bracket() -> None:
     rule = make_stopping_rule(spec(scheduler="hyperband"))
     rule.tell(9, 3, 0.5)
-    assert str(rule.judge(10, 3, 0.4)).endswith("0.5, the best 1/3 of 1 before it in bracket 2 of 3")
+    assert str(rule.judge(10, 3, 0.4)).endswith(
+        "0.5, the cut-off of the best 1/3 of the 1 trial before it in bracket 2 of 3"
+    )
 
 
 # --------------------------------------------------------------------------------------- median
@@ -210,7 +214,7 @@ def test_the_best_so_far_is_compared_with_the_median_of_means() -> None:
     assert rule.judge(5, 1, 0.25) is None
     # the means of trials 0 to 4: 0.25, 0.5, 0.75, 0.375, 0.25
     assert rule.judge(5, 2, 0.3125) == StopDecision(
-        2, 0.3125, 0.375, "the median of 5 others' means over epochs 1 to 2"
+        2, 0.3125, 0.375, "the median of the means of 5 other trials over epochs 1 to 2"
     )
 
 
@@ -219,7 +223,9 @@ def test_means_include_the_epochs_before_the_first_rung() -> None:
     rule.tell(0, 1, 1.0)
     rule.tell(0, 2, 0.0)
     assert rule.judge(1, 1, 0.0) is None
-    assert rule.judge(1, 2, 0.25) == StopDecision(2, 0.25, 0.5, "the median of 1 others' means over epochs 1 to 2")
+    assert rule.judge(1, 2, 0.25) == StopDecision(
+        2, 0.25, 0.5, "the median of the means of 1 other trial over epochs 1 to 2"
+    )
 
 
 def test_only_trials_that_reached_the_epoch_count() -> None:

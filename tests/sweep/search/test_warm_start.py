@@ -163,10 +163,16 @@ def is_inside(params: dict[str, Any], swept: dict[str, Any]) -> bool:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"swept": {RATE: [1e-3]}}, "has 8 finished trials, but none in the space of this sweep"),
+        (
+            {"swept": {RATE: [1e-3]}},
+            "has 8 finished trials, but none in the space of this sweep: remove it from search.warm_start",
+        ),
         ({"swept": {**SPACE, RATE: [1e-3]}}, "none in the space"),
         ({"swept": {DECAY: [0.5]}}, "none in the space"),
-        ({"objective": {"metric": "val_loss"}}, "optimized max val_rollout_mrr, but this sweep optimizes min val_loss"),
+        (
+            {"objective": {"metric": "val_loss"}},
+            "optimized max val_rollout_mrr, but this sweep optimizes min val_loss: remove it from search.warm_start",
+        ),
         ({"objective": {"mode": "min"}}, "optimized max val_rollout_mrr, but this sweep optimizes min val_rollout_mrr"),
         ({"objective": [{}, {"metric": "epoch_s"}]}, "this sweep optimizes max val_rollout_mrr, min epoch_s"),
     ],

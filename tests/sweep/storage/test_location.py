@@ -164,4 +164,4 @@ def test_a_new_driver_waits_until_the_lease_of_a_dead_one_has_expired(bucket: Pa
     messages: list[str] = []
     with locate(bucket, tmp_path / "a").claim(TEXT, fresh=False, growing=(), say=messages.append):
         pass
-    assert "waiting 0.8 s for a sign of life" in messages[0]
+    assert "waiting 0.8 s to see whether it is still running" in messages[0]

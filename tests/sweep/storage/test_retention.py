@@ -25,7 +25,8 @@ def two_are_retained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sweep() -> Study:
-    sweep = make_study(make_spec(search={"algorithm": "random", "num_trials": TRIALS, "finalists": 1}))
+    base = {"data": {"builtin": "two_rooms"}, "experiment": {"checkpoint_every": 2}}
+    sweep = make_study(make_spec(base=base, search={"algorithm": "random", "num_trials": TRIALS, "finalists": 1}))
     search = Search(sweep)
     for _ in range(TRIALS):
         search.ask()
@@ -87,3 +88,17 @@ def test_as_many_are_kept_as_repeats_need_and_complete_trials_come_before_pruned
         retention.ended(study.record(number))
     # the best 3 trials that ended; the fifth one is still training
     assert {path.stem for path in (tmp_path / "checkpoints").iterdir()} == {f"trial_0000{n}" for n in (0, 2, 3, 4)}
+
+
+def test_without_periodic_checkpoints_no_folder_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleting a folder is another request to an object store."""
+    study = make_study(make_spec(search={"algorithm": "random", "num_trials": TRIALS, "finalists": 1}))
+    search, store, deleted = Search(study), Storage(str(tmp_path)), list[str]()
+    for _ in range(TRIALS):
+        search.ask()
+    monkeypatch.setattr(Storage, "delete_folder", lambda _, folder: deleted.append(folder))
+    for number in range(TRIALS):
+        store.write(checkpoint_name(number), b"last")
+    end_trials(study, CheckpointRetention(study, store))
+    assert store.names("checkpoints") == sorted(map(checkpoint_name, BEST))
+    assert deleted == []

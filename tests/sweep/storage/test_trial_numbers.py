@@ -13,7 +13,7 @@ from helpers.studies import make_spec, make_study, record_trial
 from jepa_ray.config import SweepConfig, dump_yaml
 from jepa_ray.errors import ConfigError
 from jepa_ray.sweep.output.leaderboard import build_leaderboard
-from jepa_ray.sweep.output.ranking import compute_repeat_means
+from jepa_ray.sweep.ranking import compute_repeat_means
 from jepa_ray.sweep.search.searcher import Search, Suggestion, TuneSearcher
 from jepa_ray.sweep.search.warm_start import apply_warm_starts
 from jepa_ray.sweep.storage.records import Status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from scipy import stats
@@ -11,7 +12,7 @@ from scipy import stats
 from jepa_ray.sweep.storage.records import Status, TrialRecord
 from jepa_ray.sweep.storage.study import StudyView
 
-SortKey = tuple[int, float]
+SortKey = tuple[int, float]  # the place of the status, and the objective with the sign that makes smaller values better
 RANKED = (Status.COMPLETE, Status.PRUNED)  # the statuses of trials that have a model
 
 
@@ -71,6 +72,11 @@ def sort_key(study: StudyView, record: TrialRecord, value: float | None = None) 
     sign = -1 if study.spec.objective.mode == "max" else 1
     order = [*RANKED, Status.FAILED]
     return order.index(record.status), math.inf if value is None else sign * value
+
+
+def find_best(ranking: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The first trial of a ranking that did not fail."""
+    return next((record for record in ranking if record.status in RANKED), None)
 
 
 def find_pareto_front(study: StudyView) -> set[int]:
