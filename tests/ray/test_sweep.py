@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,30 +50,34 @@ def small_spec(train_config: TrainConfig) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module")
+def server(swept: Swept, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The MLflow UI on the sweep's database."""
+    started = Server(tmp_path_factory.mktemp("server"), f"sqlite:///{swept.output / 'mlflow.db'}")
+    yield started
+    started.kill()
+
+
 @needs_chromium
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_report_and_mlflow_pages_can_be_viewed(swept: Swept, tmp_path: Path, width: int) -> None:
-    server = Server(tmp_path, f"sqlite:///{swept.output / 'mlflow.db'}")
-    try:
-        with chromium() as browser:
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            wrong: list[str] = []
-            page.on("pageerror", lambda error: wrong.append(str(error)))
-            page.goto((swept.output / "sweeps/unit/report.html").as_uri())
-            page.wait_for_function("document.documentElement.dataset.drawn === 'yes'", timeout=TIMEOUT_MS)
-            assert page.locator("#table-board tbody tr").count() == 4
-            assert page.locator("[data-plot] svg").count() >= 4
+def test_report_and_mlflow_pages_can_be_viewed(swept: Swept, server: Server, width: int) -> None:
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto((swept.output / "sweeps/unit/report.html").as_uri())
+        page.wait_for_function("document.documentElement.dataset.drawn === 'yes'", timeout=TIMEOUT_MS)
+        assert page.locator("#table-board tbody tr").count() == 4
+        assert page.locator("[data-plot] svg").count() >= 4
 
-            page.goto(f"{server.uri}/#/experiments/1/runs?compareRunsMode=TABLE")
-            page.get_by_text("5 matching runs").wait_for(timeout=TIMEOUT_MS)
-            page.locator(".ag-row button").first.click(timeout=TIMEOUT_MS)  # expands the parent run
-            page.get_by_text("trial_00003").first.wait_for(timeout=TIMEOUT_MS)
-            assert page.locator(".ag-row a", has_text="learning_rate=").count() == 4
-            page.goto(f"{server.uri}/#/models/unit")
-            page.get_by_text("Version 1").first.wait_for(timeout=TIMEOUT_MS)
-            assert wrong == []
-    finally:
-        server.kill()
+        page.goto(f"{server.uri}/#/experiments/1/runs?compareRunsMode=TABLE")
+        page.get_by_text("5 matching runs").wait_for(timeout=TIMEOUT_MS)
+        page.locator(".ag-row button").first.click(timeout=TIMEOUT_MS)  # expands the parent run
+        page.get_by_text("trial_00003").first.wait_for(timeout=TIMEOUT_MS)
+        assert page.locator(".ag-row a", has_text="learning_rate=").count() == 4
+        page.goto(f"{server.uri}/#/models/unit")
+        page.get_by_text("Version 1").first.wait_for(timeout=TIMEOUT_MS)
+        assert wrong == []
 
 
 def test_a_sweep_leaves_all_results(swept: Swept) -> None:
