@@ -33,6 +33,10 @@ from jepa_ray.train.periodic import FOLDER, PeriodicCheckpoints
 from jepa_ray.train.progress import ProgressLine, ProgressPolling
 from jepa_ray.train.worker_group import WorkerGroup
 
+# Ray ends a process in which a thread still uses it after `ray.shutdown`: with exit code 1, where an interrupted run has
+# 130. So this waits longer for the thread of the group than a trial may, which Ray Tune gives ten seconds.
+GROUP_SHUTDOWN_TIMEOUT_S = 30.0
+
 
 def run_training(
     config: TrainConfig,
@@ -134,7 +138,7 @@ class _Run:
             except KeyboardInterrupt:
                 raise Interrupted("interrupted; the same command continues from the last epoch") from None
             finally:
-                group.shutdown()
+                group.shutdown(GROUP_SHUTDOWN_TIMEOUT_S)
         self.folder.mark_finished(time.monotonic() - started)
 
     def _epochs(self, group: WorkerGroup, tracker: Tracker) -> None:

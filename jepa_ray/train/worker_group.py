@@ -144,10 +144,10 @@ class WorkerGroup:
         except ray.exceptions.RayError as error:
             raise GroupDiedError(f"the checkpoint was lost with its worker: {error}") from None
 
-    def shutdown(self) -> None:
-        """End the workers, wait for that for at most `SHUTDOWN_TIMEOUT_S` seconds, and end the mailbox."""
+    def shutdown(self, timeout: float = SHUTDOWN_TIMEOUT_S) -> None:
+        """End the workers, wait for that for at most `timeout` seconds, and end the mailbox."""
         self._mailbox.call.remote(Shutdown())
-        self._thread.join(SHUTDOWN_TIMEOUT_S)
+        self._thread.join(timeout)
         ray.kill(self._mailbox)
 
 

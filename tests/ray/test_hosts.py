@@ -23,11 +23,12 @@ pytestmark = [
 ]
 
 WHO = """
-import socket, ray
+import socket, time, ray
 ray.init(log_to_driver=False)
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def who():
+    time.sleep(3)  # so that no node runs both, one after the other: each has one CPU
     return socket.gethostname(), ray.util.get_node_ip_address()
 
 print(sorted(ray.get([who.remote(), who.remote()])))

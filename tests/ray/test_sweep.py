@@ -251,7 +251,8 @@ def test_a_folder_that_cannot_be_written_ends_the_sweep_and_the_same_command_con
 
 
 def test_train_resumes_after_ctrl_c(train_config: TrainConfig, tmp_path: Path) -> None:
-    settings = {"data.two_rooms.trajectories": 300, "training.num_epochs": 4, "experiment.checkpoint_every": 1}
+    # Three epochs of about two seconds are left when the first one is over: Ctrl-C arrives in time.
+    settings = {"data.two_rooms.trajectories": 600, "training.num_epochs": 4, "experiment.checkpoint_every": 1}
     config = train_config.with_overrides(settings)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
