@@ -33,8 +33,8 @@ from jepa_ray.train.periodic import FOLDER, PeriodicCheckpoints
 from jepa_ray.train.progress import ProgressLine, ProgressPolling
 from jepa_ray.train.worker_group import WorkerGroup
 
-# Longer than a trial may wait, which Ray Tune gives ten seconds. Ray ends a process in which a thread still uses it after
-# `ray.shutdown`, and with exit code 1, but an interrupted run must exit with 130.
+# Longer than a trial may wait, which Ray Tune gives ten seconds. Ray ends a process, with exit code 1, in which a
+# thread still uses it after `ray.shutdown`; an interrupted run must exit with 130.
 GROUP_SHUTDOWN_TIMEOUT_S = 30.0
 
 
