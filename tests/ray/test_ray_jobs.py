@@ -11,14 +11,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from helpers.hosts import eventually
 from helpers.running import Running, read_leaderboard, write
 from rich.console import Console
 
@@ -68,7 +68,7 @@ def cluster() -> Iterator[Cluster]:
             command, env=env | {"PATH": path}, cwd=temp, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        wait_for(lambda: answers(dashboard) or head.poll() is not None, 120)
+        eventually(lambda: answers(dashboard) or head.poll() is not None, 120, "the dashboard answers")
         assert head.poll() is None, (temp / "head.log").read_text()
         yield Cluster(f"http://127.0.0.1:{dashboard}", token_file)
     finally:
@@ -85,15 +85,6 @@ def answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 180) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"the condition did not hold within {seconds:g} s")
 
 
 @pytest.fixture(autouse=True)
@@ -160,7 +151,8 @@ def test_a_sweep_is_followed_again_stopped_and_resumed(
     again.wait_for(lambda: "results in" in again.printed())
     assert "sweep unit is already running on this cluster" in again.printed()
     assert len([job for job in Dashboard(cluster.address).jobs() if job.active]) == 1
-    wait_for(lambda: "trial_00000  COMPLETE" in the_log(cluster))  # the follower's output is behind the log
+    # The follower's output is behind the log.
+    eventually(lambda: "trial_00000  COMPLETE" in the_log(cluster), 180, "trial 0 is complete")
 
     # A stopped driver writes its results first, and the commands that follow it exit with the code of an interruption.
     jobs.stop("unit", cluster.address, say)
@@ -209,7 +201,7 @@ def test_a_stopped_driver_has_more_time_than_rays_three_seconds(
     bundle.write_bytes(b"PK\5\6" + bytes(18))  # an empty zip file
     found = Dashboard(cluster.address)
     found.submit("slow-1", f"exec bash {slow}", bundle, jobs.ENV, {jobs.SWEEP: "slow"})
-    wait_for(lambda: "ready" in found.log("slow-1"))
+    eventually(lambda: "ready" in found.log("slow-1"), 180, "the job is ready")
     jobs.stop("slow", cluster.address, Console(file=io.StringIO()))
     assert done.exists()
     assert found.job("slow-1").state == "STOPPED"
@@ -242,5 +234,5 @@ def test_a_job_runs_the_code_of_the_client(
         "import jepa_ray, os; print('HERE', os.path.dirname(jepa_ray.__path__[0]) == os.getcwd(), sorted(os.listdir()))"
     )
     found.submit("mine-1", f'exec python -c "{look}"', bundle, jobs.ENV, {})
-    wait_for(lambda: not found.job("mine-1").active)
+    eventually(lambda: not found.job("mine-1").active, 180, "the job has ended")
     assert "HERE True ['data', 'jepa_ray', 'spec.yaml']" in found.log("mine-1")
